@@ -1,0 +1,134 @@
+"""Unit literals of the input files, and the annotated types that the spec dataclasses use.
+
+Files write ``4.8 TB/s``, ``400 Gb/s``, ``143771 MiB``, ``700 W``; code holds plain floats in SI base units
+(seconds, bytes, bytes/s, FLOP/s, watts, US dollars per hour). ``b`` is a bit, ``B`` a byte; k M G T are powers of 1000,
+Ki Mi Gi Ti of 1024.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic_core import CoreSchema
+
+_SI = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+_IEC = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
+
+
+def _scaled(unit: str, *, factor: float = 1.0, iec: bool = False) -> dict[str, float]:
+    prefixes = {**_SI, **_IEC} if iec else _SI
+    return {prefix + unit: scale * factor for prefix, scale in prefixes.items()}
+
+
+_BYTES = _scaled("B", iec=True)
+_TIME = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+
+UNITS: dict[str, Mapping[str, float]] = {
+    "time": _TIME,
+    "bytes": _BYTES,
+    "bandwidth": {f"{u}/s": f for u, f in {**_BYTES, **_scaled("b", factor=0.125)}.items()},
+    "compute": {**_scaled("FLOP/s"), **_scaled("OP/s")},
+    "power": _scaled("W"),
+    "money_rate": {"USD/h": 1.0},
+    "money": {"USD": 1.0},
+    "energy_price": {"USD/kWh": 1.0},
+    "rate": {"1/s": 1.0, "requests/s": 1.0, "req/s": 1.0},
+    "share": {"%": 0.01},
+}
+EXAMPLES = {
+    "time": "'2.5 us' or '50 ms'",
+    "bytes": "'143771 MiB' or '141 GB'",
+    "bandwidth": "'400 Gb/s' or '50 GB/s'",
+    "compute": "'989 TFLOP/s'",
+    "power": "'700 W' or '10.2 kW'",
+    "money_rate": "'1.60 USD/h'",
+    "money": "'30000 USD'",
+    "energy_price": "'0.091 USD/kWh'",
+    "rate": "'20 requests/s'",
+    "share": "'70 %'",
+}
+_LITERAL = re.compile(r"\s*([-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*")
+
+
+def parse_quantity(text: object, kind: str) -> float:
+    """Turn a unit literal of a kind such as ``bandwidth`` into a float in base units.
+
+    Raises ValueError with the way out: no unit, a unit of another kind, not a number, not finite.
+
+    >>> parse_quantity("400 Gb/s", "bandwidth")
+    50000000000.0
+    """
+    example = EXAMPLES[kind]
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+        raise ValueError(f"expected a quantity such as {example}")
+    if isinstance(text, int | float):
+        raise ValueError(f"a bare number has no unit; write {example}")
+    match = _LITERAL.fullmatch(text)
+    if match is None:
+        raise ValueError(f"not a quantity; write {example}")
+    number, unit = match.groups()
+    if unit is None:
+        raise ValueError(f"a bare number has no unit; write {example}")
+    if unit not in UNITS[kind]:
+        raise ValueError(f"'{unit}' is not a unit of {kind.replace('_', ' ')}; write {example}")
+    value = float(number.replace("_", "").replace(",", "")) * UNITS[kind][unit]
+    if not math.isfinite(value):
+        raise ValueError("must be finite")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """Marks a float field whose text form is a unit literal; ``minimum`` is exclusive unless ``zero_ok``."""
+
+    kind: str
+    zero_ok: bool = False
+    maximum: float = math.inf
+
+    def parse(self, value: object) -> float:
+        """The literal as a float in base units; raises ValueError when it is out of range."""
+        number = parse_quantity(value, self.kind)
+        if number < 0 or (number == 0 and not self.zero_ok):
+            raise ValueError("must not be negative" if self.zero_ok else "must be > 0")
+        if number > self.maximum:
+            raise ValueError(f"must be at most {self.maximum:g}")
+        return number
+
+    def __get_pydantic_core_schema__(
+        self, source: type[Any], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        units = "|".join(re.escape(unit) for unit in UNITS[self.kind])
+        return {
+            "type": "string",
+            "pattern": rf"^\s*[-+]?[\d.,_eE+-]+\s*({units})\s*$",
+            "description": f"for example {EXAMPLES[self.kind]}",
+        }
+
+
+Seconds = Annotated[float, Quantity("time")]
+SecondsOrZero = Annotated[float, Quantity("time", zero_ok=True)]
+Bytes = Annotated[float, Quantity("bytes")]
+BytesOrZero = Annotated[float, Quantity("bytes", zero_ok=True)]
+BytesPerSecond = Annotated[float, Quantity("bandwidth")]
+FlopPerSecond = Annotated[float, Quantity("compute")]
+Watts = Annotated[float, Quantity("power")]
+WattsOrZero = Annotated[float, Quantity("power", zero_ok=True)]
+UsdPerHour = Annotated[float, Quantity("money_rate")]
+Usd = Annotated[float, Quantity("money")]
+UsdPerKwh = Annotated[float, Quantity("energy_price", zero_ok=True)]
+PerSecond = Annotated[float, Quantity("rate")]
+Share = Annotated[float, Quantity("share", maximum=1.0)]
+Percent = Annotated[float, Quantity("share")]

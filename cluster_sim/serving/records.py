@@ -1,0 +1,82 @@
+"""Recorded facts of a run: what happened to each request and what each replica's steps consisted of.
+
+Counts are integers wherever they can be, so that sums do not depend on how steps were grouped.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from cluster_sim.serving.requests import Requests
+
+NEVER = float("nan")
+
+
+class Status(IntEnum):
+    """Where a request stands at the end of a run."""
+
+    RUNNING = 0
+    FINISHED = 1
+    REJECTED_CONTEXT = 2
+    REJECTED_KV = 3
+
+
+class Outcomes:
+    """Per request: arrival, first token and finish times (s, NaN if never), replica, preemptions, status."""
+
+    __slots__ = ("arrival_s", "finish_s", "finished", "first_s", "preemptions", "replica", "status")
+
+    def __init__(self, requests: Requests) -> None:
+        count = len(requests)
+        self.arrival_s: list[float] = requests.arrival_s.tolist()
+        self.first_s = [NEVER] * count
+        self.finish_s = [NEVER] * count
+        self.replica = [-1] * count
+        self.preemptions = [0] * count
+        self.status = [Status.RUNNING] * count
+        self.finished = 0
+
+
+@dataclass(slots=True)
+class StepLog:
+    """Steps of one replica in order: end time (s), tokens emitted, and how many of them follow the previous step's.
+
+    ``lone_gaps`` holds (token time, gap) of tokens whose predecessor was not emitted by the step before: after a
+    preemption, or when decoding was held.
+    """
+
+    end_s: array[float] = field(default_factory=lambda: array("d"))
+    emitted: array[int] = field(default_factory=lambda: array("i"))
+    chained: array[int] = field(default_factory=lambda: array("i"))
+    lone_gaps: list[tuple[float, float]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class StepCounts:
+    """What a replica's steps add up to; with a StepPrice it gives the seconds of every operator family.
+
+    ``pure[B]`` counts steps of B decodes and nothing else; of the mixed ones ``mixed_tokens[T]``,
+    ``mixed_sequences[R]``, ``mixed_decodes[B]`` count tokens, sequences and decodes. ``context`` sums the tokens of
+    context read by decode attention, ``prefill_work`` the units of prompt attention.
+    """
+
+    pure: Counter[int] = field(default_factory=Counter)
+    mixed_tokens: Counter[int] = field(default_factory=Counter)
+    mixed_sequences: Counter[int] = field(default_factory=Counter)
+    mixed_decodes: Counter[int] = field(default_factory=Counter)
+    context: int = 0
+    prefill_steps: int = 0
+    prefill_work: float = 0.0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    blocks_taken: int = 0
+    blocks_returned: int = 0
+    blocks_peak: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Engine steps in all."""
+        return sum(self.pure.values()) + sum(self.mixed_tokens.values())

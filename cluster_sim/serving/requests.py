@@ -1,0 +1,67 @@
+"""The requests of a run: when each arrives and how long its prompt and its answer are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_sim.specs.workload import Lengths
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Arrival times (s, not falling) and lengths (tokens), one entry a request.
+
+    In a closed loop ``arrival_s`` is the earliest time: the first ``concurrency`` requests start at 0, the next ones at
+    the instant of a finish. ``skipped_rows`` counts rows of a trace that were left out on request.
+    """
+
+    arrival_s: FloatArray
+    isl: IntArray
+    osl: IntArray
+    skipped_rows: int = 0
+
+    def __len__(self) -> int:
+        return len(self.isl)
+
+    def at_rate(self, rate_per_s: float) -> Requests:
+        """The same requests with gaps scaled so that they come at a mean rate (arrivals per second)."""
+        span = float(self.arrival_s[-1])
+        scale = len(self) / (rate_per_s * span) if span > 0 else 0.0
+        return Requests(self.arrival_s * scale, self.isl, self.osl, self.skipped_rows)
+
+
+def draw_lengths(lengths: Lengths, count: int, rng: np.random.Generator) -> IntArray:
+    """Token counts from a fixed length or by inverting the piecewise-linear quantile function; shape (count,)."""
+    if lengths.fixed is not None:
+        return np.full(count, lengths.fixed, dtype=np.int64)
+    shares, tokens = zip(*(lengths.quantiles or ()), strict=True)
+    drawn = np.interp(rng.random(count), shares, tokens)
+    return np.maximum(1, np.rint(drawn)).astype(np.int64)
+
+
+def draw_requests(isl: Lengths, osl: Lengths, cv: float, count: int, seed: int) -> Requests:
+    """Seeded requests with Gamma gaps of mean 1 s and coefficient of variation ``cv`` (shape 1/cv^2; 1 is Poisson).
+
+    Gaps, prompts and answers come from three streams spawned from the seed, so that changing one leaves the others.
+    """
+    gaps, prompts, answers = (
+        np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3)
+    )
+    shape = 1.0 / cv**2
+    arrival_s = np.cumsum(gaps.gamma(shape, 1.0 / shape, count))
+    return Requests(
+        arrival_s, draw_lengths(isl, count, prompts), draw_lengths(osl, count, answers)
+    )
+
+
+def all_at_once(requests: Requests) -> Requests:
+    """The same requests, all queued at time 0: the offline case, and what saturation is measured with."""
+    return Requests(
+        np.zeros(len(requests)), requests.isl, requests.osl, requests.skipped_rows
+    )

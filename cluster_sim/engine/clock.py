@@ -18,8 +18,8 @@ END_RANK = 1
 START_RANK = 1 << 30
 
 
-def call_at(env: Environment, at_s: float, rank: int, action: Callable[[], None]) -> None:
-    """Run ``action`` at the simulated time ``at_s`` exactly; among equal times lower ranks go first.
+def instant(env: Environment, at_s: float, rank: int) -> Event:
+    """An event that happens at the simulated time ``at_s`` exactly; among equal times lower ranks go first.
 
     Raises ValueError when ``at_s`` lies before the current time.
     """
@@ -28,7 +28,13 @@ def call_at(env: Environment, at_s: float, rank: int, action: Callable[[], None]
     event = Event(env)
     event._ok = True
     event._value = None
-    assert event.callbacks is not None
-    event.callbacks.append(lambda _: action())
     # The environment's own queue layout (time, priority, sequence, event); a test holds it to the installed SimPy.
-    heappush(env._queue, (at_s, rank, next(env._eid), event))
+    heappush(env._queue, (at_s, rank, next(env._eid), event))  # type: ignore[arg-type]
+    return event
+
+
+def call_at(env: Environment, at_s: float, rank: int, action: Callable[[], None]) -> None:
+    """Run ``action`` at the simulated time ``at_s`` exactly."""
+    callbacks = instant(env, at_s, rank).callbacks
+    assert callbacks is not None
+    callbacks.append(lambda _: action())

@@ -75,6 +75,7 @@ class StepCounts:
     blocks_taken: int = 0
     blocks_returned: int = 0
     blocks_peak: int = 0
+    busy_s: float = 0.0  # only compared with the priced families, never reported
 
     @property
     def steps(self) -> int:

@@ -104,6 +104,7 @@ class StepByStepReplica:
         step_s = self.spec.price.step_s(
             len(decoding), context, tokens, len(decision.prefill), work
         )
+        self.counts.busy_s += step_s
         self.end_s = self.start_s + step_s
         self.in_step = True
 
@@ -157,8 +158,6 @@ class StepByStepReplica:
             self.log.lone_gaps.append((now, now - sequence.last_token_s))
             chained = 0
         sequence.generated += 1
-        # The token just emitted is computed by the next step; its prompt is everything before it.
-        sequence.prompt = min(sequence.prompt, sequence.computed)
         sequence.last_token_s, sequence.last_token_step = now, self.steps
         return chained
 

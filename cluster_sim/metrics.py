@@ -1,0 +1,237 @@
+"""Metrics of a serving run, computed afterwards from recorded facts. Definitions: docs/glossary.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_sim.serving.records import Outcomes, Status, StepLog
+from cluster_sim.serving.requests import Requests
+from cluster_sim.serving.service import Run
+from cluster_sim.specs.workload import Slo
+
+EDGE = 0.05  # open loop: first and last 5 % of the arrivals lie outside the window
+PERCENTILES = (50, 90, 99)
+UNSTABLE_GROWTH = 0.02  # of the arrivals: an overload of 2 % is called unstable
+FloatArray = NDArray[np.float64]
+
+_LATENCIES = ("ttft", "tpot", "itl", "e2e")
+SUMMARY_COLUMNS: tuple[str, ...] = (
+    *"run_id kind topology chip n_chips chips_used devices workload model weights_dtype kv_dtype".split(),
+    *"plan tp pp dp ep cp attn_dp replicas software scheduler load rate_per_s concurrency".split(),
+    *"isl_mean osl_mean seed requests finished rejected partial stable window_s".split(),
+    *"requests_per_s output_tokens_per_s input_tokens_per_s total_tokens_per_s".split(),
+    *"output_tokens_per_s_per_chip tokens_per_s_per_user".split(),
+    *(f"{name}_{stat}_ms" for name in _LATENCIES for stat in ("mean", "p50", "p90", "p99")),
+    *"goodput_per_s slo slo_attainment capacity_requests_per_s".split(),
+    *"capacity_output_tokens_per_s_per_chip saturation_output_tokens_per_s_per_chip".split(),
+    *"kv_tokens kv_peak preemptions".split(),
+    *(
+        f"share_{name}"
+        for name in "compute weights kv tp pp ep dp host bubble idle lost".split()
+    ),
+    *"step_time_s train_tokens_per_s_per_chip tflops_per_chip mfu mfu_bf16 hfu mem_peak_gib".split(),
+    *"chip_usd_per_h usd_per_m_output_tokens usd_per_m_total_tokens usd_per_step".split(),
+    *"power_w j_per_output_token".split(),
+    "capacity_output_tokens_per_s_per_chip_low",
+    "capacity_output_tokens_per_s_per_chip_high",
+    *"prov_measured prov_transferred prov_datasheet prov_assumed".split(),
+    *"schema version config_hash".split(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Per request, in order of arrival (s; NaN where undefined), and which requests count (inside the window)."""
+
+    ttft_s: FloatArray
+    tpot_s: FloatArray
+    e2e_s: FloatArray
+    finished: NDArray[np.bool_]
+    rejected: NDArray[np.bool_]
+    inside: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of a run that throughput is measured over (s)."""
+
+    start_s: float
+    end_s: float
+
+    @property
+    def length_s(self) -> float:
+        """Seconds between its ends."""
+        return self.end_s - self.start_s
+
+
+def latencies(run: Run, requests: Requests, *, open_loop: bool) -> Latencies:
+    """TTFT, TPOT and E2E latency of each request.
+
+    Model: TTFT = first token - arrival; E2E = last token - arrival; TPOT = (E2E - TTFT) / (OSL - 1), undefined for one
+    token. Open loop: only requests that arrive in the middle 90 % of the arrivals count.
+    """
+    outcomes = run.outcomes
+    arrival = np.array(outcomes.arrival_s)
+    status = np.array(outcomes.status)
+    finished = status == Status.FINISHED
+    ttft = np.array(outcomes.first_s) - arrival
+    e2e = np.array(outcomes.finish_s) - arrival
+    tokens = np.where(requests.osl > 1, requests.osl - 1, 1)
+    tpot = np.where(requests.osl > 1, (e2e - ttft) / tokens, np.nan)
+    inside = np.ones(len(requests), dtype=bool)
+    if open_loop:
+        edge = int(EDGE * len(requests))
+        inside[:edge] = False
+        inside[len(requests) - edge :] = False
+    return Latencies(ttft, tpot, e2e, finished, status > Status.FINISHED, inside)
+
+
+def window(run: Run, seen: Latencies, *, open_loop: bool) -> Window:
+    """Open loop: from the first to the last arrival that counts. Else: from the first arrival to the last token."""
+    arrival = np.array(run.outcomes.arrival_s)
+    if not open_loop:
+        return Window(float(arrival.min()), run.end_s)
+    counted = arrival[seen.inside]
+    return Window(float(counted[0]), float(counted[-1]))
+
+
+def meets_slo(seen: Latencies, slo: Slo) -> NDArray[np.bool_]:
+    """Which finished requests meet every limit; one of a single token has no TPOT limit."""
+    good = seen.finished.copy()
+    with np.errstate(invalid="ignore"):
+        if slo.ttft is not None:
+            good &= seen.ttft_s <= slo.ttft
+        if slo.tpot is not None:
+            good &= ~(seen.tpot_s > slo.tpot)
+        if slo.e2e is not None:
+            good &= seen.e2e_s <= slo.e2e
+    return good
+
+
+def attainment(seen: Latencies, slo: Slo) -> float:
+    """Share of finished and rejected requests inside the window that meet the SLO; NaN if there are none."""
+    counted = seen.inside & (seen.finished | seen.rejected)
+    total = int(counted.sum())
+    return float((meets_slo(seen, slo) & counted).sum()) / total if total else float("nan")
+
+
+def limit_shares(seen: Latencies, slo: Slo) -> dict[str, float]:
+    """Per limit of the SLO: the share of finished requests inside the window that keep it."""
+    counted = seen.inside & seen.finished
+    total = max(1, int(counted.sum()))
+    limits = {
+        "ttft": (slo.ttft, seen.ttft_s),
+        "tpot": (slo.tpot, seen.tpot_s),
+        "e2e": (slo.e2e, seen.e2e_s),
+    }
+    return {
+        name: float((~(values[counted] > limit)).sum()) / total
+        for name, (limit, values) in limits.items()
+        if limit is not None
+    }
+
+
+def summarise(name: str, values_s: FloatArray) -> dict[str, float | None]:
+    """Mean and percentiles of latencies in ms under their column names; None without any value."""
+    values = values_s[~np.isnan(values_s)] * 1e3
+    if not len(values):
+        return {f"{name}_{stat}_ms": None for stat in ("mean", "p50", "p90", "p99")}
+    quantiles = np.percentile(values, PERCENTILES)
+    row: dict[str, float | None] = {f"{name}_mean_ms": float(values.mean())}
+    for percentile, value in zip(PERCENTILES, quantiles, strict=True):
+        row[f"{name}_p{percentile}_ms"] = float(value)
+    return row
+
+
+def tokens_emitted(logs: Sequence[StepLog], span: Window) -> int:
+    """Output tokens emitted inside the window: after its start, up to its end."""
+    total = 0
+    for log in logs:
+        ends = np.frombuffer(log.end_s) if log.end_s else np.empty(0)
+        first, last = np.searchsorted(ends, (span.start_s, span.end_s), side="right")
+        total += int(np.frombuffer(log.emitted, dtype=np.intc)[first:last].sum())
+    return total
+
+
+def inter_token_latencies(logs: Sequence[StepLog], span: Window) -> dict[str, float | None]:
+    """ITL: gaps between successive tokens of a request, pooled over the tokens emitted inside the window (ms)."""
+    gaps_parts, weight_parts = [], []
+    for log in logs:
+        if len(log.end_s) > 1:
+            ends = np.frombuffer(log.end_s)
+            weights = np.frombuffer(log.chained, dtype=np.intc)[1:]
+            keep = (weights > 0) & (ends[1:] > span.start_s) & (ends[1:] <= span.end_s)
+            gaps_parts.append(np.diff(ends)[keep])
+            weight_parts.append(weights[keep].astype(np.int64))
+        lone = [gap for at_s, gap in log.lone_gaps if span.start_s < at_s <= span.end_s]
+        gaps_parts.append(np.array(lone))
+        weight_parts.append(np.ones(len(lone), dtype=np.int64))
+    gaps, weights = np.concatenate(gaps_parts), np.concatenate(weight_parts)
+    if not len(gaps):
+        return summarise("itl", gaps)
+    order = np.lexsort((weights, gaps))
+    return _weighted(gaps[order] * 1e3, weights[order])
+
+
+def _weighted(values: FloatArray, weights: NDArray[np.int64]) -> dict[str, float | None]:
+    """What ``summarise`` gives for every value repeated by its weight; values in ms, sorted."""
+    last = np.cumsum(weights) - 1
+    count = int(last[-1]) + 1
+    row: dict[str, float | None] = {"itl_mean_ms": float((values * weights).sum() / count)}
+    for percentile in PERCENTILES:
+        rank = percentile / 100 * (count - 1)
+        low = int(rank)
+        below, above = values[np.searchsorted(last, (low, min(low + 1, count - 1)))]
+        row[f"itl_p{percentile}_ms"] = float(below + (above - below) * (rank - low))
+    return row
+
+
+def is_stable(run: Run, seen: Latencies) -> bool:
+    """Whether the queue for the first token stopped growing over the last half of the window.
+
+    Model: with n arrivals in that half, an overloaded service lets the queue grow by a fixed share of n. Stable means
+    growth of at most 2 % of n plus sqrt(n) for chance.
+    """
+    arrival = np.array(run.outcomes.arrival_s)[seen.inside & ~seen.rejected]
+    first = np.array(run.outcomes.first_s)[seen.inside & ~seen.rejected]
+    half = len(arrival) // 2
+    if half == 0:
+        return True
+
+    def queue_at(number: int) -> int:
+        started = int((first <= arrival[number]).sum())
+        return number + 1 - started
+
+    growth = queue_at(len(arrival) - 1) - queue_at(half - 1)
+    return bool(growth <= UNSTABLE_GROWTH * half + half**0.5)
+
+
+def outcome_table(
+    run: Run, requests: Requests, seen: Latencies, slo: Slo
+) -> dict[str, Sequence[object]]:
+    """The columns of requests.csv."""
+    outcomes: Outcomes = run.outcomes
+    names = {
+        Status.RUNNING: "running",
+        Status.FINISHED: "finished",
+        Status.REJECTED_CONTEXT: "rejected: longer than the context",
+        Status.REJECTED_KV: "rejected: longer than the KV cache",
+    }
+    good = meets_slo(seen, slo).tolist()
+    return {
+        "request": range(len(requests)),
+        "replica": outcomes.replica,
+        "arrival_s": outcomes.arrival_s,
+        "isl": requests.isl.tolist(),
+        "osl": requests.osl.tolist(),
+        "status": [names[status] for status in outcomes.status],
+        "ttft_ms": (seen.ttft_s * 1e3).tolist(),
+        "tpot_ms": (seen.tpot_s * 1e3).tolist(),
+        "e2e_ms": (seen.e2e_s * 1e3).tolist(),
+        "preemptions": outcomes.preemptions,
+        "within_slo": good,
+    }

@@ -1,0 +1,311 @@
+"""The service: requests arrive, a router hands them to replicas, replicas work; SimPy moves the clock.
+
+Open traffic on fast replicas needs one event an arrival: a replica catches up when somebody outside looks at it. In a
+closed loop finishes cause arrivals, so every end of a step or segment is an event; the reference always runs that way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Protocol
+
+from simpy.core import Environment
+from simpy.events import Event
+
+from cluster_sim.engine.clock import ARRIVAL_RANK, END_RANK, START_RANK, call_at, instant
+from cluster_sim.errors import SimulationError
+from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
+from cluster_sim.serving.replica import FastReplica
+from cluster_sim.serving.requests import Requests
+from cluster_sim.serving.router import READS_LOAD, ROUTERS
+from cluster_sim.serving.stepper import ReplicaSpec, StepByStepReplica
+
+LOOKS_PER_RUN = 64  # how often progress is reported and a watcher may stop the run
+
+
+class Replica(Protocol):
+    """What a service needs of a replica; the reference and the fast one both have it."""
+
+    index: int
+    outstanding: int
+    in_step: bool
+    start_s: float
+    end_s: float
+    free: int
+    log: StepLog
+    counts: StepCounts
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step could be started."""
+
+    def enqueue(self, request: int, at_s: float) -> None:
+        """Queue an arriving request."""
+
+    def begin(self, horizon_s: float) -> None:
+        """Start the next step or segment."""
+
+    def complete(self) -> list[int]:
+        """End it; returns who finished."""
+
+    def shorten(self, at_s: float) -> bool:
+        """Cut a segment after the step that runs at a time; true if its end moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the replicas of one run have in common, and how requests come."""
+
+    spec: ReplicaSpec
+    replicas: int
+    router: str
+    max_context: int
+    concurrency: int | None = None  # closed loop if set
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything recorded: the facts that metrics are computed from."""
+
+    outcomes: Outcomes
+    logs: tuple[StepLog, ...]
+    counts: tuple[StepCounts, ...]
+    end_s: float
+    interrupted: bool
+
+
+Watcher = Callable[[Outcomes, int], bool]
+
+
+def serve(
+    service: Service, requests: Requests, *, step_by_step: bool = False, watch: Watcher | None = None
+) -> Run:
+    """Simulate until every request is finished or rejected.
+
+    ``watch(outcomes, arrivals so far)`` is called now and then; when it returns true the run stops. An interrupt from
+    the keyboard stops it too; both leave unfinished requests in the record (``interrupted``).
+    Raises SimulationError when requests or KV blocks are not conserved.
+    """
+    outcomes = Outcomes(requests)
+    accepted = _admissible(service, requests, outcomes)
+    kind = StepByStepReplica if step_by_step else FastReplica
+    replicas = [kind(i, service.spec, requests, outcomes) for i in range(service.replicas)]
+    interrupted = False
+    try:
+        if service.concurrency is not None or step_by_step:
+            _EventDriven(service, replicas, accepted, outcomes, watch).run()
+        else:
+            fast = [replica for replica in replicas if isinstance(replica, FastReplica)]
+            _Lazy(service, fast, accepted, outcomes, watch).run()
+    except (KeyboardInterrupt, _Stopped):
+        interrupted = True
+    run = Run(
+        outcomes,
+        tuple(replica.log for replica in replicas),
+        tuple(replica.counts for replica in replicas),
+        max((replica.log.end_s[-1] for replica in replicas if replica.log.end_s), default=0.0),
+        interrupted,
+    )
+    if not interrupted:
+        _check_conservation(service, replicas, run, len(accepted))
+    return run
+
+
+class _Stopped(Exception):
+    """The watcher has seen enough."""
+
+
+def _admissible(service: Service, requests: Requests, outcomes: Outcomes) -> list[int]:
+    """Requests that fit context and cache, in order of arrival; the others are marked rejected."""
+    tokens = requests.isl + requests.osl
+    cache = service.spec.blocks * service.spec.block_tokens
+    accepted = []
+    for request, total in enumerate(tokens.tolist()):
+        if total > service.max_context:
+            outcomes.status[request] = Status.REJECTED_CONTEXT
+        elif total - 1 > cache:
+            outcomes.status[request] = Status.REJECTED_KV
+        else:
+            accepted.append(request)
+    return accepted
+
+
+class _Lazy:
+    """One SimPy event an arrival; replicas advance inline when a router or an arrival looks at them."""
+
+    def __init__(
+        self,
+        service: Service,
+        replicas: Sequence[FastReplica],
+        accepted: Sequence[int],
+        outcomes: Outcomes,
+        watch: Watcher | None,
+    ) -> None:
+        self.replicas, self.accepted, self.outcomes, self.watch = (
+            replicas,
+            accepted,
+            outcomes,
+            watch,
+        )
+        self.route = ROUTERS[service.router]
+        self.reads_load = service.router in READS_LOAD
+        self.outstanding = [0] * len(replicas)
+        self.due: list[tuple[float, int]] = []  # heap of (next instant, replica), one entry each
+        self.listed = [False] * len(replicas)
+
+    def run(self) -> None:
+        """Hand out all arrivals, then let the replicas finish."""
+        env = Environment()
+        env.process(self._source(env))
+        env.run()
+        for done, replica in enumerate(self.replicas):
+            replica.advance(math.inf)
+            self._look(len(self.accepted) + done)
+
+    def _source(self, env: Environment) -> Iterator[Event]:
+        arrival_s, replicas, route = self.outcomes.arrival_s, self.replicas, self.route
+        single, owner = len(replicas) == 1, self.outcomes.replica
+        every = max(1, len(self.accepted) // LOOKS_PER_RUN)
+        for number, request in enumerate(self.accepted):
+            now = arrival_s[request]
+            if now > env.now:
+                yield instant(env, now, ARRIVAL_RANK)
+            if self.reads_load and not single:
+                self._catch_up(now)
+            index = 0 if single else route(number, self.outstanding)
+            replica = replicas[index]
+            replica.advance(now)
+            owner[request] = index
+            replica.enqueue(request, now)
+            if self.reads_load and not single:
+                self.outstanding[index] = replica.outstanding
+                if not self.listed[index]:
+                    self._list(replica)
+            if number % every == 0:
+                self._look(number)
+
+    def _catch_up(self, now: float) -> None:
+        due = self.due
+        while due and due[0][0] < now:
+            _, index = heappop(due)
+            replica = self.replicas[index]
+            replica.advance(now)
+            self.outstanding[index] = replica.outstanding
+            self.listed[index] = False
+            self._list(replica)
+
+    def _list(self, replica: FastReplica) -> None:
+        if replica.in_step or replica.has_work:
+            at_s = replica.end_s if replica.in_step else replica.start_s
+            heappush(self.due, (at_s, replica.index))
+            self.listed[replica.index] = True
+
+    def _look(self, number: int) -> None:
+        if self.watch is not None and self.watch(self.outcomes, number):
+            raise _Stopped
+
+
+class _EventDriven:
+    """Every end of a step or segment is a SimPy event; a finish in a closed loop causes the next arrival."""
+
+    def __init__(
+        self,
+        service: Service,
+        replicas: Sequence[Replica],
+        accepted: Sequence[int],
+        outcomes: Outcomes,
+        watch: Watcher | None,
+    ) -> None:
+        self.env = Environment()
+        self.replicas, self.outcomes, self.watch = replicas, outcomes, watch
+        self.route = ROUTERS[service.router]
+        self.concurrency = service.concurrency
+        self.pending = iter(accepted)
+        self.arrivals = 0
+        self.every = max(1, len(accepted) // LOOKS_PER_RUN)
+        self.generation = [0] * len(replicas)  # events of an older generation are stale
+        self.starting = [False] * len(replicas)
+
+    def run(self) -> None:
+        """Play all events."""
+        if self.concurrency is None:
+            self._next_open_arrival()
+        else:
+            for _ in range(self.concurrency):
+                self._closed_arrival(0.0)
+        self.env.run()
+
+    def _next_open_arrival(self) -> None:
+        request = next(self.pending, None)
+        if request is not None:
+            at_s = self.outcomes.arrival_s[request]
+            call_at(self.env, at_s, ARRIVAL_RANK, lambda: self._open_arrival(request))
+
+    def _open_arrival(self, request: int) -> None:
+        self._arrive(request)
+        self._next_open_arrival()
+
+    def _closed_arrival(self, at_s: float) -> None:
+        request = next(self.pending, None)
+        if request is not None:
+            self.outcomes.arrival_s[request] = at_s
+            self._arrive(request)
+
+    def _arrive(self, request: int) -> None:
+        now = self.env.now
+        index = self.route(self.arrivals, [replica.outstanding for replica in self.replicas])
+        if self.arrivals % self.every == 0 and self.watch and self.watch(self.outcomes, self.arrivals):
+            raise _Stopped
+        self.arrivals += 1
+        replica = self.replicas[index]
+        self.outcomes.replica[request] = index
+        replica.enqueue(request, now)
+        if not replica.in_step:
+            self._start_soon(replica)
+        elif replica.shorten(now):
+            self._end_later(replica)
+
+    def _start_soon(self, replica: Replica) -> None:
+        if not self.starting[replica.index]:
+            self.starting[replica.index] = True
+            call_at(self.env, self.env.now, START_RANK + replica.index, lambda: self._start(replica))
+
+    def _start(self, replica: Replica) -> None:
+        self.starting[replica.index] = False
+        replica.begin(math.inf)
+        self._end_later(replica)
+
+    def _end_later(self, replica: Replica) -> None:
+        self.generation[replica.index] += 1
+        current = self.generation[replica.index]
+
+        def end() -> None:
+            if current == self.generation[replica.index]:
+                self._end(replica)
+
+        call_at(self.env, replica.end_s, END_RANK + replica.index, end)
+
+    def _end(self, replica: Replica) -> None:
+        finished = replica.complete()
+        if self.concurrency is not None:
+            for _ in finished:
+                self._closed_arrival(self.env.now)
+        if replica.has_work:
+            self._start_soon(replica)
+
+
+def _check_conservation(
+    service: Service, replicas: Sequence[Replica], run: Run, accepted: int
+) -> None:
+    finished = sum(status == Status.FINISHED for status in run.outcomes.status)
+    if finished != accepted:
+        raise SimulationError(f"{accepted} requests accepted, {finished} finished", run.end_s)
+    for replica in replicas:
+        taken, returned = replica.counts.blocks_taken, replica.counts.blocks_returned
+        if taken != returned or replica.free != service.spec.blocks:
+            raise SimulationError(
+                f"replica {replica.index}: {taken} KV blocks taken, {returned} given back", run.end_s
+            )

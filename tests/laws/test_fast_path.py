@@ -2,56 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
-from synthetic import random_case
 
-from cluster_sim.serving.records import StepCounts, StepLog
-from cluster_sim.serving.service import Run, serve
+from cluster_sim.serving.scheduler import SCHEDULERS, Chunk, Decision, Scheduler, View
+from cluster_sim.serving.service import serve
+from cluster_sim.testing import check_scheduler, facts, random_case
 
 SLOW = pytest.mark.slow
 DEFAULT_CASES, ALL_CASES = 40, 400
 
 
-def facts(run: Run) -> dict[str, object]:
-    """Everything a result is made of, in comparable form; NaN becomes None."""
-
-    def plain(values: list[float]) -> list[float | None]:
-        return [None if math.isnan(value) else value for value in values]
-
-    def of_log(log: StepLog) -> tuple[object, ...]:
-        return (
-            log.end_s.tolist(),
-            log.emitted.tolist(),
-            log.chained.tolist(),
-            sorted(log.lone_gaps),
-        )
-
-    def of_counts(counts: StepCounts) -> dict[str, object]:
-        names = [name for name in StepCounts.__slots__ if name != "busy_s"]  # type: ignore[attr-defined]
-        return {name: getattr(counts, name) for name in names}
-
-    outcomes = run.outcomes
-    return {
-        "arrival": outcomes.arrival_s,
-        "first": plain(outcomes.first_s),
-        "finish": plain(outcomes.finish_s),
-        "replica": outcomes.replica,
-        "preemptions": outcomes.preemptions,
-        "status": outcomes.status,
-        "logs": [of_log(log) for log in run.logs],
-        "counts": [of_counts(counts) for counts in run.counts],
-        "end": run.end_s,
-    }
-
-
 @pytest.mark.parametrize(
     "seed",
-    [
-        pytest.param(seed, marks=SLOW if seed >= DEFAULT_CASES else ())
-        for seed in range(ALL_CASES)
-    ],
+    [pytest.param(seed, marks=SLOW if seed >= DEFAULT_CASES else ()) for seed in range(ALL_CASES)],
 )
 def test_fast_path_equals_step_by_step(seed: int) -> None:
     service, requests = random_case(seed)
@@ -72,3 +35,38 @@ def test_the_cases_reach_every_mechanism() -> None:
         closed += service.concurrency is not None
         static += service.spec.scheduler.__name__ == "static"
     assert min(preempted, rejected, several, closed, static) >= 30
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+def test_the_schedulers_keep_the_contract(name: str) -> None:
+    check_scheduler(SCHEDULERS[name])
+
+
+def greedy(view: View) -> Decision:
+    """Admits whole prompts whether or not there is room."""
+    return Decision(tuple(Chunk(p.request, p.left) for p in (*view.prefilling, *view.waiting())))
+
+
+def idle(view: View) -> Decision:
+    """Never does anything."""
+    return Decision(decode=False)
+
+
+def moody() -> Scheduler:
+    """Answers differently each time."""
+    asked: list[int] = []
+
+    def decide(view: View) -> Decision:
+        asked.append(1)
+        return SCHEDULERS["vllm_v1"](view) if len(asked) % 2 else Decision(decode=False)
+
+    return decide
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "rule"),
+    [(greedy, "short|budget|over"), (idle, "idles"), (moody(), "two answers")],
+)
+def test_a_bad_scheduler_is_caught(scheduler: Scheduler, rule: str) -> None:
+    with pytest.raises(AssertionError, match=rule):
+        check_scheduler(scheduler)

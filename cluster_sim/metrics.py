@@ -29,10 +29,7 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
     *"goodput_per_s slo slo_attainment capacity_requests_per_s".split(),
     *"capacity_output_tokens_per_s_per_chip saturation_output_tokens_per_s_per_chip".split(),
     *"kv_tokens kv_peak preemptions".split(),
-    *(
-        f"share_{name}"
-        for name in "compute weights kv tp pp ep dp host bubble idle lost".split()
-    ),
+    *(f"share_{name}" for name in "compute weights kv tp pp ep dp host bubble idle lost".split()),
     *"step_time_s train_tokens_per_s_per_chip tflops_per_chip mfu mfu_bf16 hfu mem_peak_gib".split(),
     *"chip_usd_per_h usd_per_m_output_tokens usd_per_m_total_tokens usd_per_step".split(),
     *"power_w j_per_output_token".split(),

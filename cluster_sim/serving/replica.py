@@ -57,7 +57,9 @@ class FastReplica:
         self._last_decode = (0.0, -1)  # end time and number of the last step that decoded
         self._held = False  # the last step left decoding sequences without a token
         self._finishes: list[tuple[int, int, int]] = []  # heap: decode count, admission, request
-        self._needs = [0] * spec.block_tokens  # by c: they need a block when (c + decodes) % size == 0
+        self._needs = [
+            0
+        ] * spec.block_tokens  # by c: they need a block when (c + decodes) % size == 0
         self._ask = True  # something changed since the scheduler was asked
         self._segment: list[float] | None = None
         self._decision = Decision()

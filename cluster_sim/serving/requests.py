@@ -55,13 +55,9 @@ def draw_requests(isl: Lengths, osl: Lengths, cv: float, count: int, seed: int) 
     )
     shape = 1.0 / cv**2
     arrival_s = np.cumsum(gaps.gamma(shape, 1.0 / shape, count))
-    return Requests(
-        arrival_s, draw_lengths(isl, count, prompts), draw_lengths(osl, count, answers)
-    )
+    return Requests(arrival_s, draw_lengths(isl, count, prompts), draw_lengths(osl, count, answers))
 
 
 def all_at_once(requests: Requests) -> Requests:
     """The same requests, all queued at time 0: the offline case, and what saturation is measured with."""
-    return Requests(
-        np.zeros(len(requests)), requests.isl, requests.osl, requests.skipped_rows
-    )
+    return Requests(np.zeros(len(requests)), requests.isl, requests.osl, requests.skipped_rows)

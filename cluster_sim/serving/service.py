@@ -81,7 +81,11 @@ Watcher = Callable[[Outcomes, int], bool]
 
 
 def serve(
-    service: Service, requests: Requests, *, step_by_step: bool = False, watch: Watcher | None = None
+    service: Service,
+    requests: Requests,
+    *,
+    step_by_step: bool = False,
+    watch: Watcher | None = None,
 ) -> Run:
     """Simulate until every request is finished or rejected.
 
@@ -257,7 +261,11 @@ class _EventDriven:
     def _arrive(self, request: int) -> None:
         now = self.env.now
         index = self.route(self.arrivals, [replica.outstanding for replica in self.replicas])
-        if self.arrivals % self.every == 0 and self.watch and self.watch(self.outcomes, self.arrivals):
+        if (
+            self.arrivals % self.every == 0
+            and self.watch
+            and self.watch(self.outcomes, self.arrivals)
+        ):
             raise _Stopped
         self.arrivals += 1
         replica = self.replicas[index]
@@ -271,7 +279,9 @@ class _EventDriven:
     def _start_soon(self, replica: Replica) -> None:
         if not self.starting[replica.index]:
             self.starting[replica.index] = True
-            call_at(self.env, self.env.now, START_RANK + replica.index, lambda: self._start(replica))
+            call_at(
+                self.env, self.env.now, START_RANK + replica.index, lambda: self._start(replica)
+            )
 
     def _start(self, replica: Replica) -> None:
         self.starting[replica.index] = False
@@ -307,5 +317,6 @@ def _check_conservation(
         taken, returned = replica.counts.blocks_taken, replica.counts.blocks_returned
         if taken != returned or replica.free != service.spec.blocks:
             raise SimulationError(
-                f"replica {replica.index}: {taken} KV blocks taken, {returned} given back", run.end_s
+                f"replica {replica.index}: {taken} KV blocks taken, {returned} given back",
+                run.end_s,
             )

@@ -101,9 +101,7 @@ class StepByStepReplica:
         self.counts.blocks_peak = max(self.counts.blocks_peak, used)
         context = sum(s.computed + 1 for s in decoding)
         self._count(len(decoding), context, tokens, len(decision.prefill), work)
-        step_s = self.spec.price.step_s(
-            len(decoding), context, tokens, len(decision.prefill), work
-        )
+        step_s = self.spec.price.step_s(len(decoding), context, tokens, len(decision.prefill), work)
         self.counts.busy_s += step_s
         self.end_s = self.start_s + step_s
         self.in_step = True
@@ -232,9 +230,7 @@ class StepByStepReplica:
             fresh=sum(not s.decoded for s in decoding),
             free_blocks=self.free,
             decode_blocks=sum(needs(s) for s in decoding),
-            prefilling=tuple(
-                Prompt(s.request, s.left, s.computed) for s in self.running if s.left
-            ),
+            prefilling=tuple(Prompt(s.request, s.left, s.computed) for s in self.running if s.left),
             waiting=waiting,
             holders=holders,
         )

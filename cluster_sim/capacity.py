@@ -1,0 +1,111 @@
+"""The largest rate at which a service keeps its SLO, found by running it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cluster_sim.metrics import attainment, latencies, limit_shares, meets_slo
+from cluster_sim.serving.records import Outcomes
+from cluster_sim.serving.requests import Requests
+from cluster_sim.serving.service import Run, Service, serve
+from cluster_sim.specs.workload import Slo
+
+PRECISION = 0.01  # relative width of the bracket at which the bisection ends
+FIRST_GUESS = 0.75  # of the saturated rate
+STRIDE = 1.25  # factor between tries until the capacity is bracketed
+LOWEST = 1e-3  # of the saturated rate; below it the SLO is called out of reach
+LOOK_EVERY = 8  # watcher calls between two early-exit checks
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The rate (requests/s), the run there, and the limit that breaks first beyond it (None: out of reach)."""
+
+    requests_per_s: float
+    run: Run | None
+    first_limit: str | None
+
+
+def find_capacity(
+    service: Service,
+    requests: Requests,
+    slo: Slo,
+    saturated_per_s: float,
+    *,
+    step_by_step: bool = False,
+    progress: Callable[[str, float], None] | None = None,
+) -> Capacity:
+    """Bisect the rate to 1 % on the same seeded requests with scaled gaps.
+
+    A rate counts as kept when the share of finished and rejected requests inside the window that meet every limit is at
+    least ``slo.attainment``. Runs that cannot keep it any more are broken off. ``saturated_per_s`` is the flat-out rate.
+    """
+    tries: list[float] = []
+
+    def attempt(rate: float) -> tuple[bool, Run]:
+        tries.append(rate)
+        if progress is not None:
+            progress("capacity", min(0.95, len(tries) / 9))
+        return _try(service, requests.at_rate(rate), slo, step_by_step=step_by_step)
+
+    low, high = 0.0, float("inf")
+    best: Run | None = None
+    breaking: Run | None = None
+    rate = FIRST_GUESS * saturated_per_s
+    while high > low * (1 + PRECISION):
+        kept, run = attempt(rate)
+        if run.interrupted and kept:
+            raise KeyboardInterrupt
+        if kept:
+            low, best = rate, run
+        else:
+            high, breaking = rate, run
+        if high < LOWEST * saturated_per_s:
+            break
+        if best is None:
+            rate = high / STRIDE if len(tries) < 4 else high / STRIDE**4
+        else:
+            rate = low * STRIDE if high == float("inf") else (low * high) ** 0.5
+    first = None
+    if breaking is not None:
+        seen = latencies(breaking, requests, open_loop=True)
+        shares = limit_shares(seen, slo)
+        first = min(shares, key=shares.__getitem__) if shares else None
+    return Capacity(low, best, first)
+
+
+def _try(
+    service: Service, requests: Requests, slo: Slo, *, step_by_step: bool
+) -> tuple[bool, Run]:
+    looks = 0
+    lost = False
+
+    def hopeless(outcomes: Outcomes, arrivals: int) -> bool:
+        nonlocal looks, lost
+        looks += 1
+        if looks % LOOK_EVERY:
+            return False
+        lost = _already_lost(outcomes, requests, slo, arrivals)
+        return lost
+
+    run = serve(service, requests, step_by_step=step_by_step, watch=hopeless)
+    if lost:
+        return False, run
+    seen = latencies(run, requests, open_loop=True)
+    return attainment(seen, slo) >= slo.attainment, run
+
+
+def _already_lost(outcomes: Outcomes, requests: Requests, slo: Slo, arrivals: int) -> bool:
+    """Whether more requests have missed the SLO than the attainment allows in the whole run."""
+    record = Run(outcomes, (), (), 0.0, False)
+    seen = latencies(record, requests, open_loop=True)
+    missed = seen.inside & seen.finished & ~meets_slo(seen, slo)
+    allowed = (1 - slo.attainment) * int(seen.inside.sum())
+    if slo.ttft is not None and arrivals < len(requests):
+        now = outcomes.arrival_s[min(arrivals, len(requests) - 1)]
+        late = np.isnan(seen.ttft_s) & (np.array(outcomes.arrival_s) < now - slo.ttft)
+        missed |= late & seen.inside & ~seen.rejected
+    return int(missed.sum()) > allowed

@@ -1,0 +1,199 @@
+"""simulate(topology, workload, seed) -> Result: the whole flow of a run on one page."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster_sim import __version__
+from cluster_sim.capacity import Capacity, find_capacity
+from cluster_sim.economics import Economics
+from cluster_sim.perf.memory import KvCache, kv_cache
+from cluster_sim.perf.plan import Choice, resolve
+from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.serving.requests import Requests, all_at_once, draw_requests
+from cluster_sim.serving.scheduler import SCHEDULERS
+from cluster_sim.serving.service import Run, Service, serve
+from cluster_sim.serving.stepper import ReplicaSpec
+from cluster_sim.serving.traces import read_azure_csv
+from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
+from cluster_sim.specs.load import load_topology, load_workload
+from cluster_sim.specs.workload import Workload
+from cluster_sim.summary import Facts, summarise_run
+
+DEFAULT_REQUESTS = 10_000
+CLOSED_ROUNDS = 10  # requests per client of a closed loop, unless given
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row of numbers, the requests behind it, and the manifest that says where they come from."""
+
+    summary: dict[str, Any]
+    requests: dict[str, Sequence[object]]
+    manifest: dict[str, Any]
+    partial: bool
+
+
+def simulate(
+    topology: TopologyInput | str,
+    workload: WorkloadInput | str,
+    *,
+    seed: int | None = None,
+    economics: Economics | None = None,
+    step_by_step: bool = False,
+    skip_bad_rows: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Simulate a workload on a topology.
+
+    Names are looked up as on the command line. ``step_by_step`` runs the slow reference, with identical results.
+    An interrupt from the keyboard gives what is finished, marked partial.
+    Raises SpecError, UnknownNameError, DoesNotFitError for what the user can mend.
+    """
+    machine = load_topology(topology) if isinstance(topology, str) else topology
+    job = load_workload(workload) if isinstance(workload, str) else workload
+    if seed is not None:
+        job = dataclasses.replace(job, workload=dataclasses.replace(job.workload, seed=seed))
+    wanted, money = job.workload, economics or Economics()
+    choice = resolve(machine, job)
+    price = compile_step_price(
+        machine, job.model, job.software, choice.tp, choice.weights_dtype, choice.kv_dtype
+    )
+    cache = kv_cache(
+        machine.chip, job.model, job.software, choice.tp, choice.weights_dtype, choice.kv_dtype
+    )
+    requests = make_requests(wanted, skip_bad_rows=skip_bad_rows)
+    service = make_service(job, choice, price, cache, requests)
+    capacity, flat_out = _limits(service, requests, wanted, step_by_step, progress)
+    load = wanted.arrivals.load
+    if wanted.arrivals.kind == "open":
+        rate = wanted.arrivals.rate or 0.0
+        if load is not None:
+            reference = capacity.requests_per_s if capacity else 0.0
+            if not reference and flat_out is not None:
+                reference = len(requests) / flat_out.end_s
+            rate = load * reference
+        requests = _for_duration(requests.at_rate(rate), wanted)
+    elif wanted.arrivals.kind == "offline":
+        requests = all_at_once(requests)
+    watch = _watcher(progress, "run", len(requests))
+    run = serve(service, requests, step_by_step=step_by_step, watch=watch)
+    facts = Facts(
+        machine=machine,
+        job=job,
+        economics=money,
+        choice=choice,
+        price=price,
+        cache=cache,
+        requests=requests,
+        run=run,
+        capacity=capacity,
+        flat_out=flat_out,
+        offered=len(requests),
+        config_hash=config_hash(machine, job, money),
+        version=__version__,
+    )
+    summary, table, manifest = summarise_run(facts)
+    return Result(summary, table, manifest, run.interrupted)
+
+
+def make_requests(wanted: Workload, *, skip_bad_rows: bool = False) -> Requests:
+    """The requests that a workload describes; open traffic comes at a mean of one a second until a rate is set."""
+    if wanted.arrivals.kind == "trace":
+        limit = wanted.requests
+        return read_azure_csv(Path(wanted.arrivals.trace or ""), limit, skip_bad_rows)
+    count = wanted.requests or DEFAULT_REQUESTS
+    if wanted.arrivals.kind == "closed" and wanted.requests is None:
+        count = CLOSED_ROUNDS * (wanted.arrivals.concurrency or 1)
+    return draw_requests(wanted.isl, wanted.osl, wanted.arrivals.cv, count, wanted.seed)
+
+
+def make_service(
+    job: WorkloadInput, choice: Choice, price: StepPrice, cache: KvCache, requests: Requests
+) -> Service:
+    """The replicas of a plan."""
+    wanted, software = job.workload, job.software
+    longest = wanted.osl.longest
+    if wanted.arrivals.kind == "trace":
+        longest = int(requests.osl.max())
+    spec = ReplicaSpec(
+        price=price,
+        blocks=cache.blocks,
+        block_tokens=cache.block_tokens,
+        scheduler=SCHEDULERS[software.scheduler],
+        max_num_seqs=software.max_num_seqs,
+        max_num_batched_tokens=software.max_num_batched_tokens,
+        max_output_tokens=longest,
+    )
+    closed = wanted.arrivals.concurrency if wanted.arrivals.kind == "closed" else None
+    return Service(spec, choice.replicas, wanted.plan.router, job.model.max_context, closed)
+
+
+def config_hash(machine: TopologyInput, job: WorkloadInput, economics: Economics) -> str:
+    """SHA-256 of everything that decides the numbers: resolved inputs and the version of the program."""
+    resolved = [
+        dataclasses.asdict(part)
+        for part in (
+            machine.topology,
+            machine.chip,
+            machine.fits,
+            job.workload,
+            job.model,
+            job.software,
+            economics,
+        )
+    ]
+    text = json.dumps([__version__, resolved], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _limits(
+    service: Service,
+    requests: Requests,
+    wanted: Workload,
+    step_by_step: bool,
+    progress: Progress | None,
+) -> tuple[Capacity | None, Run | None]:
+    """Capacity under the SLO and flat out, for open traffic whose load is a share of the capacity."""
+    if wanted.arrivals.kind != "open" or wanted.arrivals.load is None:
+        return None, None
+    watch = _watcher(progress, "flat out", len(requests))
+    flat_out = serve(service, all_at_once(requests), step_by_step=step_by_step, watch=watch)
+    if flat_out.interrupted:
+        raise KeyboardInterrupt
+    slo = wanted.slo
+    if slo.ttft is None and slo.tpot is None and slo.e2e is None:
+        return None, flat_out
+    saturated = len(requests) / flat_out.end_s
+    capacity = find_capacity(
+        service, requests, slo, saturated, step_by_step=step_by_step, progress=progress
+    )
+    return capacity, flat_out
+
+
+def _for_duration(requests: Requests, wanted: Workload) -> Requests:
+    """With a duration, the requests that arrive in it; unless a number is given too, whichever ends first."""
+    if wanted.duration is None:
+        return requests
+    keep = max(1, int((requests.arrival_s <= wanted.duration).sum()))
+    return Requests(requests.arrival_s[:keep], requests.isl[:keep], requests.osl[:keep])
+
+
+def _watcher(
+    progress: Progress | None, stage: str, total: int
+) -> Callable[[object, int], bool] | None:
+    if progress is None:
+        return None
+
+    def watch(_: object, arrivals: int) -> bool:
+        progress(stage, arrivals / max(1, total))
+        return False
+
+    return watch

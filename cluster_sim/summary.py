@@ -1,0 +1,362 @@
+"""From the facts of a run to its row of summary.csv, its table of requests and its manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster_sim.capacity import Capacity
+from cluster_sim.economics import chip_usd_per_hour, usd_per_million_tokens, wall_power_w
+from cluster_sim.ledger import Ledger, close_ledger
+from cluster_sim.metrics import (
+    SUMMARY_COLUMNS,
+    Latencies,
+    Window,
+    attainment,
+    inter_token_latencies,
+    is_stable,
+    latencies,
+    limit_shares,
+    meets_slo,
+    outcome_table,
+    summarise,
+    tokens_emitted,
+    window,
+)
+from cluster_sim.perf.memory import KvCache
+from cluster_sim.perf.plan import Choice
+from cluster_sim.perf.power import chip_power_w
+from cluster_sim.perf.step_price import StepPrice
+from cluster_sim.serving.records import Status
+from cluster_sim.serving.requests import Requests
+from cluster_sim.serving.service import Run
+from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
+from cluster_sim.specs.workload import Economics, Slo
+
+SCHEMA = 1  # of summary.csv
+SHARES = {  # column of summary.csv -> operator families
+    "share_compute": ("gemm_math", "attention_prefill", "glue"),
+    "share_weights": ("gemm_weights",),
+    "share_kv": ("attention_decode",),
+    "share_tp": ("all_reduce",),
+    "share_host": ("host",),
+    "share_idle": ("idle",),
+}
+# Half-width of the error bar on throughput: median error of a trial model on 1,622 measured closed-loop runs for a known
+# recipe, and for a chip or model that was left out of its fit.
+KNOWN_ERROR, TRANSFERRED_ERROR = 0.06, 0.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything that the figures of a run follow from."""
+
+    machine: TopologyInput
+    job: WorkloadInput
+    economics: Economics
+    choice: Choice
+    price: StepPrice
+    cache: KvCache
+    requests: Requests
+    run: Run
+    capacity: Capacity | None
+    flat_out: Run | None
+    config_hash: str
+    version: str
+
+    @property
+    def open_loop(self) -> bool:
+        """Whether requests come whatever the service does."""
+        return self.job.workload.arrivals.kind in ("open", "trace")
+
+    @property
+    def chips_used(self) -> int:
+        """Chips that hold a part of a replica."""
+        devices = self.choice.tp * self.choice.replicas
+        return -(-devices // self.machine.chip.devices_per_chip)
+
+
+def summarise_run(
+    facts: Facts,
+) -> tuple[dict[str, Any], dict[str, Sequence[object]], dict[str, Any]]:
+    """The row of summary.csv (all columns, None = not applicable), the columns of requests.csv, the manifest."""
+    run, requests, slo = facts.run, facts.requests, facts.job.workload.slo
+    seen = latencies(run, requests, open_loop=facts.open_loop)
+    span = window(run, seen, open_loop=facts.open_loop)
+    ledger = close_ledger(facts.price, run)
+    row: dict[str, Any] = dict.fromkeys(SUMMARY_COLUMNS)
+    row.update(_identity(facts))
+    row.update(_service(facts, seen, span))
+    row.update({column: ledger.share(*families) for column, families in SHARES.items()})
+    row.update(_memory(facts))
+    limits = _limits(facts)
+    row.update(_capacity_row(facts, limits, ledger))
+    row.update(_money_and_energy(facts, ledger, span, row))
+    row.update({f"prov_{name}": ledger.provenance.get(name, 0.0) for name in _PROVENANCE})
+    assert list(row) == list(SUMMARY_COLUMNS)
+    table = outcome_table(run, requests, seen, slo)
+    return row, table, _manifest(facts, ledger, limits, seen, row)
+
+
+_PROVENANCE = ("measured", "transferred", "datasheet", "assumed")
+
+
+def _identity(facts: Facts) -> dict[str, Any]:
+    job, machine, choice = facts.job, facts.machine, facts.choice
+    arrivals, topology = job.workload.arrivals, machine.topology
+    short = facts.config_hash[:6]
+    load = arrivals.kind if arrivals.load is None else f"{arrivals.load:.0%} of capacity"
+    return {
+        "run_id": f"{job.workload.name}@{topology.name}-{short}",
+        "kind": job.workload.kind,
+        "topology": topology.name,
+        "chip": machine.chip.name,
+        "n_chips": topology.chips,
+        "chips_used": facts.chips_used,
+        "devices": choice.tp * choice.replicas,
+        "workload": job.workload.name,
+        "model": job.model.name,
+        "weights_dtype": choice.weights_dtype,
+        "kv_dtype": choice.kv_dtype,
+        "plan": f"tp{choice.tp}x{choice.replicas}",
+        "tp": choice.tp,
+        "pp": 1,
+        "dp": 1,
+        "ep": 1,
+        "cp": 1,
+        "attn_dp": 1,
+        "replicas": choice.replicas,
+        "software": job.software.name,
+        "scheduler": job.software.scheduler,
+        "load": load,
+        "concurrency": arrivals.concurrency if arrivals.kind == "closed" else None,
+        "seed": job.workload.seed,
+        "slo": describe_slo(job.workload.slo),
+        "schema": SCHEMA,
+        "version": facts.version,
+        "config_hash": facts.config_hash,
+    }
+
+
+def describe_slo(slo: Slo) -> str | None:
+    """The SLO in the form that ``--slo`` takes; None without limits."""
+    limits = [
+        f"{name}={limit * 1e3:g}ms"
+        for name, limit in (("ttft", slo.ttft), ("tpot", slo.tpot), ("e2e", slo.e2e))
+        if limit is not None
+    ]
+    return ",".join([*limits, f"attainment={slo.attainment * 100:g}%"]) if limits else None
+
+
+def _service(facts: Facts, seen: Latencies, span: Window) -> dict[str, Any]:
+    """Requests, throughput, latencies and goodput inside the window."""
+    run, requests, slo = facts.run, facts.requests, facts.job.workload.slo
+    seconds = span.length_s
+    counted = seen.inside & seen.finished
+    done = (
+        counted.sum()
+        if not facts.open_loop
+        else ((seen.e2e_s + _arrivals(run) > span.start_s) & (seen.e2e_s + _arrivals(run) <= span.end_s)).sum()
+    )
+    output = tokens_emitted(run.logs, span)
+    inputs = int(requests.isl[counted].sum())
+    limits = slo.ttft is not None or slo.tpot is not None or slo.e2e is not None
+    good = int((meets_slo(seen, slo) & seen.inside).sum())
+
+    def per_second(amount: float) -> float | None:
+        return amount / seconds if seconds > 0 else None
+
+    tpot = summarise("tpot", seen.tpot_s[counted])
+    row: dict[str, Any] = {
+        "isl_mean": float(requests.isl.mean()),
+        "osl_mean": float(requests.osl.mean()),
+        "requests": len(requests),
+        "finished": int(seen.finished.sum()),
+        "rejected": int(seen.rejected.sum()),
+        "partial": run.interrupted,
+        "stable": is_stable(run, seen) if facts.open_loop else None,
+        "window_s": seconds,
+        "rate_per_s": per_second(int(seen.inside.sum())) if facts.open_loop else None,
+        "requests_per_s": per_second(int(done)),
+        "output_tokens_per_s": per_second(output),
+        "input_tokens_per_s": per_second(inputs),
+        "total_tokens_per_s": per_second(inputs + output),
+        "output_tokens_per_s_per_chip": per_second(output / facts.chips_used),
+        "tokens_per_s_per_user": 1e3 / tpot["tpot_mean_ms"] if tpot["tpot_mean_ms"] else None,
+        "goodput_per_s": per_second(good) if limits else None,
+        "slo_attainment": _number(attainment(seen, slo)) if limits else None,
+        "preemptions": sum(run.outcomes.preemptions),
+    }
+    row.update(summarise("ttft", seen.ttft_s[counted]))
+    row.update(tpot)
+    row.update(inter_token_latencies(run.logs, span))
+    row.update(summarise("e2e", seen.e2e_s[counted]))
+    return row
+
+
+def _memory(facts: Facts) -> dict[str, Any]:
+    peak = max((counts.blocks_peak for counts in facts.run.counts), default=0)
+    used = facts.cache.weights_bytes + facts.cache.reserve_bytes
+    used += peak * facts.cache.block_tokens * facts.cache.bytes_per_token
+    return {
+        "kv_tokens": facts.cache.tokens * facts.choice.replicas,
+        "kv_peak": peak / facts.cache.blocks,
+        "mem_peak_gib": used / 2**30,
+    }
+
+
+def _limits(facts: Facts) -> dict[str, Any]:
+    """Capacity under the SLO and saturation: requests/s, output tokens/s; None where not searched."""
+    limits: dict[str, Any] = {"capacity": None, "saturation": None}
+    outputs = float(facts.requests.osl.sum())
+    if facts.flat_out is not None:
+        finished = sum(s == Status.FINISHED for s in facts.flat_out.outcomes.status)
+        emitted = sum(counts.output_tokens for counts in facts.flat_out.counts)
+        limits["saturation"] = {
+            "requests_per_s": finished / facts.flat_out.end_s,
+            "output_tokens_per_s": emitted / facts.flat_out.end_s,
+        }
+    if facts.capacity is not None:
+        rate = facts.capacity.requests_per_s
+        limits["capacity"] = {
+            "requests_per_s": rate,
+            "output_tokens_per_s": rate * outputs / len(facts.requests),
+            "first_limit": facts.capacity.first_limit,
+        }
+    return limits
+
+
+def _capacity_row(facts: Facts, limits: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    if limits["saturation"]:
+        flat_out = limits["saturation"]["output_tokens_per_s"] / facts.chips_used
+        row["saturation_output_tokens_per_s_per_chip"] = flat_out
+    if limits["capacity"]:
+        per_chip = limits["capacity"]["output_tokens_per_s"] / facts.chips_used
+        known = ledger.provenance.get("transferred", 0.0) < 0.5
+        error = KNOWN_ERROR if known else TRANSFERRED_ERROR
+        row["capacity_requests_per_s"] = limits["capacity"]["requests_per_s"]
+        row["capacity_output_tokens_per_s_per_chip"] = per_chip
+        row["capacity_output_tokens_per_s_per_chip_low"] = per_chip * (1 - error)
+        row["capacity_output_tokens_per_s_per_chip_high"] = per_chip * (1 + error)
+    return row
+
+
+def _money_and_energy(
+    facts: Facts, ledger: Ledger, span: Window, row: dict[str, Any]
+) -> dict[str, Any]:
+    """Cost of all chips of the topology and power at the wall, over the run."""
+    machine, topology = facts.machine, facts.machine.topology
+    usd_per_h = chip_usd_per_hour(machine.chip, facts.economics)
+    busy = {name: ledger.share(name) for name in ledger.families_s}
+    used_w = chip_power_w(machine, {**busy, "idle": ledger.share("idle")})
+    idle_chips = topology.chips - facts.chips_used
+    chips_w = facts.chips_used * used_w + idle_chips * machine.chip.idle_power
+    power_w = wall_power_w(chips_w, topology.host_power, facts.economics)
+    output, total = row["output_tokens_per_s"], row["total_tokens_per_s"]
+    return {
+        "chip_usd_per_h": usd_per_h,
+        "usd_per_m_output_tokens": usd_per_million_tokens(usd_per_h, topology.chips, output),
+        "usd_per_m_total_tokens": usd_per_million_tokens(usd_per_h, topology.chips, total),
+        "power_w": power_w,
+        "j_per_output_token": power_w / output if output else None,
+    }
+
+
+def _manifest(
+    facts: Facts, ledger: Ledger, limits: dict[str, Any], seen: Latencies, row: dict[str, Any]
+) -> dict[str, Any]:
+    machine, job = facts.machine, facts.job
+    usd_per_h, chips = row["chip_usd_per_h"], machine.topology.chips
+    for name in ("capacity", "saturation"):
+        if limits[name]:
+            tokens = limits[name]["output_tokens_per_s"]
+            limits[name]["usd_per_m_output_tokens"] = usd_per_million_tokens(
+                usd_per_h, chips, tokens
+            )
+    return {
+        "run_id": row["run_id"],
+        "version": facts.version,
+        "schema": SCHEMA,
+        "config_hash": facts.config_hash,
+        "inputs": {
+            "topology": dataclasses.asdict(machine.topology),
+            "chip": dataclasses.asdict(machine.chip),
+            "fits": dataclasses.asdict(machine.fits),
+            "workload": dataclasses.asdict(job.workload),
+            "model": dataclasses.asdict(job.model),
+            "software": dataclasses.asdict(job.software),
+            "economics": dataclasses.asdict(facts.economics),
+        },
+        "files": [dataclasses.asdict(file) for file in (*machine.files, *job.files)],
+        "plan": {
+            "tp": facts.choice.tp,
+            "replicas": facts.choice.replicas,
+            "weights_dtype": facts.choice.weights_dtype,
+            "kv_dtype": facts.choice.kv_dtype,
+            "notes": list(facts.choice.notes),
+        },
+        "candidates": [dataclasses.asdict(candidate) for candidate in facts.choice.candidates],
+        "memory": dataclasses.asdict(facts.cache),
+        "limits_kept": limit_shares(seen, job.workload.slo),
+        "ledger": {**ledger.families_s, "idle": ledger.idle_s},
+        "provenance": ledger.provenance,
+        "capacity": limits["capacity"],
+        "saturation": limits["saturation"],
+        "economics": {
+            "usd_per_chip_hour": usd_per_h,
+            "basis": machine.chip.price.rent_basis
+            if facts.economics.basis == "rented"
+            else "owned",
+        },
+        "engine_steps": sum(counts.steps for counts in facts.run.counts),
+        "service_s": facts.run.end_s,
+        "skipped_rows": facts.requests.skipped_rows,
+        "invariants": _invariants(facts, row),
+        "notes": _notes(facts, row),
+    }
+
+
+def _invariants(facts: Facts, row: dict[str, Any]) -> dict[str, bool]:
+    """The laws that this run kept; a finished run that breaks one has already failed loudly."""
+    accounted = row["finished"] + row["rejected"]
+    return {
+        "requests_conserved": row["partial"] or accounted == row["requests"],
+        "kv_blocks_conserved": row["partial"]
+        or all(c.blocks_taken == c.blocks_returned for c in facts.run.counts),
+        "chip_time_closed": True,
+    }
+
+
+def _notes(facts: Facts, row: dict[str, Any]) -> list[str]:
+    """What a reader must know before using the numbers."""
+    notes = list(facts.choice.notes)
+    if row["rejected"]:
+        notes.append(f"{row['rejected']} requests rejected: longer than the context or the KV cache")
+    if row["stable"] is False:
+        notes.append("overloaded: the queue still grows at the end; latencies depend on the duration")
+    if facts.chips_used != row["n_chips"]:
+        notes.append(
+            f"{facts.chips_used} of {row['n_chips']} chips used; money counts all, per-chip figures the used"
+        )
+    if row["chip_usd_per_h"] is None:
+        notes.append(
+            f"no price for {facts.machine.chip.title}: give one with --set economics.usd_per_chip_hour=2.0"
+        )
+    if facts.requests.skipped_rows:
+        notes.append(f"{facts.requests.skipped_rows} bad rows of the trace left out")
+    if facts.capacity is not None and facts.capacity.requests_per_s == 0:
+        notes.append("no rate meets the SLO; the load is a share of the saturated rate instead")
+    return notes
+
+
+def _arrivals(run: Run) -> Any:
+    import numpy as np
+
+    return np.array(run.outcomes.arrival_s)
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value

@@ -1,0 +1,51 @@
+"""Time alone of one operator on one device, from the datasheet's peaks and the fitted curve of its family."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_sim.errors import SpecError
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT, GemmCurve
+from cluster_sim.specs.inputs import TopologyInput
+
+FloatArray = NDArray[np.float64]
+OUTPUT_BYTES = 2  # GEMM results are written in bf16
+_RANK = {"measured": 0, "datasheet": 1, "transferred": 2, "assumed": 3}
+
+
+def gemm_curve(machine: TopologyInput, dtype: str) -> GemmCurve:
+    """The GEMM curve of a dtype; raises SpecError when the chip has no such peak or no such curve."""
+    chip, curves = machine.chip, machine.fits.gemm
+    for known, what in ((chip.peak, "hardware"), (curves, "fitted curves")):
+        if dtype not in known:
+            have = ", ".join(known)
+            raise SpecError(f"{chip.name}: no {dtype} in {what} (it has {have}); choose --precision")
+    return curves[dtype]  # type: ignore[index]
+
+
+def gemm_s(
+    machine: TopologyInput, dtype: str, rows: FloatArray, n: int, k: int
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Seconds of (rows x k) times (k x n), and where the FLOP side of the roofline binds.
+
+    Model: floor + max(2 m n k / (peak u_c), bytes / (bandwidth u_m)) + (2 + w) m k / (bandwidth u_q); bytes =
+    w n k + w m k + 2 m n with w bytes an element; the last term quantises activations (not for bf16).
+    Source: ai-dynamo/aiconfigurator operator tables; form and errors in docs/model.md.
+    Limits: no tile or wave quantisation.
+    """
+    curve, chip = gemm_curve(machine, dtype), machine.chip
+    width, bandwidth = BYTES_PER_ELEMENT[dtype], chip.memory.bandwidth
+    math = 2.0 * rows * n * k / (chip.peak[dtype] * curve.compute)  # type: ignore[index]
+    moved = width * n * k + width * rows * k + OUTPUT_BYTES * rows * n
+    memory = moved / (bandwidth * curve.memory)
+    seconds = curve.floor + np.maximum(math, memory)
+    if curve.quantise is not None:
+        seconds = seconds + (OUTPUT_BYTES + width) * rows * k / (bandwidth * curve.quantise)
+    return seconds, math > memory
+
+
+def worst_provenance(machine: TopologyInput, dtype: str) -> str:
+    """The weaker provenance of a dtype's GEMM curve and the LM head's."""
+    curves = (gemm_curve(machine, dtype), gemm_curve(machine, "bf16"))
+    return max((curve.provenance for curve in curves), key=lambda name: _RANK[name])

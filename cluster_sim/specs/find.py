@@ -1,0 +1,141 @@
+"""Where files are: names are looked up one by one in ./, $CLUSTER_SIM_PATH and the packaged data.
+
+Standard library only, and no file is parsed to list names, so that ``list`` and shell completion stay quick.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster_sim.errors import SpecError, UnknownNameError
+
+FOLDERS = {
+    "topology": "topologies",
+    "chip": "topologies/chips",
+    "fits": "topologies/chips/fits",
+    "workload": "workloads",
+    "model": "workloads/models",
+    "software": "workloads/software",
+}
+PATH_VARIABLE = "CLUSTER_SIM_PATH"
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """A file that a run was made from. ``path`` is never absolute for packaged data; ``shadows`` a packaged name."""
+
+    name: str
+    path: str
+    sha256: str
+    origin: str
+    shadows: bool = False
+    text: str = field(default="", repr=False, compare=False)
+
+
+def names(family: str) -> list[str]:
+    """All names of a family (topology, chip, model, workload, software), sorted."""
+    return sorted({path.stem for root, _ in _roots() for path in _files(root, family)})
+
+
+def find(family: str, name: str) -> FileRecord:
+    """The file behind a name or a path; raises UnknownNameError with the nearest names, SpecError if unreadable.
+
+    Names compare without case and with ``- _ .`` and space alike; a bare framework name takes its newest version.
+    """
+    if _is_path(name):
+        return _read(Path(name), Path(name).stem, name, "path")
+    wanted = _plain(name)
+    matches = []
+    for root, origin in _roots():
+        for path in _files(root, family):
+            if _plain(path.stem) == wanted:
+                matches.append((path, root, origin))
+                break
+    if not matches and family == "software":
+        versions = [known for known in names(family) if known.split("-")[0] == name.lower()]
+        if versions:
+            return find(family, max(versions, key=_version))
+    if not matches:
+        raise UnknownNameError(family, name, names(family))
+    path, root, origin = matches[0]
+    shown = f"{origin}:{path.relative_to(root)}" if origin == "packaged" else _shown(path)
+    record = _read(path, path.stem, shown, origin)
+    if origin != "packaged" and any(found[2] == "packaged" for found in matches[1:]):
+        return FileRecord(
+            name=record.name,
+            path=record.path,
+            sha256=record.sha256,
+            origin=origin,
+            shadows=True,
+            text=record.text,
+        )
+    return record
+
+
+def packaged_root() -> Path:
+    """The folder that holds the packaged topologies/ and workloads/: inside a wheel, or the checkout."""
+    inside = _PACKAGE / "_data"
+    return inside if inside.is_dir() else _PACKAGE.parent
+
+
+def _roots() -> Iterator[tuple[Path, str]]:
+    here = Path.cwd()
+    packaged = packaged_root()
+    if here.resolve() != packaged:
+        yield here, "cwd"
+    for part in os.environ.get(PATH_VARIABLE, "").split(os.pathsep):
+        if part:
+            yield Path(part), "env"
+    yield packaged, "packaged"
+
+
+def _files(root: Path, family: str) -> list[Path]:
+    folder = root / FOLDERS[family]
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
+    except OSError:
+        return []
+
+
+def _is_path(name: str) -> bool:
+    return "/" in name or os.sep in name or name.endswith((".yaml", ".yml"))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_. ]", "", name.lower())
+
+
+def _version(name: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", name))
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _read(path: Path, name: str, shown: str, origin: str) -> FileRecord:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise SpecError(f"{shown}: no such file") from None
+    except IsADirectoryError:
+        raise SpecError(f"{shown}: is a folder, not a file") from None
+    except OSError as error:
+        raise SpecError(f"{shown}: cannot be read: {error.strerror}") from None
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise SpecError(f"{shown}: not a text file (not UTF-8)") from None
+    if "\0" in text:
+        raise SpecError(f"{shown}: not a text file (holds NUL bytes)")
+    digest = hashlib.sha256(data).hexdigest()
+    return FileRecord(name=name, path=shown, sha256=digest, origin=origin, text=text)

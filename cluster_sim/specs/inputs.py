@@ -1,0 +1,32 @@
+"""What the files of a run resolve to: everything that a simulation reads, with the record of where it was found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cluster_sim.specs.chip import Chip, Fits
+from cluster_sim.specs.find import FileRecord
+from cluster_sim.specs.model import Model
+from cluster_sim.specs.software import Software
+from cluster_sim.specs.topology import Topology
+from cluster_sim.specs.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopologyInput:
+    """A topology with its chip and the chip's fitted curves."""
+
+    topology: Topology
+    chip: Chip
+    fits: Fits
+    files: tuple[FileRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadInput:
+    """A workload with its model and software profile; engine limits are applied already."""
+
+    workload: Workload
+    model: Model
+    software: Software
+    files: tuple[FileRecord, ...]

@@ -1,0 +1,360 @@
+"""From files and options to frozen dataclasses: all problems of a file at once, with file, line, key and way out."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cluster_sim.errors import SpecError
+from cluster_sim.specs.chip import Chip, Fits
+from cluster_sim.specs.find import FileRecord, find
+from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
+from cluster_sim.specs.model import Model
+from cluster_sim.specs.software import Software
+from cluster_sim.specs.topology import Topology
+from cluster_sim.specs.workload import Economics, Workload
+from cluster_sim.units import parse_quantity
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+Spec = TypeVar("Spec")
+Lines = Mapping[tuple[str | int, ...], int]
+ROOTS = ("topology", "workload", "plan", "engine", "economics")
+ENGINE_KEYS = (
+    "scheduler",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "memory_fraction",
+    "block_tokens",
+    "kv_dtype",
+)
+
+
+def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
+    """A topology by name or path, with its chip and curves; ``overrides`` are ``topology.key=value`` texts."""
+    record, data, lines = read("topology", name)
+    source = _Source(record.path, lines)
+    _override(data, split_overrides(overrides), "topology", source)
+    topology = build(Topology, data, source, record.name)
+    chip_record, chip = load_spec("chip", topology.chip, Chip)
+    fits_record, fits_data, fits_lines = read("fits", chip_record.name)
+    fits = build(Fits, fits_data, _Source(fits_record.path, fits_lines))
+    return TopologyInput(
+        topology=topology, chip=chip, fits=fits, files=(record, chip_record, fits_record)
+    )
+
+
+def load_workload(
+    name: str, overrides: Sequence[str] = (), replacements: Mapping[str, Any] | None = None
+) -> WorkloadInput:
+    """A workload by name or path, with model and software profile.
+
+    ``overrides`` are texts with the roots workload., plan. and engine.; ``replacements`` maps dotted keys of the workload
+    to values as a file would hold them (what command-line options become).
+    """
+    record, data, lines = read("workload", name)
+    source = _Source(record.path, lines)
+    for key, value in (replacements or {}).items():
+        _assign(data, key.split("."), value)
+        source.options[key] = f"--{key.rsplit('.', 1)[-1]}"
+    parts = split_overrides(overrides)
+    for root, inside in (("workload", ()), ("plan", ("plan",)), ("engine", ("engine",))):
+        _override(data, parts, root, source, inside)
+    workload = build(Workload, data, source, record.name)
+    model_record, model = load_spec("model", workload.model, Model)
+    software_record, software_data, software_lines = read("software", workload.software)
+    software_source = _Source(software_record.path, software_lines)
+    software = build(Software, software_data, software_source, software_record.name)
+    return WorkloadInput(
+        workload=workload,
+        model=model,
+        software=apply_engine(software, workload),
+        files=(record, model_record, software_record),
+    )
+
+
+def load_economics(overrides: Sequence[str] = ()) -> Economics:
+    """Prices and power around the chips: the defaults, with ``economics.key=value`` texts applied."""
+    data: dict[str, Any] = {}
+    source = _Source("--set economics", {})
+    _override(data, split_overrides(overrides), "economics", source)
+    return build(Economics, data, source)
+
+
+def load_spec(family: str, name: str, kind: type[Spec]) -> tuple[FileRecord, Spec]:
+    """One file of a family as its dataclass."""
+    record, data, lines = read(family, name)
+    return record, build(kind, data, _Source(record.path, lines), record.name)
+
+
+def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
+    """A file's record, its mapping and the lines of its keys; ``extends: other`` is merged, one level deep."""
+    from cluster_sim.specs.yaml_text import parse
+
+    record = find(family, name)
+    data, lines = parse(record.text, record.path)
+    base = data.pop("extends", None)
+    if base is None:
+        return record, data, lines
+    if not isinstance(base, str):
+        line = lines[("extends",)]
+        raise SpecError(f"{record.path}:{line}: extends: must be a name (got {base!r})")
+    parent = find(family, base)
+    merged, _ = parse(parent.text, parent.path)
+    if "extends" in merged:
+        raise SpecError(f"{record.path}: extends: '{base}' extends another file itself; one level only")
+    return record, _merge(merged, data), lines
+
+
+def split_overrides(overrides: Sequence[str]) -> dict[str, list[tuple[list[str], str]]]:
+    """``root.key=value`` texts by root: key path and value text; raises SpecError for anything else."""
+    parts: dict[str, list[tuple[list[str], str]]] = {root: [] for root in ROOTS}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        root, dot, inside = key.strip().partition(".")
+        if not equals or not dot or not inside:
+            raise SpecError(f"--set {text}: write root.key=value, for example plan.tp=4")
+        if root not in parts:
+            raise SpecError(
+                f"--set {key}: unknown root '{root}'{_hint(root, ROOTS)}; "
+                f"roots are {', '.join(ROOTS)}"
+            )
+        parts[root].append((inside.split("."), value.strip()))
+    return parts
+
+
+def apply_engine(software: Software, workload: Workload) -> Software:
+    """The profile with ``engine`` keys and ``engine_args`` of the workload applied, under the framework's names."""
+    wanted = {**_engine_args(workload), **workload.engine}
+    known = {**{key: key for key in ENGINE_KEYS}, **software.aliases}
+    ours: dict[str, Any] = {}
+    for name, value in wanted.items():
+        plain = name.replace("-", "_")
+        if plain not in known:
+            raise SpecError(
+                f"engine.{name}: {software.name} has no such setting{_hint(plain, known)}; "
+                f"it has {', '.join(sorted(known))}"
+            )
+        ours[known[plain]] = value
+    data = dataclasses.asdict(software)
+    data.pop("name")
+    names = {ours_name: name for name, ours_name in known.items() if name in wanted}
+    for key, value in ours.items():
+        if key in ("memory_fraction", "block_tokens"):
+            data["memory"][key.removeprefix("memory_")] = value
+        elif key == "kv_dtype":
+            data["kv_dtype"] = dict.fromkeys(data["kv_dtype"], value)
+        else:
+            data[key] = value
+    source = _Source("engine", {})
+    source.renamed = {
+        ("memory", "fraction"): names.get("memory_fraction", "memory_fraction"),
+        ("memory", "block_tokens"): names.get("block_tokens", "block_tokens"),
+    }
+    return build(Software, _literals(data), source, software.name)
+
+
+def build(kind: type[Spec], data: dict[str, Any], source: _Source, name: str = "") -> Spec:
+    """Validate a mapping as a spec dataclass; raises SpecError with every problem of it."""
+    from pydantic import ValidationError
+
+    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if "name" in fields:
+        if "name" in data:
+            raise SpecError(source.problem(("name",), "is taken from the file's name; leave it out"))
+        data = {**data, "name": name}
+    try:
+        return _adapter(kind).validate_python(_prepare(data), strict=False)
+    except ValidationError as error:
+        raise SpecError([source.explain(kind, entry) for entry in error.errors()]) from None
+
+
+class _Source:
+    """Where a mapping came from, to name file, line and key of a problem."""
+
+    def __init__(self, shown: str, lines: Lines) -> None:
+        self.shown, self.lines = shown, lines
+        self.options: dict[str, str] = {}  # dotted key -> the option that set it
+        self.renamed: dict[tuple[str | int, ...], str] = {}
+
+    def problem(self, path: tuple[str | int, ...], text: str) -> str:
+        dotted = self.renamed.get(path) or ".".join(str(part) for part in path)
+        for length in range(len(path), 0, -1):
+            option = self.options.get(".".join(str(part) for part in path[:length]))
+            if option:
+                return f"{option}: {text}"
+        line = next(
+            (self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), None
+        )
+        where = f"{self.shown}:{line}" if line else self.shown
+        return f"{where}: {dotted}: {text}" if dotted else f"{where}: {text}"
+
+    def explain(self, kind: type[Any], entry: Mapping[str, Any]) -> str:
+        """One problem as pydantic found it, in the user's words."""
+        path = tuple(part for part in entry["loc"] if part not in ("[key]",))
+        code, got, context = entry["type"], entry.get("input"), entry.get("ctx", {})
+        shown = f" (got {_short(got)})"
+        if code in ("unexpected_keyword_argument", "extra_forbidden"):
+            return self.problem(path, f"unknown key{_hint(str(path[-1]), _keys(kind, path[:-1]))}")
+        if code in ("missing", "missing_argument", "missing_keyword_only_argument"):
+            return self.problem(path, "missing")
+        if code == "literal_error":
+            text = f"must be one of {context['expected'].replace(' or ', ', ')}"
+            return self.problem(path, text + shown)
+        if code == "value_error":
+            return self.problem(path, str(context["error"]) + (shown if path else ""))
+        bounds = {
+            "greater_than": ("must be > {gt:g}", "gt"),
+            "greater_than_equal": ("must be at least {ge:g}", "ge"),
+            "less_than_equal": ("must be at most {le:g}", "le"),
+        }
+        if code in bounds:
+            return self.problem(path, bounds[code][0].format(**context) + shown)
+        return self.problem(path, _WORDS.get(code, entry["msg"]) + shown)
+
+
+_WORDS = {
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be finite",
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "dict_type": "must be a mapping",
+    "tuple_type": "must be a list",
+    "dataclass_type": "must be a mapping",
+    "dataclass_exact_type": "must be a mapping",
+}
+
+
+@cache
+def _adapter(kind: type[Spec]) -> TypeAdapter[Spec]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _prepare(value: Any) -> Any:
+    """Make file values fit the dataclasses: quantile mappings become points; booleans are no numbers."""
+    if isinstance(value, dict):
+        prepared = {key: _prepare(inner) for key, inner in value.items()}
+        if isinstance(prepared.get("quantiles"), dict):
+            prepared["quantiles"] = [_point(q, x) for q, x in prepared["quantiles"].items()]
+        return prepared
+    if isinstance(value, list):
+        return [_prepare(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _point(share: object, tokens: object) -> tuple[object, object]:
+    try:
+        return parse_quantity(share, "share"), tokens
+    except ValueError:
+        return share, tokens
+
+
+def _literals(data: dict[str, Any]) -> dict[str, Any]:
+    """A resolved profile back in file form, so that changed values pass the same checks."""
+    for section, keys in (("host", ("per_step", "per_sequence")), ("in_situ", ("all_reduce_skew",))):
+        for key in keys:
+            data[section][key] = f"{data[section][key]!r} s"
+    data["memory"]["overhead"] = f"{data['memory']['overhead']!r} B"
+    return data
+
+
+def _engine_args(workload: Workload) -> dict[str, Any]:
+    """``--max-num-seqs 512 --flag=value`` as a mapping."""
+    from cluster_sim.specs.yaml_text import parse
+
+    try:
+        words = shlex.split(workload.engine_args)
+    except ValueError as error:
+        raise SpecError(f"engine_args: {error} (got {workload.engine_args!r})") from None
+    found: dict[str, Any] = {}
+    while words:
+        flag = words.pop(0)
+        if not flag.startswith("--"):
+            raise SpecError(f"engine_args: expected a --flag (got '{flag}')")
+        name, equals, value = flag[2:].partition("=")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise SpecError(f"engine_args: --{name} needs a value")
+            value = words.pop(0)
+        found[name.replace("-", "_")] = parse(f"value: {value}", "engine_args")[0]["value"]
+    return found
+
+
+def _override(
+    data: dict[str, Any],
+    parts: Mapping[str, list[tuple[list[str], str]]],
+    root: str,
+    source: _Source,
+    inside: tuple[str, ...] = (),
+) -> None:
+    from cluster_sim.specs.yaml_text import parse
+
+    for keys, text in parts[root]:
+        dotted = ".".join(keys)
+        option = f"--set {root}.{dotted}"
+        value = parse(f"value: {text or '~'}", option)[0]["value"]
+        try:
+            _assign(data, [*inside, *keys], value)
+        except TypeError:
+            raise SpecError(f"{option}: '{keys[0]}' has no keys below it") from None
+        source.options[".".join([*inside, *keys])] = option
+
+
+def _assign(data: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = data.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise TypeError(key)
+        data = inner
+    data[keys[-1]] = value
+
+
+def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _keys(kind: type[Any], path: tuple[str | int, ...]) -> list[str]:
+    """Names of the fields at a path inside a spec dataclass."""
+    import typing
+
+    for part in path:
+        hints = typing.get_type_hints(kind)
+        hint = hints.get(str(part))
+        found = next(
+            (t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t)), None
+        )
+        if not isinstance(found, type):
+            return []
+        kind = found
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _hint(name: str, known: Sequence[str] | Mapping[str, str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _short(value: object) -> str:
+    text = str(value) if isinstance(value, str | int | float) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster_sim import __version__
 from cluster_sim.capacity import Capacity, find_capacity
-from cluster_sim.economics import Economics
+from cluster_sim.specs.workload import Economics
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
@@ -96,7 +96,6 @@ def simulate(
         run=run,
         capacity=capacity,
         flat_out=flat_out,
-        offered=len(requests),
         config_hash=config_hash(machine, job, money),
         version=__version__,
     )

@@ -1,0 +1,24 @@
+"""``cluster-sim compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def compare(files: tuple[Path, ...]) -> None:
+    """Compare runs: main metrics side by side, ratios to the first."""
+    from cluster_sim.output.results import read_summary
+    from cluster_sim.output.tables import grid
+    from cluster_sim.studies.compare import compare_runs
+
+    if len(files) < 2:
+        raise click.UsageError("compare needs at least two summary.csv files or result folders")
+    rows = [row for file in files for row in read_summary(file)]
+    table, warnings = compare_runs(rows)
+    for warning in warnings:
+        click.echo(f"Note: {warning}", err=True)
+    click.echo(grid(table))

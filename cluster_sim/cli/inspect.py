@@ -1,0 +1,126 @@
+"""Commands that look at inputs: list, show, check, explain, schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cluster_sim.cli.options import resolve_inputs, run_options
+from cluster_sim.specs.find import find, names
+
+FAMILIES = {
+    "topologies": "topology",
+    "chips": "chip",
+    "models": "model",
+    "workloads": "workload",
+    "software": "software",
+}
+
+
+@click.command("list")
+@click.argument("family", required=False, type=click.Choice(list(FAMILIES)))
+def list_names(family: str | None) -> None:
+    """List the names of topologies, chips, models, workloads, software."""
+    for plural, singular in FAMILIES.items():
+        if family in (None, plural):
+            indent = ""
+            if family is None:
+                click.echo(f"{plural}:")
+                indent = "  "
+            for name in names(singular):
+                click.echo(indent + name)
+
+
+@click.command()
+@click.argument("family", type=click.Choice([*FAMILIES.values()]))
+@click.argument("name")
+def show(family: str, name: str) -> None:
+    """Show a file of a family, checked, with its sources."""
+    from cluster_sim.specs.load import load_topology, load_workload
+
+    record = find(family, name)
+    if family == "topology":
+        machine = load_topology(name)
+        click.echo(f"# {record.path}: {machine.topology.chips} x {machine.chip.title}")
+    elif family == "workload":
+        load_workload(name)
+        click.echo(f"# {record.path}")
+    else:
+        _load(family, name)
+        click.echo(f"# {record.path}")
+    click.echo(record.text.rstrip())
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("--as", "family", type=click.Choice([*FAMILIES.values()]), help="Kind of the files.")
+def check(files: tuple[str, ...], family: str | None) -> None:
+    """Check files (or names) and print every problem."""
+    from cluster_sim.errors import ClusterSimError
+
+    problems = 0
+    for file in files:
+        try:
+            kind = family or _family_of(file)
+            _load(kind, file)
+        except ClusterSimError as error:
+            problems += 1
+            click.echo(str(error), err=True)
+        else:
+            click.echo(f"{file}: ok ({kind})")
+    if problems:
+        raise SystemExit(2)
+
+
+@click.command()
+@run_options
+def explain(**options: Any) -> None:
+    """Show how the numbers of a run come about: plan, memory, price of a step."""
+    from cluster_sim.output.explain import explain_run
+
+    machine, job, economics = resolve_inputs(options)
+    click.echo(explain_run(machine, job, economics))
+
+
+@click.command()
+@click.argument("family", type=click.Choice([*FAMILIES.values()]))
+def schema(family: str) -> None:
+    """Print the JSON Schema of a kind of file, for editors."""
+    import json
+
+    from cluster_sim.specs.schema import json_schema
+
+    click.echo(json.dumps(json_schema(family), indent=1))
+
+
+def _family_of(file: str) -> str:
+    """The family of a name, or of a file by the folder it lies in and the keys it has."""
+    from cluster_sim.errors import SpecError
+    from cluster_sim.specs.load import read
+
+    for family in FAMILIES.values():
+        if file in names(family):
+            return family
+    keys = set(read("topology", file)[1]) if ("/" in file or file.endswith("ml")) else set()
+    marks = {"chip": "topology", "arrivals": "workload", "layers": "model", "host": "software"}
+    marks |= {"peak": "chip", "memory": "chip", "scale_up": "topology", "isl": "workload"}
+    for mark in ("layers", "peak", "arrivals", "isl", "scale_up", "host", "chip", "memory"):
+        if mark in keys:
+            return marks[mark]
+    raise SpecError(f"{file}: cannot tell what kind of file this is; say so with --as")
+
+
+def _load(family: str, name: str) -> None:
+    from cluster_sim.specs.chip import Chip
+    from cluster_sim.specs.load import load_spec, load_topology, load_workload
+    from cluster_sim.specs.model import Model
+    from cluster_sim.specs.software import Software
+
+    kinds: dict[str, type[Any]] = {"chip": Chip, "model": Model, "software": Software}
+    if family == "topology":
+        load_topology(name)
+    elif family == "workload":
+        load_workload(name)
+    else:
+        load_spec(family, name, kinds[family])

@@ -1,0 +1,125 @@
+"""The options that describe a run, shared by ``run`` and ``explain``, and what they become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cluster_sim.cli.params import Name, PlanType, Rate, SloType, Time
+
+if TYPE_CHECKING:
+    from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
+    from cluster_sim.specs.workload import Economics
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--topo", type=Name("topology"), required=True, help="Topology, name or file."),
+    click.option("--workload", type=Name("workload"), required=True, help="Workload, name or file."),
+    click.option("--trace", type=click.Path(), help="Replay an Azure LLM inference CSV."),
+    click.option("--skip-bad-rows", is_flag=True, help="Leave out (and count) broken trace rows."),
+    click.option("--model", type=Name("model"), help="Another model."),
+    click.option("--chips", type=click.IntRange(min=1), help="Use so many chips of the topology."),
+    click.option("--tp", type=click.IntRange(min=1), help="Tensor parallel degree."),
+    click.option("--replicas", type=click.IntRange(min=1), help="Copies of the model."),
+    click.option("--plan", type=PlanType(), help="auto, tp2 or tp2x4."),
+    click.option("--precision", type=click.Choice(["auto", "fp8", "int8", "bf16"])),
+    click.option("--slo", type=SloType(), help="ttft=2s,tpot=50ms,attainment=99%."),
+    click.option("--rate", type=Rate(), help="Open traffic at so many requests/s."),
+    click.option("--concurrency", type=click.IntRange(min=1), help="Closed loop of clients."),
+    click.option("--requests", type=click.IntRange(min=1), help="Number of requests."),
+    click.option("--duration", type=Time(), help="Traffic for so long, such as '10 min'."),
+    click.option("--seed", type=click.IntRange(min=0), help="Seed of the random streams."),
+    click.option("--set", "overrides", multiple=True, metavar="ROOT.KEY=VALUE", help="Any input."),
+    click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+)
+
+
+def run_options(command: Command) -> Command:
+    """Add the options of a run to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def resolve_inputs(options: dict[str, Any]) -> tuple[TopologyInput, WorkloadInput, Economics]:
+    """Load what the options name, with their changes applied; options without effect are errors."""
+    from cluster_sim.specs.load import load_economics, load_topology, load_workload
+
+    overrides = list(options["overrides"])
+    if options["chips"] is not None:
+        overrides.append(f"topology.chips={options['chips']}")
+    replacements = _replacements(options)
+    return (
+        load_topology(options["topo"], overrides),
+        load_workload(options["workload"], overrides, replacements),
+        load_economics(overrides),
+    )
+
+
+def _replacements(options: dict[str, Any]) -> dict[str, Any]:
+    """Workload keys that options set, by dotted name."""
+    changed: dict[str, Any] = {}
+    for key in ("model", "precision", "requests", "seed"):
+        if options[key] is not None:
+            changed[key] = options[key]
+    changed.update(_plan(options))
+    for metric, limit in (options["slo"] or {}).items():
+        changed[f"slo.{metric}"] = _spaced(limit)
+    changed.update(_arrivals(options))
+    return changed
+
+
+def _plan(options: dict[str, Any]) -> dict[str, int]:
+    tp, replicas = options["tp"], options["replicas"]
+    if options["plan"] is not None:
+        if tp is not None or replicas is not None:
+            raise click.UsageError("--plan already says TP and replicas; leave out --tp, --replicas")
+        tp, replicas = options["plan"]
+    plan = {"plan.tp": tp, "plan.replicas": replicas}
+    return {key: value for key, value in plan.items() if value is not None}
+
+
+def _arrivals(options: dict[str, Any]) -> dict[str, Any]:
+    rate, clients, trace = options["rate"], options["concurrency"], options["trace"]
+    given = [
+        name
+        for name, value in (("--rate", rate), ("--concurrency", clients), ("--trace", trace))
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} exclude each other: each says how requests come")
+    if options["skip_bad_rows"] and trace is None:
+        raise click.UsageError("--skip-bad-rows has no effect without --trace")
+    duration = options["duration"]
+    if duration is not None and (clients is not None or trace is not None):
+        raise click.UsageError(f"--duration has no effect with {given[0]}; use --requests")
+    changed: dict[str, Any] = {} if duration is None else {"duration": duration}
+    if rate is not None:
+        changed["arrivals"] = {"kind": "open", "rate": rate, **_kept_cv(options)}
+    elif clients is not None:
+        changed["arrivals"] = {"kind": "closed", "concurrency": clients}
+    elif trace is not None:
+        changed["arrivals"] = {"kind": "trace", "trace": trace}
+    if (clients is not None or trace is not None) and options["requests"] is None:
+        changed["requests"] = None
+    return changed
+
+
+def _kept_cv(options: dict[str, Any]) -> dict[str, Any]:
+    """The burstiness that the workload's own open traffic has."""
+    from cluster_sim.specs.load import read
+
+    arrivals = read("workload", options["workload"])[1].get("arrivals")
+    if isinstance(arrivals, dict) and "cv" in arrivals:
+        return {"cv": arrivals["cv"]}
+    return {}
+
+
+def _spaced(limit: str) -> str:
+    """``2s`` as the unit literal ``2 s``."""
+    import re
+
+    return re.sub(r"^([-+.\deE]*\d\.?)\s*([a-zA-Z%].*)$", r"\1 \2", limit.strip())

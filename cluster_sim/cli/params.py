@@ -1,0 +1,134 @@
+"""Option types: names with completion and nearest-name hints, quantities, plans, SLOs."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from cluster_sim.errors import SpecError, UnknownNameError
+from cluster_sim.specs.find import find, names
+
+SLO_NAMES = ("ttft", "tpot", "e2e")
+
+
+class Name(click.ParamType):
+    """A name of a family or a path; unknown names are answered with the nearest."""
+
+    def __init__(self, family: str) -> None:
+        self.name = self.family = family
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Check that the file is there; it is read later."""
+        try:
+            find(self.family, value)
+        except (UnknownNameError, SpecError) as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Names that begin with what was typed."""
+        known = names(self.family)
+        return [CompletionItem(name) for name in known if name.startswith(incomplete)]
+
+
+class Rate(click.ParamType):
+    """Requests per second: ``20`` or ``20 requests/s``."""
+
+    name = "requests/s"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """The rate as a unit literal."""
+        number = re.sub(r"\s*(1/s|req/s|requests/s)\s*$", "", str(value))
+        return f"{_positive(self, number, param, ctx)!r} requests/s"
+
+
+class Time(click.ParamType):
+    """A duration: ``600 s`` or ``10 min``; a bare number is refused."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """The duration as a unit literal."""
+        from cluster_sim.units import parse_quantity
+
+        try:
+            seconds = parse_quantity(str(value), "time")
+        except ValueError as error:
+            self.fail(f"{error} (got {value})", param, ctx)
+        if seconds <= 0:
+            self.fail(f"must be > 0 (got {value})", param, ctx)
+        return f"{seconds!r} s"
+
+
+class PlanType(click.ParamType):
+    """``auto``, ``tp2`` or ``tp2x4`` (TP degree x replicas)."""
+
+    name = "plan"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int | None, int | None]:
+        """TP and replicas; None is chosen by rule."""
+        if isinstance(value, tuple):
+            return value
+        if value == "auto":
+            return None, None
+        match = re.fullmatch(r"tp([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", str(value).lower())
+        if match is None:
+            self.fail(f"write auto, tp2 or tp2x4 (got {value})", param, ctx)
+        return int(match[1]), int(match[2]) if match[2] else None
+
+
+class SloType(click.ParamType):
+    """``ttft=2s,tpot=50ms,attainment=99%``, or ``ttft_p99=2s`` for a limit with its own attainment."""
+
+    name = "slo"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, str]:
+        """The SLO as a mapping of unit literals."""
+        slo: dict[str, str] = {}
+        for part in str(value).split(","):
+            key, equals, limit = part.strip().partition("=")
+            metric, _, percentile = key.partition("_p")
+            if not equals or not limit:
+                self.fail(f"write ttft=2s,tpot=50ms,attainment=99% (got {value})", param, ctx)
+            if metric not in (*SLO_NAMES, "attainment"):
+                self.fail(f"unknown limit '{key}'; use ttft, tpot, e2e, attainment", param, ctx)
+            if percentile:
+                if not re.fullmatch(r"\d{1,2}", percentile) or int(percentile) == 0:
+                    self.fail(f"'{key}': a percentile from p1 to p99", param, ctx)
+                share = f"{percentile}%"
+                if slo.setdefault("attainment", share) != share:
+                    self.fail("two different attainments", param, ctx)
+            if metric in slo and metric != "attainment":
+                self.fail(f"'{metric}' is given twice", param, ctx)
+            slo[metric] = limit
+        if not set(slo) & set(SLO_NAMES):
+            self.fail("gives no limit; add ttft, tpot or e2e", param, ctx)
+        return slo
+
+
+def _positive(
+    kind: click.ParamType, text: str, param: click.Parameter | None, ctx: click.Context | None
+) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        kind.fail(f"not a number (got {text})", param, ctx)
+    if not math.isfinite(number) or number <= 0:
+        kind.fail(f"must be > 0 and finite (got {text})", param, ctx)
+    return number

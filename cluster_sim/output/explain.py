@@ -1,0 +1,102 @@
+"""How the numbers of a run come about, as text."""
+
+from __future__ import annotations
+
+from cluster_sim.economics import chip_usd_per_hour
+from cluster_sim.output.tables import FAMILY_WORDS, grid, number
+from cluster_sim.perf.memory import KvCache, kv_cache
+from cluster_sim.perf.plan import Choice, resolve
+from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
+from cluster_sim.specs.workload import Economics
+
+GIB = 2**30
+
+
+def explain_run(machine: TopologyInput, job: WorkloadInput, economics: Economics) -> str:
+    """Plan, memory, price of a decode step and a prompt, money; raises what a run would raise."""
+    choice = resolve(machine, job)
+    parts = (machine, job.model, job.software, choice.tp, choice.weights_dtype, choice.kv_dtype)
+    price = compile_step_price(*parts)
+    cache = kv_cache(machine.chip, *parts[1:])
+    return "\n\n".join(
+        (
+            _plan(choice),
+            _memory(machine, job, choice, cache),
+            _step(job, choice, price),
+            _money(machine, economics),
+        )
+    )
+
+
+def _plan(choice: Choice) -> str:
+    rows = [["plan", "batch", "TPOT ms", "TTFT ms", "requests/s", "tokens/s/chip", ""]]
+    for c in choice.candidates:
+        plan = f"tp{c.tp} x {c.replicas}"
+        if not c.fits:
+            rows.append([plan, "-", "-", "-", "-", "-", "does not fit"])
+            continue
+        chosen = "<- chosen" if c.tp == choice.tp else c.reason
+        figures = (c.tpot_s * 1e3, c.ttft_s * 1e3, c.requests_per_s, c.output_tokens_per_s_per_chip)
+        rows.append([plan, str(c.batch), *(number(figure) for figure in figures), chosen])
+    head = (
+        f"Plan: {choice.weights_dtype} weights, {choice.kv_dtype} KV cache. The closed form takes, for\n"
+        "each TP degree, the largest batch that keeps the TPOT limit, and its rate.\n"
+    )
+    return "\n".join([head + grid(rows), *choice.notes])
+
+
+def _memory(machine: TopologyInput, job: WorkloadInput, choice: Choice, cache: KvCache) -> str:
+    rule = job.software.memory
+    room = cache.blocks * cache.block_tokens * cache.bytes_per_token
+    rows = [
+        ["  capacity as software reports it", f"{cache.capacity_bytes / GIB:.2f} GiB"],
+        [f"  weights / TP{choice.tp}", f"{cache.weights_bytes / GIB:.2f} GiB"],
+        ["  engine, activations", f"{cache.reserve_bytes / GIB:.2f} GiB"],
+        [f"  KV blocks ({rule.rule}, {rule.fraction:g})", f"{room / GIB:.2f} GiB"],
+        ["  bytes per cached token", f"{cache.bytes_per_token:,.0f} B"],
+        [f"  blocks of {cache.block_tokens} tokens", f"{cache.blocks:,}"],
+        ["  cached tokens a replica", f"{cache.tokens:,}"],
+    ]
+    return f"Memory of one {machine.chip.title}\n" + grid(rows)
+
+
+def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
+    """Seconds by operator family of one decode step and of one mean prompt."""
+    batch = next((c.batch for c in choice.candidates if c.tp == choice.tp), 1)
+    isl, osl = job.workload.isl.mean, job.workload.osl.mean
+    mean_context = round(isl + osl / 2)
+    prompt = max(1, min(round(isl), job.software.max_num_batched_tokens))
+    work = price.prefill_work(0, prompt)
+    heads = ["ms", "decode, 1 seq", f"decode, {batch} seqs", f"prompt of {prompt:,}", "provenance"]
+    rows = [heads]
+    totals = [0.0, 0.0, 0.0]
+    for family in price.families:
+        figures = []
+        for decodes, tokens in ((1, 0), (batch, 0), (0, prompt)):
+            seconds = 0.0
+            count, sequences = decodes + tokens, decodes + (1 if tokens else 0)
+            for table, index in (
+                (family.tokens_s, count),
+                (family.sequences_s, sequences),
+                (family.decodes_s, decodes),
+            ):
+                seconds += float(table[index]) if table is not None else 0.0
+            seconds += family.context_s * decodes * mean_context
+            if tokens:
+                seconds += family.prefill_floor_s + family.prefill_work_s * work
+            figures.append(seconds)
+        totals = [total + figure for total, figure in zip(totals, figures, strict=True)]
+        cells = [number(figure * 1e3) for figure in figures]
+        rows.append([f"  {FAMILY_WORDS[family.name]}", *cells, family.provenance])
+    rows.append(["  step", *(number(total * 1e3) for total in totals), ""])
+    title = f"Price of an engine step, {mean_context:,} tokens of context a sequence"
+    return f"{title}\n{grid(rows)}"
+
+
+def _money(machine: TopologyInput, economics: Economics) -> str:
+    usd = chip_usd_per_hour(machine.chip, economics)
+    if usd is None:
+        return "Money: no price; give one with --set economics.usd_per_chip_hour=2.0"
+    source = machine.chip.sources.get("price", "")
+    return f"Money: ${usd:.2f} per chip-hour ({economics.basis}); {source}"

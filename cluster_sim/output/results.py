@@ -1,0 +1,149 @@
+"""The one place that writes files: a run's folder appears whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster_sim.errors import SpecError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cluster_sim.simulate import Result
+
+ROWS_AT_ONCE = 65_536
+
+
+def check_writable(folder: Path) -> None:
+    """Raise SpecError unless result folders can be made in ``folder`` (made now if missing)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SpecError(
+            f"--out: cannot write to '{folder}': {error.strerror}; choose another folder"
+        ) from None
+
+
+class ResultWriter:
+    """Writes results below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, result: Result, log: Mapping[str, object] | None = None) -> Path:
+        """Write summary.csv, requests.csv, manifest.json and run.log; returns the folder.
+
+        All but run.log have the same bytes for the same inputs. An older folder of the same run is replaced.
+        """
+        name = str(result.summary["run_id"])
+        final = self.folder / name
+        staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.folder))
+        try:
+            with (staging / "summary.csv").open("w", newline="", encoding="utf-8") as file:
+                file.write(format_csv([result.summary]))
+            with (staging / "requests.csv").open("w", newline="", encoding="utf-8") as file:
+                _write_columns(file.write, result.requests)
+            text = json.dumps(result.manifest, indent=1, sort_keys=True)
+            (staging / "manifest.json").write_text(text + "\n", encoding="utf-8")
+            (staging / "run.log").write_text(_run_log(log or {}), encoding="utf-8")
+            staging.chmod(0o755)
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(staging, final)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        return final
+
+
+def cell(value: object) -> str:
+    """A value as a CSV cell: floats by repr, None and NaN empty, booleans in lower case."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def format_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows with equal keys as CSV text with a header."""
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0])
+    writer.writerows([cell(value) for value in row.values()] for row in rows)
+    return text.getvalue()
+
+
+def _write_columns(write: Any, columns: Mapping[str, Sequence[object]]) -> None:
+    """Columns as CSV; none of the values of requests.csv needs quotes."""
+    write(",".join(columns) + "\n")
+    texts: list[Iterable[str]] = [_texts(values) for values in columns.values()]
+    rows = map(",".join, zip(*texts, strict=True))
+    while block := list(islice(rows, ROWS_AT_ONCE)):
+        write("\n".join(block) + "\n")
+
+
+def _texts(values: Sequence[object]) -> Iterable[str]:
+    first = values[0] if len(values) else None
+    if isinstance(first, str):
+        return values  # type: ignore[return-value]
+    if isinstance(first, float):
+        return ("" if value != value else repr(value) for value in values)
+    if isinstance(first, bool):
+        return ("true" if value else "false" for value in values)
+    return map(str, values)
+
+
+def _run_log(log: Mapping[str, object]) -> str:
+    facts = {
+        **log,
+        "python": sys.version.split()[0],
+        "host": platform.node(),
+        "platform": platform.platform(),
+    }
+    return "".join(f"{key}: {value}\n" for key, value in facts.items())
+
+
+def read_summary(path: Path) -> list[dict[str, str]]:
+    """The rows of a summary.csv (or of a run's folder) as text cells; raises SpecError if it is none."""
+    file = path / "summary.csv" if path.is_dir() else path
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{path}: not a text file (not UTF-8)") from None
+    rows = list(csv.DictReader(text.splitlines()))
+    header = text.splitlines()[0].split(",") if text.strip() else []
+    missing = [name for name in ("run_id", "workload", "topology", "schema") if name not in header]
+    if missing:
+        raise SpecError(f"{path}: not a summary.csv (no column {', '.join(missing)})")
+    if not rows:
+        raise SpecError(f"{path}: holds no run")
+    return rows
+
+
+def read_results(path: str | Path) -> pd.DataFrame:
+    """The summary rows of a run's folder, a summary.csv, or all runs below a results folder, as a DataFrame."""
+    import pandas as pd
+
+    root = Path(path)
+    files = [root] if root.is_file() else sorted(root.glob("summary.csv"))
+    files = files or sorted(root.glob("*/summary.csv"))
+    if not files:
+        raise SpecError(f"{path}: no summary.csv here")
+    return pd.concat([pd.read_csv(file) for file in files], ignore_index=True)

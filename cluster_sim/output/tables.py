@@ -1,0 +1,252 @@
+"""Results as text of at most 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cluster_sim.simulate import Result
+
+WIDTH = 80
+LABEL = 11
+FAMILY_WORDS = {
+    "gemm_math": "GEMM math",
+    "gemm_weights": "weights from HBM",
+    "attention_prefill": "prompt attention",
+    "attention_decode": "KV read",
+    "glue": "norms and activations",
+    "all_reduce": "all-reduce",
+    "host": "host",
+    "idle": "idle",
+}
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure with three significant digits and thousands separators; '-' for None.
+
+    >>> number(5949.7), number(0.6012), number(17.35)
+    ('5,950', '0.601', '17.4')
+    """
+    if value is None:
+        return "-"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{round(value / 10) * 10:,.0f}"
+    if value == 0:
+        return "0"
+    from math import floor, log10
+
+    decimals = max(0, digits - 1 - floor(log10(abs(value))))
+    return f"{value:.{decimals}f}"
+
+
+def labelled(label: str, text: str) -> str:
+    """A paragraph with its label in the first column, wrapped to the page."""
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=label.ljust(LABEL),
+        subsequent_indent=" " * LABEL,
+        break_on_hyphens=False,
+    )
+
+
+def run_report(result: Result, *, simulated_s: float, folder: str | None) -> str:
+    """What ``cluster-sim run`` prints: service, latencies, chip time, cost, energy, trust."""
+    row, manifest = result.summary, result.manifest
+    parts = [_head(row, manifest, simulated_s), _limits(row, manifest), _latencies(row, manifest)]
+    parts.append(_tail(row, manifest, folder))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _head(row: Mapping[str, Any], manifest: Mapping[str, Any], simulated_s: float) -> str:
+    inputs = manifest["inputs"]
+    chip = inputs["chip"]
+    memory = f"{chip['memory']['capacity'] / 2**30:.0f} GiB"
+    weights, kv = row["weights_dtype"].upper(), row["kv_dtype"].upper()
+    precision = f"{weights} weights and KV" if weights == kv else f"{weights} weights, {kv} KV"
+    title = f"{row['workload']} on {row['topology']}: {inputs['model']['title']}, {precision}, "
+    title += f"{row['n_chips']} x {chip['title']} ({memory})"
+    weighed = [c for c in manifest["candidates"] if c["fits"]]
+    how = f"auto: best of {len(weighed)} plans that fit" if len(weighed) > 1 else "as given"
+    if inputs["workload"]["plan"]["tp"] is None and len(weighed) == 1:
+        how = "auto: the only plan that fits"
+    replicas = f"{row['replicas']} replica{'s' if row['replicas'] != 1 else ''}"
+    traffic = f"{inputs['workload']['traffic']}, {row['isl_mean']:,.0f} in / "
+    traffic += f"{row['osl_mean']:,.0f} out tokens, {_load(row, inputs['workload'])}"
+    partial = " (interrupted: partial)" if row["partial"] else ""
+    run = f"{row['finished']:,} requests, {_duration(manifest['service_s'])} of service, "
+    run += f"simulated in {simulated_s:.1f} s, seed {row['seed']}{partial}"
+    return "\n".join(
+        [
+            textwrap.fill(title, WIDTH, subsequent_indent="  "),
+            labelled("plan", f"{replicas} x TP{row['tp']}, {row['software']} ({how})"),
+            labelled("traffic", traffic),
+            labelled("run", run),
+        ]
+    )
+
+
+def _load(row: Mapping[str, Any], workload: Mapping[str, Any]) -> str:
+    arrivals = workload["arrivals"]
+    if arrivals["kind"] == "offline":
+        return "all at once"
+    if arrivals["kind"] == "closed":
+        return f"{row['concurrency']} clients in a closed loop"
+    rate = f"{number(row['rate_per_s'])} requests/s"
+    if arrivals["kind"] == "trace":
+        return f"{rate} as in the trace"
+    if arrivals["load"] is not None:
+        return f"{rate} = {arrivals['load'] * 100:.0f} % of capacity"
+    return rate
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _limits(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    capacity, saturation = manifest["capacity"], manifest["saturation"]
+    if not saturation:
+        return ""
+    lines = [_columns("What it can serve", "requests/s", "output tokens/s", "per chip", "$/M output")]
+    for label, entry in (("  within the SLO", capacity), ("  flat out, no SLO", saturation)):
+        if entry:
+            lines.append(
+                _columns(
+                    label,
+                    number(entry["requests_per_s"]),
+                    number(entry["output_tokens_per_s"]),
+                    number(entry["output_tokens_per_s"] / row["chips_used"]),
+                    number(entry["usd_per_m_output_tokens"]),
+                )
+            )
+    slo = _slo(manifest["inputs"]["workload"]["slo"])
+    if capacity and slo:
+        first = capacity["first_limit"]
+        breaks = f"; {first.upper()} breaks first" if first else ""
+        lines.append(textwrap.fill(f"SLO: {slo}{breaks}", WIDTH, initial_indent="  "))
+    return "\n".join(lines)
+
+
+def _columns(label: str, *cells: str) -> str:
+    widths = (12, 17, 10, 12)
+    return label.ljust(26) + "".join(c.rjust(w) for c, w in zip(cells, widths, strict=True))
+
+
+def _slo(slo: Mapping[str, Any]) -> str:
+    limits = [
+        f"{name.upper()} <= {slo[name]:g} s" if slo[name] >= 1 else f"{name.upper()} <= {slo[name] * 1e3:g} ms"
+        for name in ("ttft", "tpot", "e2e")
+        if slo[name] is not None
+    ]
+    return f"{slo['attainment'] * 100:g} % of requests {', '.join(limits)}" if limits else ""
+
+
+def _latencies(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    kept = manifest["limits_kept"]
+    label = f"At {number(row['requests_per_s'])} requests/s"
+    heads = ("mean", "p50", "p90", "p99")
+    lines = [label.ljust(26) + "".join(h.rjust(10) for h in heads) + "within SLO".rjust(14)]
+    for name, title, scale in (
+        ("ttft", "  TTFT (ms)", 1.0),
+        ("tpot", "  TPOT (ms)", 1.0),
+        ("itl", "  ITL (ms)", 1.0),
+        ("e2e", "  E2E (s)", 1e-3),
+    ):
+        values = [row[f"{name}_{head}_ms"] for head in heads]
+        cells = "".join(number(None if v is None else v * scale).rjust(10) for v in values)
+        share = f"{kept[name] * 100:.1f} %".rjust(14) if name in kept else ""
+        lines.append(title.ljust(26) + cells + share)
+    text = f"{number(row['output_tokens_per_s'])} output and "
+    text += f"{number(row['total_tokens_per_s'])} total tokens/s, "
+    text += f"{number(row['tokens_per_s_per_user'])} tokens/s/user"
+    if row["goodput_per_s"] is not None:
+        text += f", goodput {number(row['goodput_per_s'])} req/s"
+    lines.append(textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  "))
+    return "\n".join(lines)
+
+
+def _tail(row: Mapping[str, Any], manifest: Mapping[str, Any], folder: str | None) -> str:
+    lines = [
+        labelled("Chip time", _chip_time(manifest["ledger"])),
+        labelled("Limits", _limiting(row, manifest)),
+        labelled("Cost", _cost(row, manifest)),
+        labelled("Energy", _energy(row)),
+        labelled("Trust", _trust(row, manifest)),
+    ]
+    lines += [labelled("Note", note) for note in manifest["notes"]]
+    if folder:
+        lines.append(labelled("Files", f"{folder}/summary.csv (+ requests, manifest)"))
+    return "\n".join(lines)
+
+
+def _chip_time(ledger: Mapping[str, float]) -> str:
+    total = sum(ledger.values()) or 1.0
+    shares = sorted(((s / total, name) for name, s in ledger.items()), reverse=True)
+    return ", ".join(
+        f"{FAMILY_WORDS[name]} {share * 100:.0f} %" for share, name in shares if share >= 0.005
+    )
+
+
+def _limiting(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    ledger = {name: s for name, s in manifest["ledger"].items() if name != "idle"}
+    resources = {
+        "HBM bandwidth": ledger["gemm_weights"] + ledger["attention_decode"] + ledger["glue"],
+        f"{row['weights_dtype'].upper()} math": ledger["gemm_math"] + ledger["attention_prefill"],
+        "all-reduce latency": ledger["all_reduce"],
+        "host": ledger["host"],
+    }
+    busy = sum(resources.values()) or 1.0
+    ranked = sorted(resources.items(), key=lambda item: -item[1])[:2]
+    text = ", ".join(f"{name} {s / busy * 100:.0f} % of busy time" for name, s in ranked)
+    return f"{text}; KV cache at most {row['kv_peak'] * 100:.0f} % full"
+
+
+def _cost(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    if row["chip_usd_per_h"] is None:
+        return "no price known for this chip"
+    chip, economics = manifest["inputs"]["chip"], manifest["inputs"]["economics"]
+    basis = "as given" if economics["usd_per_chip_hour"] else manifest["economics"]["basis"]
+    text = f"${row['chip_usd_per_h']:.2f} per {chip['title']}-hour ({basis}): "
+    return text + f"${number(row['usd_per_m_output_tokens'])} per M output tokens"
+
+
+def _energy(row: Mapping[str, Any]) -> str:
+    per_token = number(row["j_per_output_token"])
+    return f"{row['power_w'] / 1e3:.1f} kW at the wall: {per_token} J per output token"
+
+
+def _trust(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    words = {
+        "measured": "from measured kernels",
+        "transferred": "transferred from a relative",
+        "datasheet": "datasheet",
+        "assumed": "assumed",
+    }
+    shares = [
+        f"{manifest['provenance'][name] * 100:.0f} % {text}"
+        for name, text in words.items()
+        if manifest["provenance"].get(name, 0.0) >= 0.005
+    ]
+    text = f"busy time {', '.join(shares)}"
+    low, high = (row[f"capacity_output_tokens_per_s_per_chip_{end}"] for end in ("low", "high"))
+    if low is not None:
+        middle = row["capacity_output_tokens_per_s_per_chip"]
+        text += f"; expect throughput within {(high - middle) / middle * 100:.0f} % (median error)"
+    return text
+
+
+def grid(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as aligned columns, the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if i == 0 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,82 @@
+"""Runs side by side: their main metrics and the ratios to the first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+METRICS = (
+    "plan",
+    "weights_dtype",
+    "capacity_requests_per_s",
+    "capacity_output_tokens_per_s_per_chip",
+    "saturation_output_tokens_per_s_per_chip",
+    "output_tokens_per_s",
+    "output_tokens_per_s_per_chip",
+    "ttft_mean_ms",
+    "ttft_p99_ms",
+    "tpot_mean_ms",
+    "tpot_p99_ms",
+    "e2e_p50_ms",
+    "slo_attainment",
+    "usd_per_m_output_tokens",
+    "j_per_output_token",
+)
+# Columns that must agree for a fair comparison, and what it means when they do not.
+MUST_AGREE = {
+    "schema": "metric definitions differ (schema)",
+    "workload": "workloads differ",
+    "model": "models differ",
+    "slo": "SLOs differ",
+    "isl_mean": "input lengths differ",
+    "osl_mean": "output lengths differ",
+    "load": "loads differ",
+    "seed": "seeds differ",
+}
+
+
+def compare_runs(rows: Sequence[Mapping[str, str]]) -> tuple[list[list[str]], list[str]]:
+    """A table (header, then a line a metric) and warnings where the runs are not alike.
+
+    Each run after the first has two columns: its value, and the ratio to the first run's.
+    """
+    header = ["metric", _label(rows[0])]
+    for row in rows[1:]:
+        header += [_label(row), "ratio"]
+    table = [header]
+    for metric in METRICS:
+        values = [row.get(metric, "") or "" for row in rows]
+        if not any(values):
+            continue
+        line = [metric, _shown(values[0])]
+        for value in values[1:]:
+            line += [_shown(value), _ratio(value, values[0])]
+        table.append(line)
+    warnings = []
+    for column, words in MUST_AGREE.items():
+        values = [row.get(column, "") or "" for row in rows]
+        if len(set(values)) > 1:
+            warnings.append(f"{words}: {', '.join(_shown(value) or 'none' for value in values)}")
+    return table, warnings
+
+
+def _label(row: Mapping[str, str]) -> str:
+    return f"{row['workload']}@{row['topology']}"
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _shown(text: str) -> str:
+    value = _float(text)
+    return text if value is None else f"{value:.4g}"
+
+
+def _ratio(text: str, base: str) -> str:
+    value, first = _float(text), _float(base)
+    if value is None or not first:
+        return ""
+    return f"{value / first:.2f}"

@@ -22,7 +22,9 @@ LOOK_EVERY = 8  # watcher calls between two early-exit checks
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The rate (requests/s), the run there, and the limit that breaks first beyond it (None: out of reach)."""
+    """The rate (requests/s), the run there, and the limit that breaks first beyond it (None: out of
+    reach).
+    """
 
     requests_per_s: float
     run: Run | None
@@ -40,8 +42,9 @@ def find_capacity(
 ) -> Capacity:
     """Bisect the rate to 1 % on the same seeded requests with scaled gaps.
 
-    A rate counts as kept when the share of finished and rejected requests inside the window that meet every limit is at
-    least ``slo.attainment``. Runs that cannot keep it any more are broken off. ``saturated_per_s`` is the flat-out rate.
+    A rate counts as kept when the share of finished and rejected requests inside the window that
+    meet every limit is at least ``slo.attainment``. Runs that cannot keep it any more are broken
+    off. ``saturated_per_s`` is the flat-out rate.
     """
     tries: list[float] = []
 
@@ -77,9 +80,7 @@ def find_capacity(
     return Capacity(low, best, first)
 
 
-def _try(
-    service: Service, requests: Requests, slo: Slo, *, step_by_step: bool
-) -> tuple[bool, Run]:
+def _try(service: Service, requests: Requests, slo: Slo, *, step_by_step: bool) -> tuple[bool, Run]:
     looks = 0
     lost = False
 

@@ -11,10 +11,11 @@ HOURS_PER_YEAR, HOURS_PER_MONTH = 8766.0, 730.0
 def chip_usd_per_hour(chip: Chip, economics: Economics) -> float | None:
     """US dollars per chip-hour; None when the chip has no such price.
 
-    Model: the given price if there is one; rented: the chip's rent; owned: (purchase (1 + host_share)) CRF / 8766 h +
-    kW (colocation / 730 h + PUE x electricity), with the capital recovery factor CRF = r / (1 - (1 + r)^-years).
-    Source of the defaults: electricity 0.091 USD/kWh, US industrial average of 2025-11 (EIA); PUE 1.2, hyperscale new
-    build; colocation 130 USD/kW-month (SemiAnalysis, hyperscale); life 5 years, WACC 9 %, host and network 35 % of the
+    Model: the given price if there is one; rented: the chip's rent; owned: (purchase (1 +
+    host_share)) CRF / 8766 h + kW (colocation / 730 h + PUE x electricity), with the capital
+    recovery factor CRF = r / (1 - (1 + r)^-years). Source of the defaults: electricity 0.091
+    USD/kWh, US industrial average of 2025-11 (EIA); PUE 1.2, hyperscale new build; colocation 130
+    USD/kW-month (SemiAnalysis, hyperscale); life 5 years, WACC 9 %, host and network 35 % of the
     chip price: assumed, within the ranges of published cost models.
     """
     if economics.usd_per_chip_hour is not None:
@@ -34,7 +35,9 @@ def chip_usd_per_hour(chip: Chip, economics: Economics) -> float | None:
 def usd_per_million_tokens(
     usd_per_chip_hour: float | None, chips: int, tokens_per_s: float | None
 ) -> float | None:
-    """Cost of a million tokens when all ``chips`` are paid for; None without a price or without tokens."""
+    """Cost of a million tokens when all ``chips`` are paid for; None without a price or without
+    tokens.
+    """
     if usd_per_chip_hour is None or not tokens_per_s:
         return None
     return usd_per_chip_hour * chips / 3600.0 / tokens_per_s * 1e6

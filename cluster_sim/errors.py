@@ -1,4 +1,6 @@
-"""The errors that users see. User errors end as one block on stderr with exit code 2; ours ask for a report."""
+"""The errors that users see. User errors end as one block on stderr with exit code 2; ours ask for
+a report.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ class ClusterSimError(Exception):
 
 
 class SpecError(ClusterSimError):
-    """A user's file or option is wrong; ``problems`` holds one ``path:line: key: problem`` line each."""
+    """A user's file or option is wrong; ``problems`` holds one ``path:line: key: problem`` line
+    each.
+    """
 
     def __init__(self, problems: Sequence[str] | str) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
@@ -47,7 +51,9 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 
 
 def plural(family: str) -> str:
-    """The plural that ``cluster-sim list`` takes: topology -> topologies, chip -> chips, software stays."""
+    """The plural that ``cluster-sim list`` takes: topology -> topologies, chip -> chips, software
+    stays.
+    """
     if family == "software":
         return family
     return family[:-1] + "ies" if family.endswith("y") else family + "s"

@@ -1,4 +1,4 @@
-"""The ledger of a run: every second of every replica has one owner, an operator family or idleness."""
+"""The ledger of a run: each replica-second belongs to an operator family or is idle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ TOLERANCE = 1e-6  # relative: seconds priced by family against seconds on the cl
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Replica-seconds by operator family and idle; ``provenance`` shares out the busy ones by source of the curve."""
+    """Replica-seconds by operator family and idle; ``provenance`` shares out the busy ones by
+    source of the curve.
+    """
 
     families_s: dict[str, float]
     idle_s: float
@@ -55,9 +57,7 @@ def close_ledger(price: StepPrice, run: Run) -> Ledger:
             families_s[family.name] += _seconds(family, counts)
     priced_s = sum(families_s.values())
     if not run.interrupted and abs(priced_s - busy_s) > TOLERANCE * max(busy_s, 1e-9):
-        raise SimulationError(
-            f"steps took {busy_s} s, their operators {priced_s} s", run.end_s
-        )
+        raise SimulationError(f"steps took {busy_s} s, their operators {priced_s} s", run.end_s)
     sources: dict[str, float] = {}
     for family in price.families:
         sources[family.provenance] = sources.get(family.provenance, 0.0) + families_s[family.name]
@@ -78,7 +78,9 @@ def _seconds(family: Family, counts: StepCounts) -> float:
 
 
 def _dot(counted: Counter[int], table: NDArray[np.float64] | None) -> float:
-    """Sum of count x table entry, in the order of the entries so that the sum is the same for equal counts."""
+    """Sum of count x table entry, in the order of the entries so that the sum is the same for equal
+    counts.
+    """
     if table is None or not counted:
         return 0.0
     keys = sorted(counted)

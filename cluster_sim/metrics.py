@@ -1,4 +1,4 @@
-"""Metrics of a serving run, computed afterwards from recorded facts. Definitions: docs/glossary.md."""
+"""Metrics of a serving run, computed from recorded facts. Definitions: docs/glossary.md."""
 
 from __future__ import annotations
 
@@ -20,29 +20,90 @@ FloatArray = NDArray[np.float64]
 
 _LATENCIES = ("ttft", "tpot", "itl", "e2e")
 SUMMARY_COLUMNS: tuple[str, ...] = (
-    *"run_id kind topology chip n_chips chips_used devices workload model weights_dtype kv_dtype".split(),
-    *"plan tp pp dp ep cp attn_dp replicas software scheduler load rate_per_s concurrency".split(),
-    *"isl_mean osl_mean seed requests finished rejected partial stable window_s".split(),
-    *"requests_per_s output_tokens_per_s input_tokens_per_s total_tokens_per_s".split(),
-    *"output_tokens_per_s_per_chip tokens_per_s_per_user".split(),
+    *[
+        "run_id",
+        "kind",
+        "topology",
+        "chip",
+        "n_chips",
+        "chips_used",
+        "devices",
+        "workload",
+        "model",
+        "weights_dtype",
+        "kv_dtype",
+    ],
+    *[
+        "plan",
+        "tp",
+        "pp",
+        "dp",
+        "ep",
+        "cp",
+        "attn_dp",
+        "replicas",
+        "software",
+        "scheduler",
+        "load",
+        "rate_per_s",
+        "concurrency",
+    ],
+    *[
+        "isl_mean",
+        "osl_mean",
+        "seed",
+        "requests",
+        "finished",
+        "rejected",
+        "partial",
+        "stable",
+        "window_s",
+    ],
+    *["requests_per_s", "output_tokens_per_s", "input_tokens_per_s", "total_tokens_per_s"],
+    *["output_tokens_per_s_per_chip", "tokens_per_s_per_user"],
     *(f"{name}_{stat}_ms" for name in _LATENCIES for stat in ("mean", "p50", "p90", "p99")),
-    *"goodput_per_s slo slo_attainment capacity_requests_per_s".split(),
-    *"capacity_output_tokens_per_s_per_chip saturation_output_tokens_per_s_per_chip".split(),
-    *"kv_tokens kv_peak preemptions".split(),
-    *(f"share_{name}" for name in "compute weights kv tp pp ep dp host bubble idle lost".split()),
-    *"step_time_s train_tokens_per_s_per_chip tflops_per_chip mfu mfu_bf16 hfu mem_peak_gib".split(),
-    *"chip_usd_per_h usd_per_m_output_tokens usd_per_m_total_tokens usd_per_step".split(),
-    *"power_w j_per_output_token".split(),
+    *["goodput_per_s", "slo", "slo_attainment", "capacity_requests_per_s"],
+    *["capacity_output_tokens_per_s_per_chip", "saturation_output_tokens_per_s_per_chip"],
+    *["kv_tokens", "kv_peak", "preemptions"],
+    *(
+        f"share_{name}"
+        for name in [
+            "compute",
+            "weights",
+            "kv",
+            "tp",
+            "pp",
+            "ep",
+            "dp",
+            "host",
+            "bubble",
+            "idle",
+            "lost",
+        ]
+    ),
+    *[
+        "step_time_s",
+        "train_tokens_per_s_per_chip",
+        "tflops_per_chip",
+        "mfu",
+        "mfu_bf16",
+        "hfu",
+        "mem_peak_gib",
+    ],
+    *["chip_usd_per_h", "usd_per_m_output_tokens", "usd_per_m_total_tokens", "usd_per_step"],
+    *["power_w", "j_per_output_token"],
     "capacity_output_tokens_per_s_per_chip_low",
     "capacity_output_tokens_per_s_per_chip_high",
-    *"prov_measured prov_transferred prov_datasheet prov_assumed".split(),
-    *"schema version config_hash".split(),
+    *["prov_measured", "prov_transferred", "prov_datasheet", "prov_assumed"],
+    *["schema", "version", "config_hash"],
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Per request, in order of arrival (s; NaN where undefined), and which requests count (inside the window)."""
+    """Per request, in order of arrival (s; NaN where undefined), and which requests count (inside
+    the window).
+    """
 
     ttft_s: FloatArray
     tpot_s: FloatArray
@@ -68,8 +129,9 @@ class Window:
 def latencies(run: Run, requests: Requests, *, open_loop: bool) -> Latencies:
     """TTFT, TPOT and E2E latency of each request.
 
-    Model: TTFT = first token - arrival; E2E = last token - arrival; TPOT = (E2E - TTFT) / (OSL - 1), undefined for one
-    token. Open loop: only requests that arrive in the middle 90 % of the arrivals count.
+    Model: TTFT = first token - arrival; E2E = last token - arrival; TPOT = (E2E - TTFT) / (OSL -
+    1), undefined for one token. Open loop: only requests that arrive in the middle 90 % of the
+    arrivals count.
     """
     outcomes = run.outcomes
     arrival = np.array(outcomes.arrival_s)
@@ -88,7 +150,9 @@ def latencies(run: Run, requests: Requests, *, open_loop: bool) -> Latencies:
 
 
 def window(run: Run, seen: Latencies, *, open_loop: bool) -> Window:
-    """Open loop: from the first to the last arrival that counts. Else: from the first arrival to the last token."""
+    """Open loop: from the first to the last arrival that counts. Else: from the first arrival to
+    the last token.
+    """
     arrival = np.array(run.outcomes.arrival_s)
     if not open_loop:
         return Window(float(arrival.min()), run.end_s)
@@ -110,7 +174,9 @@ def meets_slo(seen: Latencies, slo: Slo) -> NDArray[np.bool_]:
 
 
 def attainment(seen: Latencies, slo: Slo) -> float:
-    """Share of finished and rejected requests inside the window that meet the SLO; NaN if there are none."""
+    """Share of finished and rejected requests inside the window that meet the SLO; NaN if there are
+    none.
+    """
     counted = seen.inside & (seen.finished | seen.rejected)
     total = int(counted.sum())
     return float((meets_slo(seen, slo) & counted).sum()) / total if total else float("nan")
@@ -155,7 +221,9 @@ def tokens_emitted(logs: Sequence[StepLog], span: Window) -> int:
 
 
 def inter_token_latencies(logs: Sequence[StepLog], span: Window) -> dict[str, float | None]:
-    """ITL: gaps between successive tokens of a request, pooled over the tokens emitted inside the window (ms)."""
+    """ITL: gaps between successive tokens of a request, pooled over the tokens emitted inside the
+    window (ms).
+    """
     gaps_parts, weight_parts = [], []
     for log in logs:
         if len(log.end_s) > 1:
@@ -171,7 +239,7 @@ def inter_token_latencies(logs: Sequence[StepLog], span: Window) -> dict[str, fl
     if not len(gaps):
         return summarise("itl", gaps)
     order = np.lexsort((weights, gaps))
-    return _weighted(gaps[order] * 1e3, weights[order])
+    return _weighted(gaps[order] * 1e3, weights[order].astype(np.int64))
 
 
 def _weighted(values: FloatArray, weights: NDArray[np.int64]) -> dict[str, float | None]:
@@ -190,8 +258,8 @@ def _weighted(values: FloatArray, weights: NDArray[np.int64]) -> dict[str, float
 def is_stable(run: Run, seen: Latencies) -> bool:
     """Whether the queue for the first token stopped growing over the last half of the window.
 
-    Model: with n arrivals in that half, an overloaded service lets the queue grow by a fixed share of n. Stable means
-    growth of at most 2 % of n plus sqrt(n) for chance.
+    Model: with n arrivals in that half, an overloaded service lets the queue grow by a fixed share
+    of n. Stable means growth of at most 2 % of n plus sqrt(n) for chance.
     """
     arrival = np.array(run.outcomes.arrival_s)[seen.inside & ~seen.rejected]
     first = np.array(run.outcomes.first_s)[seen.inside & ~seen.rejected]

@@ -12,7 +12,6 @@ from typing import Any
 
 from cluster_sim import __version__
 from cluster_sim.capacity import Capacity, find_capacity
-from cluster_sim.specs.workload import Economics
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
@@ -23,7 +22,7 @@ from cluster_sim.serving.stepper import ReplicaSpec
 from cluster_sim.serving.traces import read_azure_csv
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
-from cluster_sim.specs.workload import Workload
+from cluster_sim.specs.workload import Economics, Workload
 from cluster_sim.summary import Facts, summarise_run
 
 DEFAULT_REQUESTS = 10_000
@@ -33,7 +32,7 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row of numbers, the requests behind it, and the manifest that says where they come from."""
+    """One row of numbers, the requests behind it, and the manifest with their origin."""
 
     summary: dict[str, Any]
     requests: dict[str, Sequence[object]]
@@ -53,9 +52,9 @@ def simulate(
 ) -> Result:
     """Simulate a workload on a topology.
 
-    Names are looked up as on the command line. ``step_by_step`` runs the slow reference, with identical results.
-    An interrupt from the keyboard gives what is finished, marked partial.
-    Raises SpecError, UnknownNameError, DoesNotFitError for what the user can mend.
+    Names are looked up as on the command line. ``step_by_step`` runs the slow reference, with
+    identical results. An interrupt from the keyboard gives what is finished, marked partial. Raises
+    SpecError, UnknownNameError, DoesNotFitError for what the user can mend.
     """
     machine = load_topology(topology) if isinstance(topology, str) else topology
     job = load_workload(workload) if isinstance(workload, str) else workload
@@ -104,7 +103,9 @@ def simulate(
 
 
 def make_requests(wanted: Workload, *, skip_bad_rows: bool = False) -> Requests:
-    """The requests that a workload describes; open traffic comes at a mean of one a second until a rate is set."""
+    """The requests that a workload describes; open traffic comes at a mean of one a second until a
+    rate is set.
+    """
     if wanted.arrivals.kind == "trace":
         limit = wanted.requests
         return read_azure_csv(Path(wanted.arrivals.trace or ""), limit, skip_bad_rows)
@@ -136,7 +137,9 @@ def make_service(
 
 
 def config_hash(machine: TopologyInput, job: WorkloadInput, economics: Economics) -> str:
-    """SHA-256 of everything that decides the numbers: resolved inputs and the version of the program."""
+    """SHA-256 of everything that decides the numbers: resolved inputs and the version of the
+    program.
+    """
     resolved = [
         dataclasses.asdict(part)
         for part in (
@@ -160,7 +163,7 @@ def _limits(
     step_by_step: bool,
     progress: Progress | None,
 ) -> tuple[Capacity | None, Run | None]:
-    """Capacity under the SLO and flat out, for open traffic whose load is a share of the capacity."""
+    """Capacity and flat out, for open traffic whose load is a share of the capacity."""
     if wanted.arrivals.kind != "open" or wanted.arrivals.load is None:
         return None, None
     watch = _watcher(progress, "flat out", len(requests))
@@ -178,7 +181,9 @@ def _limits(
 
 
 def _for_duration(requests: Requests, wanted: Workload) -> Requests:
-    """With a duration, the requests that arrive in it; unless a number is given too, whichever ends first."""
+    """With a duration, the requests that arrive in it; unless a number is given too, whichever ends
+    first.
+    """
     if wanted.duration is None:
         return requests
     keep = max(1, int((requests.arrival_s <= wanted.duration).sum()))

@@ -44,7 +44,8 @@ SHARES = {  # column of summary.csv -> operator families
     "share_host": ("host",),
     "share_idle": ("idle",),
 }
-# Half-width of the error bar on throughput: median error of a trial model on 1,622 measured closed-loop runs for a known
+# Half-width of the error bar on throughput: median error of a trial model on 1,622 measured
+# closed-loop runs for a known
 # recipe, and for a chip or model that was left out of its fit.
 KNOWN_ERROR, TRANSFERRED_ERROR = 0.06, 0.15
 
@@ -81,7 +82,9 @@ class Facts:
 def summarise_run(
     facts: Facts,
 ) -> tuple[dict[str, Any], dict[str, Sequence[object]], dict[str, Any]]:
-    """The row of summary.csv (all columns, None = not applicable), the columns of requests.csv, the manifest."""
+    """The row of summary.csv (all columns, None = not applicable), the columns of requests.csv, the
+    manifest.
+    """
     run, requests, slo = facts.run, facts.requests, facts.job.workload.slo
     seen = latencies(run, requests, open_loop=facts.open_loop)
     span = window(run, seen, open_loop=facts.open_loop)
@@ -158,7 +161,10 @@ def _service(facts: Facts, seen: Latencies, span: Window) -> dict[str, Any]:
     done = (
         counted.sum()
         if not facts.open_loop
-        else ((seen.e2e_s + _arrivals(run) > span.start_s) & (seen.e2e_s + _arrivals(run) <= span.end_s)).sum()
+        else (
+            (seen.e2e_s + _arrivals(run) > span.start_s)
+            & (seen.e2e_s + _arrivals(run) <= span.end_s)
+        ).sum()
     )
     output = tokens_emitted(run.logs, span)
     inputs = int(requests.isl[counted].sum())
@@ -208,7 +214,7 @@ def _memory(facts: Facts) -> dict[str, Any]:
 
 
 def _limits(facts: Facts) -> dict[str, Any]:
-    """Capacity under the SLO and saturation: requests/s, output tokens/s; None where not searched."""
+    """Capacity and saturation: requests/s, output tokens/s; None where not searched."""
     limits: dict[str, Any] = {"capacity": None, "saturation": None}
     outputs = float(facts.requests.osl.sum())
     if facts.flat_out is not None:
@@ -334,16 +340,19 @@ def _notes(facts: Facts, row: dict[str, Any]) -> list[str]:
     """What a reader must know before using the numbers."""
     notes = list(facts.choice.notes)
     if row["rejected"]:
-        notes.append(f"{row['rejected']} requests rejected: longer than the context or the KV cache")
-    if row["stable"] is False:
-        notes.append("overloaded: the queue still grows at the end; latencies depend on the duration")
-    if facts.chips_used != row["n_chips"]:
         notes.append(
-            f"{facts.chips_used} of {row['n_chips']} chips used; money counts all, per-chip figures the used"
+            f"{row['rejected']} requests rejected: longer than the context or the KV cache"
         )
+    if row["stable"] is False:
+        notes.append(
+            "overloaded: the queue still grows at the end; latencies depend on the duration"
+        )
+    if facts.chips_used != row["n_chips"]:
+        notes.append(f"{facts.chips_used} of {row['n_chips']} chips used; money counts all of them")
     if row["chip_usd_per_h"] is None:
         notes.append(
-            f"no price for {facts.machine.chip.title}: give one with --set economics.usd_per_chip_hour=2.0"
+            f"no price for {facts.machine.chip.title}: "
+            "give one with --set economics.usd_per_chip_hour=2.0"
         )
     if facts.requests.skipped_rows:
         notes.append(f"{facts.requests.skipped_rows} bad rows of the trace left out")

@@ -1,6 +1,8 @@
-"""Checks for plug-ins: ``check_scheduler`` holds a scheduler to the contract on random small services.
+"""Checks for plug-ins: ``check_scheduler`` holds a scheduler to the contract on random small
+services.
 
-The services have made-up but exactly reproducible step prices, starved caches, bursts, several replicas and closed loops.
+The services have made-up but exactly reproducible step prices, starved caches, bursts, several
+replicas and closed loops.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class SyntheticPrice:
     def decode_stretch_s(self, decodes: int, context: int, steps: int) -> NDArray[np.float64]:
         """The same for consecutive decode-only steps."""
         contexts = context + decodes * np.arange(steps)
-        return self.decode_base_s[decodes] + self.context_s * contexts
+        return np.asarray(self.decode_base_s[decodes] + self.context_s * contexts, np.float64)
 
     def prefill_work(self, start: int, end: int) -> float:
         """Units of prompt attention."""
@@ -58,7 +60,9 @@ def synthetic_price(rng: random.Random, scale: float = 1.0) -> SyntheticPrice:
 
 
 def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service, Requests]:
-    """A service and its traffic: schedulers, bursts, starved caches, several replicas, closed and open loops."""
+    """A service and its traffic: schedulers, bursts, starved caches, several replicas, closed and
+    open loops.
+    """
     rng = random.Random(seed)
     draw = np.random.default_rng(seed)
     count = rng.choice((1, 5, 40, 40, 150, 150))
@@ -125,11 +129,13 @@ def facts(run: Run) -> dict[str, object]:
 
 
 def check_scheduler(scheduler: Scheduler, cases: int = 40) -> None:
-    """Hold a scheduler to the contract on random services; raises AssertionError naming the case and the rule.
+    """Hold a scheduler to the contract on random services; raises AssertionError naming the case
+    and the rule.
 
-    Rules: the same view gives the same decision; only known requests, at most what is left of them, within budget,
-    sequence limit and free blocks; it never idles while something can run; every request ends; and an answer holds until
-    the next event, so that skipping ahead gives the bytes of asking at every step.
+    Rules: the same view gives the same decision; only known requests, at most what is left of them,
+    within budget, sequence limit and free blocks; it never idles while something can run; every
+    request ends; and an answer holds until the next event, so that skipping ahead gives the bytes
+    of asking at every step.
     """
     for seed in range(cases):
         service, requests = random_case(seed, _watched(scheduler, seed))

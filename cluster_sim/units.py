@@ -1,8 +1,8 @@
 """Unit literals of the input files, and the annotated types that the spec dataclasses use.
 
-Files write ``4.8 TB/s``, ``400 Gb/s``, ``143771 MiB``, ``700 W``; code holds plain floats in SI base units
-(seconds, bytes, bytes/s, FLOP/s, watts, US dollars per hour). ``b`` is a bit, ``B`` a byte; k M G T are powers of 1000,
-Ki Mi Gi Ti of 1024.
+Files write ``4.8 TB/s``, ``400 Gb/s``, ``143771 MiB``, ``700 W``; code holds plain floats in SI
+base units (seconds, bytes, bytes/s, FLOP/s, watts, US dollars per hour). ``b`` is a bit, ``B`` a
+byte; k M G T are powers of 1000, Ki Mi Gi Ti of 1024.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def parse_quantity(text: object, kind: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """Marks a float field whose text form is a unit literal; ``minimum`` is exclusive unless ``zero_ok``."""
+    """Marks a float field whose text form is a unit literal; ``minimum`` is exclusive unless
+    ``zero_ok``.
+    """
 
     kind: str
     zero_ok: bool = False

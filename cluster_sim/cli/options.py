@@ -17,7 +17,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option("--topo", type=Name("topology"), required=True, help="Topology, name or file."),
-    click.option("--workload", type=Name("workload"), required=True, help="Workload, name or file."),
+    click.option(
+        "--workload", type=Name("workload"), required=True, help="Workload, name or file."
+    ),
     click.option("--trace", type=click.Path(), help="Replay an Azure LLM inference CSV."),
     click.option("--skip-bad-rows", is_flag=True, help="Leave out (and count) broken trace rows."),
     click.option("--model", type=Name("model"), help="Another model."),
@@ -76,7 +78,9 @@ def _plan(options: dict[str, Any]) -> dict[str, int]:
     tp, replicas = options["tp"], options["replicas"]
     if options["plan"] is not None:
         if tp is not None or replicas is not None:
-            raise click.UsageError("--plan already says TP and replicas; leave out --tp, --replicas")
+            raise click.UsageError(
+                "--plan already says TP and replicas; leave out --tp, --replicas"
+            )
         tp, replicas = options["plan"]
     plan = {"plan.tp": tp, "plan.replicas": replicas}
     return {key: value for key, value in plan.items() if value is not None}
@@ -90,7 +94,9 @@ def _arrivals(options: dict[str, Any]) -> dict[str, Any]:
         if value is not None
     ]
     if len(given) > 1:
-        raise click.UsageError(f"{' and '.join(given)} exclude each other: each says how requests come")
+        raise click.UsageError(
+            f"{' and '.join(given)} exclude each other: each says how requests come"
+        )
     if options["skip_bad_rows"] and trace is None:
         raise click.UsageError("--skip-bad-rows has no effect without --trace")
     duration = options["duration"]

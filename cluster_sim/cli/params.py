@@ -15,15 +15,13 @@ from cluster_sim.specs.find import find, names
 SLO_NAMES = ("ttft", "tpot", "e2e")
 
 
-class Name(click.ParamType):
+class Name(click.ParamType[Any]):
     """A name of a family or a path; unknown names are answered with the nearest."""
 
     def __init__(self, family: str) -> None:
         self.name = self.family = family
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check that the file is there; it is read later."""
         try:
             find(self.family, value)
@@ -39,27 +37,23 @@ class Name(click.ParamType):
         return [CompletionItem(name) for name in known if name.startswith(incomplete)]
 
 
-class Rate(click.ParamType):
+class Rate(click.ParamType[Any]):
     """Requests per second: ``20`` or ``20 requests/s``."""
 
     name = "requests/s"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The rate as a unit literal."""
         number = re.sub(r"\s*(1/s|req/s|requests/s)\s*$", "", str(value))
         return f"{_positive(self, number, param, ctx)!r} requests/s"
 
 
-class Time(click.ParamType):
+class Time(click.ParamType[Any]):
     """A duration: ``600 s`` or ``10 min``; a bare number is refused."""
 
     name = "time"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The duration as a unit literal."""
         from cluster_sim.units import parse_quantity
 
@@ -72,7 +66,7 @@ class Time(click.ParamType):
         return f"{seconds!r} s"
 
 
-class PlanType(click.ParamType):
+class PlanType(click.ParamType[Any]):
     """``auto``, ``tp2`` or ``tp2x4`` (TP degree x replicas)."""
 
     name = "plan"
@@ -91,8 +85,8 @@ class PlanType(click.ParamType):
         return int(match[1]), int(match[2]) if match[2] else None
 
 
-class SloType(click.ParamType):
-    """``ttft=2s,tpot=50ms,attainment=99%``, or ``ttft_p99=2s`` for a limit with its own attainment."""
+class SloType(click.ParamType[Any]):
+    """``ttft=2s,tpot=50ms,attainment=99%``, or ``ttft_p99=2s`` for a limit alone."""
 
     name = "slo"
 
@@ -123,7 +117,7 @@ class SloType(click.ParamType):
 
 
 def _positive(
-    kind: click.ParamType, text: str, param: click.Parameter | None, ctx: click.Context | None
+    kind: click.ParamType[Any], text: str, param: click.Parameter | None, ctx: click.Context | None
 ) -> float:
     try:
         number = float(text)

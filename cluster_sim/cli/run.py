@@ -20,12 +20,12 @@ PROGRESS_AFTER_S = 1.0
 @run_options
 @click.option("--seeds", type=click.IntRange(min=1), help="Repeat with so many seeds.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
-@click.option(
-    "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table"
-)
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
 @click.option("--step-by-step", is_flag=True, help="The slow reference; same results.")
-def run(seeds: int | None, out: Path, form: str, quiet: bool, step_by_step: bool, **options: Any) -> None:
+def run(
+    seeds: int | None, out: Path, form: str, quiet: bool, step_by_step: bool, **options: Any
+) -> None:
     """Simulate a workload on a topology."""
     import dataclasses
 
@@ -116,7 +116,9 @@ def _print_spread(results: list[Result]) -> None:
             mean = sum(values) / len(values)
             rows.append([metric, number(mean), number(min(values)), number(max(values))])
     seeds = ", ".join(str(result.summary["seed"]) for result in results)
-    click.echo(f"{results[0].summary['workload']} on {results[0].summary['topology']}, seeds {seeds}")
+    click.echo(
+        f"{results[0].summary['workload']} on {results[0].summary['topology']}, seeds {seeds}"
+    )
     click.echo(grid(rows))
 
 

@@ -1,8 +1,9 @@
 """Absolute-time scheduling on a SimPy environment.
 
-``env.timeout(t - now)`` rounds twice, so a step that ends at ``t`` could be seen at a neighbouring float. Here an event is
-put on the queue AT the float. Ties are broken by rank, then by order of scheduling: arrivals come first, then what ends
-at this instant in order of replica, then what starts.
+``env.timeout(t - now)`` rounds twice, so a step that ends at ``t`` could be seen at a neighbouring
+float. Here an event is put on the queue AT the float. Ties are broken by rank, then by order of
+scheduling: arrivals come first, then what ends at this instant in order of replica, then what
+starts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ START_RANK = 1 << 30
 
 
 def instant(env: Environment, at_s: float, rank: int) -> Event:
-    """An event that happens at the simulated time ``at_s`` exactly; among equal times lower ranks go first.
+    """An event that happens at the simulated time ``at_s`` exactly; among equal times lower ranks
+    go first.
 
     Raises ValueError when ``at_s`` lies before the current time.
     """
@@ -28,8 +30,10 @@ def instant(env: Environment, at_s: float, rank: int) -> Event:
     event = Event(env)
     event._ok = True
     event._value = None
-    # The environment's own queue layout (time, priority, sequence, event); a test holds it to the installed SimPy.
-    heappush(env._queue, (at_s, rank, next(env._eid), event))  # type: ignore[arg-type]
+    # The environment's own queue layout (time, priority, sequence, event); a test holds it to the
+    # installed SimPy.
+    queue: list[tuple[float, int, int, Event]] = env._queue  # type: ignore[assignment]
+    heappush(queue, (at_s, rank, next(env._eid), event))
     return event
 
 

@@ -11,19 +11,21 @@ if TYPE_CHECKING:
 
 
 def scale_up_bandwidth(topology: Topology) -> float:
-    """Bytes/s that one chip can send into the scale-up domain, per direction: its links to all switches."""
+    """Bytes/s that one chip can send into the scale-up domain, per direction: its links to all
+    switches.
+    """
     return sum(topology.scale_up.links_per_switch) * topology.scale_up.link_bandwidth
 
 
-def build_graph(topology: Topology) -> nx.Graph:
+def build_graph(topology: Topology) -> nx.Graph[str]:
     """The host as a networkx graph.
 
-    Nodes ``gpu<i>`` and ``nvswitch<j>`` carry ``kind``; edges carry ``links`` and ``bandwidth_bytes_per_s`` (per
-    direction).
+    Nodes ``gpu<i>`` and ``nvswitch<j>`` carry ``kind``; edges carry ``links`` and
+    ``bandwidth_bytes_per_s`` (per direction).
     """
     import networkx as nx
 
-    graph = nx.Graph(name=topology.name)
+    graph: nx.Graph[str] = nx.Graph(name=topology.name)
     for chip in range(topology.chips):
         graph.add_node(f"gpu{chip}", kind="chip", chip=topology.chip)
     for number, links in enumerate(topology.scale_up.links_per_switch):

@@ -40,7 +40,7 @@ def _plan(choice: Choice) -> str:
         figures = (c.tpot_s * 1e3, c.ttft_s * 1e3, c.requests_per_s, c.output_tokens_per_s_per_chip)
         rows.append([plan, str(c.batch), *(number(figure) for figure in figures), chosen])
     head = (
-        f"Plan: {choice.weights_dtype} weights, {choice.kv_dtype} KV cache. The closed form takes, for\n"
+        f"Plan: {choice.weights_dtype} weights, {choice.kv_dtype} KV. The closed form takes, for\n"
         "each TP degree, the largest batch that keeps the TPOT limit, and its rate.\n"
     )
     return "\n".join([head + grid(rows), *choice.notes])

@@ -45,7 +45,8 @@ class ResultWriter:
     def write(self, result: Result, log: Mapping[str, object] | None = None) -> Path:
         """Write summary.csv, requests.csv, manifest.json and run.log; returns the folder.
 
-        All but run.log have the same bytes for the same inputs. An older folder of the same run is replaced.
+        All but run.log have the same bytes for the same inputs. An older folder of the same run is
+        replaced.
         """
         name = str(result.summary["run_id"])
         final = self.folder / name
@@ -119,7 +120,9 @@ def _run_log(log: Mapping[str, object]) -> str:
 
 
 def read_summary(path: Path) -> list[dict[str, str]]:
-    """The rows of a summary.csv (or of a run's folder) as text cells; raises SpecError if it is none."""
+    """The rows of a summary.csv (or of a run's folder) as text cells; raises SpecError if it is
+    none.
+    """
     file = path / "summary.csv" if path.is_dir() else path
     try:
         text = file.read_text(encoding="utf-8")
@@ -138,7 +141,9 @@ def read_summary(path: Path) -> list[dict[str, str]]:
 
 
 def read_results(path: str | Path) -> pd.DataFrame:
-    """The summary rows of a run's folder, a summary.csv, or all runs below a results folder, as a DataFrame."""
+    """The summary rows of a run's folder, a summary.csv, or all runs below a results folder, as a
+    DataFrame.
+    """
     import pandas as pd
 
     root = Path(path)

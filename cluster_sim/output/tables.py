@@ -112,7 +112,9 @@ def _limits(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     capacity, saturation = manifest["capacity"], manifest["saturation"]
     if not saturation:
         return ""
-    lines = [_columns("What it can serve", "requests/s", "output tokens/s", "per chip", "$/M output")]
+    lines = [
+        _columns("What it can serve", "requests/s", "output tokens/s", "per chip", "$/M output")
+    ]
     for label, entry in (("  within the SLO", capacity), ("  flat out, no SLO", saturation)):
         if entry:
             lines.append(
@@ -139,7 +141,9 @@ def _columns(label: str, *cells: str) -> str:
 
 def _slo(slo: Mapping[str, Any]) -> str:
     limits = [
-        f"{name.upper()} <= {slo[name]:g} s" if slo[name] >= 1 else f"{name.upper()} <= {slo[name] * 1e3:g} ms"
+        f"{name.upper()} <= {slo[name]:g} s"
+        if slo[name] >= 1
+        else f"{name.upper()} <= {slo[name] * 1e3:g} ms"
         for name in ("ttft", "tpot", "e2e")
         if slo[name] is not None
     ]

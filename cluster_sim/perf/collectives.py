@@ -1,4 +1,4 @@
-"""All-reduce inside one scale-up domain: time alone of the algorithms that libraries choose from."""
+"""All-reduce inside one scale-up domain: time alone of the algorithms that libraries have."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ FloatArray = NDArray[np.float64]
 
 
 def link_bytes(algorithm: str, message: FloatArray, ranks: int) -> FloatArray:
-    """Bytes that cross the busiest direction of one rank's links when ``message`` bytes are summed over all ranks.
+    """Bytes that cross the busiest direction of one rank's links when ``message`` bytes are summed
+    over all ranks.
 
-    Model: one-shot, every rank reads all others: S (n - 1). Ring (and two-shot): 2 S (n - 1) / n. In-switch reduction: the
-    shard goes up once and comes down once, S (1 + 1 / n).
+    Model: one-shot, every rank reads all others: S (n - 1). Ring (and two-shot): 2 S (n - 1) / n.
+    In-switch reduction: the shard goes up once and comes down once, S (1 + 1 / n).
     """
     if algorithm == "one_shot":
         return message * (ranks - 1)
@@ -27,7 +28,8 @@ def link_bytes(algorithm: str, message: FloatArray, ranks: int) -> FloatArray:
 def all_reduce_s(
     machine: TopologyInput, algorithms: tuple[str, ...], message: FloatArray, ranks: int
 ) -> FloatArray:
-    """Seconds of an all-reduce of ``message`` bytes: the fastest of the algorithms that library and fabric have.
+    """Seconds of an all-reduce of ``message`` bytes: the fastest of the algorithms that library and
+    fabric have.
 
     Model: latency + latency_per_peer (n - 2) + link bytes / (link bandwidth x efficiency).
     Limits: alone on the links; launch skew between ranks is part of the software profile.

@@ -15,7 +15,9 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class KvCache:
-    """The cache of one replica; bytes are per device, every device of the replica holds its share of each block."""
+    """The cache of one replica; bytes are per device, every device of the replica holds its share
+    of each block.
+    """
 
     blocks: int
     block_tokens: int
@@ -31,7 +33,9 @@ class KvCache:
 
 
 def kv_bytes_per_token(model: Model, tp: int, dtype: str) -> float:
-    """Bytes of keys and values that one token leaves on one device: 2 layers kv_heads/TP head_dim x width."""
+    """Bytes of keys and values that one token leaves on one device: 2 layers kv_heads/TP head_dim x
+    width.
+    """
     heads = kv_heads_per_device(model, tp)
     return float(2 * model.layers * heads * model.head_dim * BYTES_PER_ELEMENT[dtype])
 
@@ -41,9 +45,9 @@ def kv_cache(
 ) -> KvCache:
     """Exact number of KV blocks of one replica.
 
-    Model: reserve = overhead + coefficient x max_num_batched_tokens x hidden / TP bytes; ``of_total``: fraction x
-    capacity - weights - reserve; ``of_free``: fraction x (capacity - weights - reserve). Whole blocks only.
-    Raises DoesNotFitError when not even one block is left.
+    Model: reserve = overhead + coefficient x max_num_batched_tokens x hidden / TP bytes;
+    ``of_total``: fraction x capacity - weights - reserve; ``of_free``: fraction x (capacity -
+    weights - reserve). Whole blocks only. Raises DoesNotFitError when not even one block is left.
     """
     rule = software.memory
     weights = weight_bytes_per_device(model, tp, BYTES_PER_ELEMENT[weights_dtype])

@@ -1,4 +1,6 @@
-"""Time alone of one operator on one device, from the datasheet's peaks and the fitted curve of its family."""
+"""Time alone of one operator on one device, from the datasheet's peaks and the fitted curve of its
+family.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,14 @@ _RANK = {"measured": 0, "datasheet": 1, "transferred": 2, "assumed": 3}
 
 
 def gemm_curve(machine: TopologyInput, dtype: str) -> GemmCurve:
-    """The GEMM curve of a dtype; raises SpecError when the chip has no such peak or no such curve."""
+    """The GEMM curve of a dtype; raises SpecError when the chip has no such peak or curve."""
     chip, curves = machine.chip, machine.fits.gemm
     for known, what in ((chip.peak, "hardware"), (curves, "fitted curves")):
         if dtype not in known:
             have = ", ".join(known)
-            raise SpecError(f"{chip.name}: no {dtype} in {what} (it has {have}); choose --precision")
+            raise SpecError(
+                f"{chip.name}: no {dtype} in {what} (it has {have}); choose --precision"
+            )
     return curves[dtype]  # type: ignore[index]
 
 
@@ -29,10 +33,10 @@ def gemm_s(
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Seconds of (rows x k) times (k x n), and where the FLOP side of the roofline binds.
 
-    Model: floor + max(2 m n k / (peak u_c), bytes / (bandwidth u_m)) + (2 + w) m k / (bandwidth u_q); bytes =
-    w n k + w m k + 2 m n with w bytes an element; the last term quantises activations (not for bf16).
-    Source: ai-dynamo/aiconfigurator operator tables; form and errors in docs/model.md.
-    Limits: no tile or wave quantisation.
+    Model: floor + max(2 m n k / (peak u_c), bytes / (bandwidth u_m)) + (2 + w) m k / (bandwidth
+    u_q); bytes = w n k + w m k + 2 m n with w bytes an element; the last term quantises activations
+    (not for bf16). Source: ai-dynamo/aiconfigurator operator tables; form and errors in
+    docs/model.md. Limits: no tile or wave quantisation.
     """
     curve, chip = gemm_curve(machine, dtype), machine.chip
     width, bandwidth = BYTES_PER_ELEMENT[dtype], chip.memory.bandwidth

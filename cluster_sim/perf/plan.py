@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.operators import gemm_curve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
+from cluster_sim.specs.workload import Lengths
 
+EQUAL_SHARES = 40  # of a length distribution, for averages of functions of the length
 PRECISIONS = ("fp8", "int8", "bf16")  # auto: the first that the chip has in hardware and that fits
 
 
@@ -45,10 +50,11 @@ class Choice:
 def resolve(machine: TopologyInput, job: WorkloadInput) -> Choice:
     """Choose precision, TP and replicas.
 
-    Rules: precision auto is the first of fp8, int8, bf16 that the chip has and of which some plan fits. Plan auto: TP in
-    powers of two inside the domain that divide the heads, with replicas that fill all chips; the highest closed-form
-    request rate within the SLO wins, the smaller TP among equals; if none keeps the SLO, the lowest TPOT.
-    Raises DoesNotFitError or SpecError for a plan that cannot be placed.
+    Rules: precision auto is the first of fp8, int8, bf16 that the chip has and of which some plan
+    fits. Plan auto: TP in powers of two inside the domain that divide the heads, with replicas that
+    fill all chips; the highest closed-form request rate within the SLO wins, the smaller TP among
+    equals; if none keeps the SLO, the lowest TPOT. Raises DoesNotFitError or SpecError for a plan
+    that cannot be placed.
     """
     wanted = job.workload.precision
     precisions = PRECISIONS if wanted == "auto" else (wanted,)
@@ -81,7 +87,7 @@ def _degrees(machine: TopologyInput, job: WorkloadInput) -> list[int]:
             )
         if plan.tp * replicas > devices:
             raise DoesNotFitError(
-                f"the plan needs {plan.tp * replicas} devices (tp={plan.tp} x {replicas} replicas), "
+                f"tp={plan.tp} x {replicas} replicas needs {plan.tp * replicas} devices, "
                 f"{machine.topology.name} has {devices}; lower --tp or --replicas."
             )
         return [plan.tp]
@@ -125,47 +131,72 @@ def _closed_form(
     price: StepPrice,
     cache: KvCache,
 ) -> Candidate:
-    """Steady state of a replica that decodes B sequences and prefills one prompt per OSL tokens of each.
+    """Steady state of a replica that decodes B sequences while their successors are prefilled.
 
-    Model: TPOT(B) = d(B) + B p / OSL with d the decode step at mean context ISL + OSL / 2 and p the prompt's share of a
-    step; B is the largest that keeps the TPOT limit, the cache and max_num_seqs; rate = B / (OSL TPOT).
+    Model: TPOT(B) = d(B) + B p / OSL with d the decode step at mean context ISL + OSL / 2 and p the
+    mean time that a prompt adds. A request of n tokens meets about n TPOT B / (OSL TPOT) prompts, a
+    Poisson number, so its own TPOT spreads by sqrt(B E[p^2] cv^2 / (OSL n)). B is the largest at
+    which a share ``attainment`` of the answers keeps the limit (normal tail, averaged over the
+    lengths of answers) and the cache and max_num_seqs suffice; rate = B / (OSL TPOT).
     """
-    workload = job.workload
-    isl, osl = workload.isl.mean, workload.osl.mean
-    limit = workload.slo.tpot if workload.slo.tpot is not None else float("inf")
-    tokens = max(1, round(isl))
-    prompt_s = price.tokens_s[min(tokens, job.software.max_num_batched_tokens)]
-    prompt_s *= tokens / min(tokens, job.software.max_num_batched_tokens)
-    prompt_s += price.prefill_work_s * price.prefill_work(0, tokens) + price.prefill_floor_s
+    workload, budget = job.workload, job.software.max_num_batched_tokens
+    isl, osl, slo = workload.isl.mean, workload.osl.mean, workload.slo
+    prompts = [_prompt_s(price, length, budget) for length in _typical(workload.isl)]
+    prompt_s = sum(prompts) / len(prompts)
+    spread = sum(p * p for p in prompts) / len(prompts) * workload.arrivals.cv**2
+    answers = _typical(workload.osl)
 
     def tpot(batch: int) -> float:
         decode = price.step_s(batch, round(batch * (isl + osl / 2)), 0, 0, 0.0)
         return decode + batch * prompt_s / osl
 
-    most = int(cache.tokens // (isl + osl))
-    most = max(1, min(most, job.software.max_num_seqs))
+    def kept(batch: int) -> float:
+        """Share of the answers whose TPOT keeps the limit."""
+        if slo.tpot is None:
+            return 1.0
+        margin = slo.tpot - tpot(batch)
+        deviations = [math.sqrt(batch * spread / (osl * n)) for n in answers]
+        return sum(0.5 * math.erfc(-margin / (d * math.sqrt(2))) for d in deviations) / len(answers)
+
+    most = max(1, min(int(cache.tokens // (isl + osl)), job.software.max_num_seqs))
     low, high = 1, most
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if tpot(middle) <= limit else (low, middle - 1)
+        low, high = (middle, high) if kept(middle) >= slo.attainment else (low, middle - 1)
     tpot_s = tpot(low)
     ttft_s = prompt_s + tpot_s
     rate = replicas * low / (osl * tpot_s)
-    chips = tp * replicas / machine.chip.devices_per_chip
-    kept = tpot_s <= limit and (workload.slo.ttft is None or ttft_s <= workload.slo.ttft)
+    keeps = kept(low) >= slo.attainment and (slo.ttft is None or ttft_s <= slo.ttft)
     return Candidate(
         tp,
         replicas,
         fits=True,
-        reason="" if kept else "cannot keep the SLO",
+        reason="" if keeps else "cannot keep the SLO",
         batch=low,
         tpot_s=tpot_s,
         ttft_s=ttft_s,
         requests_per_s=rate,
-        output_tokens_per_s_per_chip=rate * osl / chips,
+        output_tokens_per_s_per_chip=rate * osl / (tp * replicas / machine.chip.devices_per_chip),
         kv_tokens=cache.tokens,
-        within_slo=kept,
+        within_slo=keeps,
     )
+
+
+def _typical(lengths: Lengths) -> list[int]:
+    """Token counts at the middles of equal shares of a distribution."""
+    if lengths.fixed is not None:
+        return [lengths.fixed]
+    shares, tokens = zip(*(lengths.quantiles or ()), strict=True)
+    middles = (np.arange(EQUAL_SHARES) + 0.5) / EQUAL_SHARES
+    return [max(1, round(float(x))) for x in np.interp(middles, shares, tokens)]
+
+
+def _prompt_s(price: StepPrice, tokens: int, budget: int) -> float:
+    """Seconds that a prompt adds to the steps that compute it, over the cost of one more token."""
+    steps = -(-tokens // budget)
+    linear = (steps - 1) * price.tokens_s[budget] + price.tokens_s[tokens - (steps - 1) * budget]
+    attention = price.prefill_work_s * price.prefill_work(0, tokens)
+    return linear - price.tokens_s[1] + attention + steps * price.prefill_floor_s
 
 
 def _choose(

@@ -10,8 +10,8 @@ from cluster_sim.specs.inputs import TopologyInput
 def chip_power_w(machine: TopologyInput, shares: Mapping[str, float]) -> float:
     """Mean power (W) of a chip whose time is shared out over operator families and ``idle``.
 
-    Model: sum of share x power of the family, from kernel power measurements; glue kernels count as memory-bound GEMMs.
-    Limits: no clock throttling under a rack power cap.
+    Model: sum of share x power of the family, from kernel power measurements; glue kernels count as
+    memory-bound GEMMs. Limits: no clock throttling under a rack power cap.
     """
     curve = machine.fits.power
     watts = {

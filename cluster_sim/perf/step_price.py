@@ -1,8 +1,8 @@
 """What an engine step costs: tables over integers, compiled once per model, plan and chip.
 
-The formula of a step is ``StepPrice.step_s``; how the tables come about is ``compile_step_price`` and
-``perf.transformer``. At run time there is only look-up, addition and multiplication, so that pricing one step and pricing
-a stretch of steps give the same floats.
+The formula of a step is ``StepPrice.step_s``; how the tables come about is ``compile_step_price``
+and ``perf.transformer``. At run time there is only look-up, addition and multiplication, so that
+pricing one step and pricing a stretch of steps give the same floats.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from cluster_sim.perf.collectives import all_reduce_s
 from cluster_sim.perf.operators import gemm_s, worst_provenance
 from cluster_sim.perf.transformer import glue_bytes, layer_gemms, lm_head
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 
 FloatArray = NDArray[np.float64]
 ACTIVATION_BYTES = 2  # activations travel between kernels in bf16
@@ -28,9 +28,10 @@ ACTIVATION_BYTES = 2  # activations travel between kernels in bf16
 class Family:
     """Seconds of one operator family, as tables and slopes over what a step consists of.
 
-    ``tokens_s`` by tokens in the step, ``sequences_s`` by sequences in the batch, ``decodes_s`` by decoding sequences
-    (None: nothing); ``context_s`` per token of context that decode attention reads, ``prefill_floor_s`` once per step
-    with a prompt, ``prefill_work_s`` per unit of prompt attention. All over all layers.
+    ``tokens_s`` by tokens in the step, ``sequences_s`` by sequences in the batch, ``decodes_s`` by
+    decoding sequences (None: nothing); ``context_s`` per token of context that decode attention
+    reads, ``prefill_floor_s`` once per step with a prompt, ``prefill_work_s`` per unit of prompt
+    attention. All over all layers.
     """
 
     name: str
@@ -67,9 +68,10 @@ class StepPrice:
     ) -> float:
         """Seconds of one engine step: THE formula.
 
-        Model: T = decodes + prompt tokens pass all GEMMs, glue kernels and all-reduces; R = decodes + prompts pass the LM
-        head and the host; B decodes read ``context`` cached tokens; prompt attention adds its floor and its work.
-        ``prefill_work`` is the sum of ``prefill_work()`` over the chunks.
+        Model: T = decodes + prompt tokens pass all GEMMs, glue kernels and all-reduces; R = decodes
+        + prompts pass the LM head and the host; B decodes read ``context`` cached tokens; prompt
+        attention adds its floor and its work. ``prefill_work`` is the sum of ``prefill_work()``
+        over the chunks.
         """
         if prefill_tokens == 0:
             return self.decode_base_s[decodes] + self.context_s * context
@@ -80,14 +82,17 @@ class StepPrice:
         return linear + rows + decode + prefill
 
     def decode_stretch_s(self, decodes: int, context: int, steps: int) -> FloatArray:
-        """Seconds of consecutive decode-only steps, each reading ``decodes`` more tokens; shape (steps,)."""
-        contexts = context + decodes * np.arange(steps)
-        return self.decode_base_s[decodes] + self.context_s * contexts
+        """Seconds of consecutive decode-only steps, each reading ``decodes`` more tokens; shape
+        (steps,).
+        """
+        contexts = context + decodes * np.arange(steps, dtype=np.float64)
+        return np.asarray(self.decode_base_s[decodes] + self.context_s * contexts, np.float64)
 
     def prefill_work(self, start: int, end: int) -> float:
         """Units of attention when a sequence's computed tokens go from ``start`` to ``end``.
 
-        Model: (end^2 - start^2) (1 + half_length / end): causal pairs, slower while the context is short.
+        Model: (end^2 - start^2) (1 + half_length / end): causal pairs, slower while the context is
+        short.
         """
         return (end * end - start * start) * (1 + self.half_length / end)
 
@@ -100,7 +105,8 @@ def compile_step_price(
     weights_dtype: str,
     kv_dtype: str,
 ) -> StepPrice:
-    """Tables for every batch that the engine's limits allow, in seconds on one replica of TP devices.
+    """Tables for every batch that the engine's limits allow, in seconds on one replica of TP
+    devices.
 
     Raises SpecError when the chip has no curve for a dtype.
     """
@@ -132,7 +138,8 @@ def compile_step_price(
 
 def _total(tables: list[FloatArray | None]) -> FloatArray:
     present = [table for table in tables if table is not None]
-    return np.sum(present, axis=0, dtype=np.float64)
+    total: FloatArray = np.sum(present, axis=0, dtype=np.float64)
+    return total
 
 
 def _token_counts(software: Software) -> FloatArray:
@@ -151,7 +158,9 @@ def _attention_dtype(kv_dtype: str) -> str:
 def _gemm_families(
     machine: TopologyInput, model: Model, software: Software, tp: int, dtype: str
 ) -> tuple[Family, Family]:
-    """GEMM time, split by which side of the roofline binds; the LM head runs in bf16 on one row a sequence."""
+    """GEMM time, split by which side of the roofline binds; the LM head runs in bf16 on one row a
+    sequence.
+    """
     tokens, rows = _token_counts(software), _sequence_counts(software)
     math, weights = np.zeros_like(tokens), np.zeros_like(tokens)
     for shape in layer_gemms(model, tp):
@@ -193,7 +202,8 @@ def _decode_family(
 ) -> Family:
     """Decode attention: floor + (queries and outputs + KV bytes) / (bandwidth u_m) a layer.
 
-    With 8 or 16 query heads a KV head the FLOP side stays below the bytes on all chips here, so that bytes decide.
+    With 8 or 16 query heads a KV head the FLOP side stays below the bytes on all chips here, so
+    that bytes decide.
     """
     curve = machine.fits.attention_decode[_attention_dtype(kv_dtype)]  # type: ignore[index]
     bandwidth = machine.chip.memory.bandwidth * curve.memory
@@ -211,19 +221,19 @@ def _decode_family(
 
 
 def _glue_family(machine: TopologyInput, model: Model, software: Software, tp: int) -> Family:
-    """Norms, rotary embedding, KV write, activation, residual: kernels x floor + bytes / (bandwidth u_m) a layer."""
+    """Norms, rotary embedding, KV write, activation, residual: kernels x floor + bytes / (bandwidth
+    u_m) a layer.
+    """
     curve = machine.fits.glue
     bandwidth = machine.chip.memory.bandwidth * curve.memory
-    per_layer = software.in_situ.glue_kernels_per_layer * curve.floor
-    per_layer = per_layer + _token_counts(software) * glue_bytes(model, tp) / bandwidth
-    tokens = model.layers * np.asarray(per_layer)
+    floors = software.in_situ.glue_kernels_per_layer * curve.floor
+    moved = _token_counts(software) * glue_bytes(model, tp)
+    tokens = model.layers * (floors + moved / bandwidth)
     tokens[0] = 0.0
     return Family("glue", curve.provenance, tokens)
 
 
-def _all_reduce_family(
-    machine: TopologyInput, model: Model, software: Software, tp: int
-) -> Family:
+def _all_reduce_family(machine: TopologyInput, model: Model, software: Software, tp: int) -> Family:
     """Two all-reduces of T x hidden activations a layer; none without tensor parallelism."""
     counts = _token_counts(software)
     provenance = machine.fits.all_reduce["one_shot"].provenance

@@ -24,7 +24,7 @@ def kv_heads_per_device(model: Model, tp: int) -> int:
 
 
 def layer_gemms(model: Model, tp: int) -> tuple[Gemm, ...]:
-    """The four matrix products of a layer on one shard: qkv, attention output, gate and up, down."""
+    """The four products of a layer on one shard: qkv, attention output, gate and up, down."""
     heads = model.heads // tp
     qkv = (heads + 2 * kv_heads_per_device(model, tp)) * model.head_dim
     ffn = -(-model.ffn_hidden // tp)
@@ -44,8 +44,9 @@ def lm_head(model: Model, tp: int) -> Gemm:
 def glue_bytes(model: Model, tp: int) -> int:
     """Bytes that the kernels between the GEMMs of a layer move for one token on one shard.
 
-    Model: two norms with residual read two and write two hidden vectors each; rotary embedding reads and writes queries
-    and keys; the KV write moves keys and values; the activation reads two and writes one FFN vector.
+    Model: two norms with residual read two and write two hidden vectors each; rotary embedding
+    reads and writes queries and keys; the KV write moves keys and values; the activation reads two
+    and writes one FFN vector.
     """
     heads, kv = model.heads // tp, kv_heads_per_device(model, tp)
     norms = 2 * 4 * model.hidden

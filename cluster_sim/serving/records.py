@@ -1,4 +1,5 @@
-"""Recorded facts of a run: what happened to each request and what each replica's steps consisted of.
+"""Recorded facts of a run: what happened to each request and what each replica's steps consisted
+of.
 
 Counts are integers wherever they can be, so that sums do not depend on how steps were grouped.
 """
@@ -25,7 +26,9 @@ class Status(IntEnum):
 
 
 class Outcomes:
-    """Per request: arrival, first token and finish times (s, NaN if never), replica, preemptions, status."""
+    """Per request: arrival, first token and finish times (s, NaN if never), replica, preemptions,
+    status.
+    """
 
     __slots__ = ("arrival_s", "finish_s", "finished", "first_s", "preemptions", "replica", "status")
 
@@ -42,10 +45,11 @@ class Outcomes:
 
 @dataclass(slots=True)
 class StepLog:
-    """Steps of one replica in order: end time (s), tokens emitted, and how many of them follow the previous step's.
+    """Steps of one replica in order: end time (s), tokens emitted, and how many of them follow the
+    previous step's.
 
-    ``lone_gaps`` holds (token time, gap) of tokens whose predecessor was not emitted by the step before: after a
-    preemption, or when decoding was held.
+    ``lone_gaps`` holds (token time, gap) of tokens whose predecessor was not emitted by the step
+    before: after a preemption, or when decoding was held.
     """
 
     end_s: array[float] = field(default_factory=lambda: array("d"))
@@ -56,11 +60,13 @@ class StepLog:
 
 @dataclass(slots=True)
 class StepCounts:
-    """What a replica's steps add up to; with a StepPrice it gives the seconds of every operator family.
+    """What a replica's steps add up to; with a StepPrice it gives the seconds of every operator
+    family.
 
     ``pure[B]`` counts steps of B decodes and nothing else; of the mixed ones ``mixed_tokens[T]``,
-    ``mixed_sequences[R]``, ``mixed_decodes[B]`` count tokens, sequences and decodes. ``context`` sums the tokens of
-    context read by decode attention, ``prefill_work`` the units of prompt attention.
+    ``mixed_sequences[R]``, ``mixed_decodes[B]`` count tokens, sequences and decodes. ``context``
+    sums the tokens of context read by decode attention, ``prefill_work`` the units of prompt
+    attention.
     """
 
     pure: Counter[int] = field(default_factory=Counter)

@@ -1,8 +1,9 @@
 """The fast replica: the same steps as the reference, with work that does not grow with the batch.
 
-What the reference loops over, this one keeps as sums: decoding sequences, their context, and how many of them need a new
-KV block at which remainder of the decode counter. A run of decode-only steps is one segment: the number of sequences
-stays, the context grows by it a step, so all end times come from one expression, summed in the order of single steps.
+What the reference loops over, this one keeps as sums: decoding sequences, their context, and how
+many of them need a new KV block at which remainder of the decode counter. A run of decode-only
+steps is one segment: the number of sequences stays, the context grows by it a step, so all end
+times come from one expression, summed in the order of single steps.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ SHORT_SEGMENT = 24  # up to here a Python loop beats the fixed cost of numpy cal
 
 
 class _Running:
-    """A request that holds blocks; once it decodes, tokens emitted = decode steps of the replica - ``birth``."""
+    """A request that holds blocks; once it decodes, tokens emitted = decode steps of the replica -
+    ``birth``.
+    """
 
     __slots__ = ("admission", "birth", "blocks", "computed", "left", "token_s", "token_step")
 
@@ -78,7 +81,9 @@ class FastReplica:
         self._ask = True
 
     def advance(self, until_s: float) -> None:
-        """Run everything that happens before ``until_s``; a step that starts or ends at it is left for later."""
+        """Run everything that happens before ``until_s``; a step that starts or ends at it is left
+        for later.
+        """
         while True:
             if self.in_step:
                 if self.end_s >= until_s:
@@ -89,7 +94,9 @@ class FastReplica:
             self.begin(until_s)
 
     def begin(self, horizon_s: float) -> None:
-        """Start a step at ``start_s``, or a segment of decode steps up to the first that ends at the horizon."""
+        """Start a step at ``start_s``, or a segment of decode steps up to the first that ends at
+        the horizon.
+        """
         need = self._needs[-self._decodes % self.spec.block_tokens]
         short = need > self.free
         if short or self.prefilling or (self._ask and self.waiting):
@@ -103,7 +110,9 @@ class FastReplica:
         self._begin_segment(horizon_s)
 
     def complete(self) -> list[int]:
-        """End the running step or segment; returns the requests that finished, in order of admission."""
+        """End the running step or segment; returns the requests that finished, in order of
+        admission.
+        """
         self.in_step = False
         self.counts.busy_s += self.end_s - self.start_s
         finished = self._complete_mixed() if self._segment is None else self._complete_segment()
@@ -159,7 +168,7 @@ class FastReplica:
         return ends[: bisect_left(ends, horizon_s) + 1]
 
     def _steps_with_blocks(self, steps: int) -> int:
-        """How many of the next decode steps the free blocks last; the caller has checked the first."""
+        """How many decode steps the free blocks last; the caller has checked the first."""
         size = self.spec.block_tokens
         rounds = min(self.free // self._decoding, steps // size)
         done, free = rounds * size, self.free - rounds * self._decoding
@@ -199,7 +208,9 @@ class FastReplica:
         return rounds * self._decoding + sum(needs[-(decodes + i) % size] for i in range(rest))
 
     def _decoded(self, steps: int, now: float) -> list[tuple[int, int]]:
-        """Every decoding sequence has emitted ``steps`` tokens, the last at ``now``; returns who finished."""
+        """Every decoding sequence has emitted ``steps`` tokens, the last at ``now``; returns who
+        finished.
+        """
         self._context += steps * self._decoding
         self._decodes += steps
         self._fresh, self._held = 0, False
@@ -213,7 +224,9 @@ class FastReplica:
         return finished
 
     def _chained(self, now: float) -> int:
-        """After held decodes: log the gap of each token on its own; returns how many follow the step before."""
+        """After held decodes: log the gap of each token on its own; returns how many follow the
+        step before.
+        """
         chained = 0
         for running in self.running.values():
             if running.left:
@@ -286,7 +299,9 @@ class FastReplica:
     def _prompt_done(
         self, request: int, running: _Running, now: float, finished: list[tuple[int, int]]
     ) -> int:
-        """The prompt is computed: emit a token and start to decode; 1 if the step before emitted the last token."""
+        """The prompt is computed: emit a token and start to decode; 1 if the step before emitted
+        the last token.
+        """
         del self.prefilling[request]
         tokens, token_s, step = self.preempted.pop(request, (0, 0.0, -2))
         chained = 0
@@ -326,7 +341,7 @@ class FastReplica:
         return running
 
     def _evict(self) -> None:
-        """Preempt the newest request: its blocks are returned, its tokens will be computed again."""
+        """Preempt the newest request: its blocks go back, its tokens will be recomputed."""
         request, running = next(reversed(self.running.items()))
         self.outcomes.preemptions[request] += 1
         self.waiting.appendleft(request)
@@ -343,7 +358,9 @@ class FastReplica:
         self._leave_decoding(request, tokens)
 
     def _last_token(self, running: _Running) -> tuple[float, int]:
-        """Time and step of the last token of a decoding sequence: its first, or the last decode step if later."""
+        """Time and step of the last token of a decoding sequence: its first, or the last decode
+        step if later.
+        """
         if running.token_step > self._last_decode[1]:
             return running.token_s, running.token_step
         return self._last_decode

@@ -17,8 +17,9 @@ IntArray = NDArray[np.int64]
 class Requests:
     """Arrival times (s, not falling) and lengths (tokens), one entry a request.
 
-    In a closed loop ``arrival_s`` is the earliest time: the first ``concurrency`` requests start at 0, the next ones at
-    the instant of a finish. ``skipped_rows`` counts rows of a trace that were left out on request.
+    In a closed loop ``arrival_s`` is the earliest time: the first ``concurrency`` requests start at
+    0, the next ones at the instant of a finish. ``skipped_rows`` counts rows of a trace that were
+    left out on request.
     """
 
     arrival_s: FloatArray
@@ -30,25 +31,32 @@ class Requests:
         return len(self.isl)
 
     def at_rate(self, rate_per_s: float) -> Requests:
-        """The same requests with gaps scaled so that they come at a mean rate (arrivals per second)."""
+        """The same requests with gaps scaled so that they come at a mean rate (arrivals per
+        second).
+        """
         span = float(self.arrival_s[-1])
         scale = len(self) / (rate_per_s * span) if span > 0 else 0.0
         return Requests(self.arrival_s * scale, self.isl, self.osl, self.skipped_rows)
 
 
 def draw_lengths(lengths: Lengths, count: int, rng: np.random.Generator) -> IntArray:
-    """Token counts from a fixed length or by inverting the piecewise-linear quantile function; shape (count,)."""
+    """Token counts from a fixed length or by inverting the piecewise-linear quantile function;
+    shape (count,).
+    """
     if lengths.fixed is not None:
         return np.full(count, lengths.fixed, dtype=np.int64)
     shares, tokens = zip(*(lengths.quantiles or ()), strict=True)
     drawn = np.interp(rng.random(count), shares, tokens)
-    return np.maximum(1, np.rint(drawn)).astype(np.int64)
+    tokens_drawn: IntArray = np.maximum(1, np.rint(drawn)).astype(np.int64)
+    return tokens_drawn
 
 
 def draw_requests(isl: Lengths, osl: Lengths, cv: float, count: int, seed: int) -> Requests:
-    """Seeded requests with Gamma gaps of mean 1 s and coefficient of variation ``cv`` (shape 1/cv^2; 1 is Poisson).
+    """Seeded requests with Gamma gaps of mean 1 s and coefficient of variation ``cv`` (shape
+    1/cv^2; 1 is Poisson).
 
-    Gaps, prompts and answers come from three streams spawned from the seed, so that changing one leaves the others.
+    Gaps, prompts and answers come from three streams spawned from the seed, so that changing one
+    leaves the others.
     """
     gaps, prompts, answers = (
         np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3)
@@ -59,5 +67,7 @@ def draw_requests(isl: Lengths, osl: Lengths, cv: float, count: int, seed: int) 
 
 
 def all_at_once(requests: Requests) -> Requests:
-    """The same requests, all queued at time 0: the offline case, and what saturation is measured with."""
+    """The same requests, all queued at time 0: the offline case, and what saturation is measured
+    with.
+    """
     return Requests(np.zeros(len(requests)), requests.isl, requests.osl, requests.skipped_rows)

@@ -1,9 +1,9 @@
 """Schedulers: pure functions that say what the next engine step does.
 
-A scheduler is ``decide(view) -> Decision``. It is asked when something changed (arrival, finish, end of a prompt chunk,
-blocks short); its answer holds until the next change. It sees prompts and counters, never how long an answer will be.
-To add one, write such a function and enter it in ``SCHEDULERS``; ``cluster_sim.testing.check_scheduler`` holds it to the
-contract.
+A scheduler is ``decide(view) -> Decision``. It is asked when something changed (arrival, finish,
+end of a prompt chunk, blocks short); its answer holds until the next change. It sees prompts and
+counters, never how long an answer will be. To add one, write such a function and enter it in
+``SCHEDULERS``; ``cluster_sim.testing.check_scheduler`` holds it to the contract.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A request that still has prompt tokens to compute: ``left`` of them, ``computed`` are in the cache.
+    """A request that still has prompt tokens to compute: ``left`` of them, ``computed`` are in the
+    cache.
 
     After a preemption the tokens generated so far count as prompt: they are recomputed.
     """
@@ -26,7 +27,9 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A running request, newest first: its blocks, the new blocks its next token needs, what it still has to compute."""
+    """A running request, newest first: its blocks, the new blocks its next token needs, what it
+    still has to compute.
+    """
 
     request: int
     blocks: int
@@ -37,7 +40,9 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """``tokens`` prompt tokens of a request to compute in this step; a waiting request is admitted by its first chunk."""
+    """``tokens`` prompt tokens of a request to compute in this step; a waiting request is admitted
+    by its first chunk.
+    """
 
     request: int
     tokens: int
@@ -45,7 +50,9 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the step does: evict the newest ``evict`` requests, compute chunks, and decode one token each, or hold."""
+    """What the step does: evict the newest ``evict`` requests, compute chunks, and decode one token
+    each, or hold.
+    """
 
     prefill: tuple[Chunk, ...] = ()
     evict: int = 0
@@ -56,8 +63,9 @@ class Decision:
 class View:
     """What a scheduler may read. Counts are of one replica, before the step.
 
-    ``fresh`` of the ``decoding`` sequences have their first token only; ``decode_blocks`` new blocks are needed to decode
-    all; ``max_output_tokens`` is the limit that the workload declares, not what a request will produce.
+    ``fresh`` of the ``decoding`` sequences have their first token only; ``decode_blocks`` new
+    blocks are needed to decode all; ``max_output_tokens`` is the limit that the workload declares,
+    not what a request will produce.
     """
 
     max_num_seqs: int
@@ -86,11 +94,12 @@ Scheduler = Callable[[View], Decision]
 
 
 def vllm_v1(view: View) -> Decision:
-    """Mixed batches under one token budget, first come first served, newest preempted when blocks run out.
+    """Mixed batches under one token budget, first come first served, newest preempted when blocks
+    run out.
 
-    Model: decodes take one token each; running prompts go on with what is left of the budget; then waiting requests are
-    admitted in order while budget, sequence limit and blocks allow, the last one with a part of its prompt. Nobody is
-    admitted in a step that preempts.
+    Model: decodes take one token each; running prompts go on with what is left of the budget; then
+    waiting requests are admitted in order while budget, sequence limit and blocks allow, the last
+    one with a part of its prompt. Nobody is admitted in a step that preempts.
     Source: vLLM v1 ``core/sched/scheduler.py`` (behaviour, not code).
     """
     evict, free, budget = _evict_until_decodes_fit(view)
@@ -113,9 +122,11 @@ def vllm_v1(view: View) -> Decision:
 
 
 def static(view: View) -> Decision:
-    """Static batching: fill a batch from the queue, prefill all of it, decode until the last member is done.
+    """Static batching: fill a batch from the queue, prefill all of it, decode until the last member
+    is done.
 
-    A member is admitted only with room for its prompt and ``max_output_tokens``; nobody joins once decoding has begun.
+    A member is admitted only with room for its prompt and ``max_output_tokens``; nobody joins once
+    decoding has begun.
     """
     evict, free, budget = _evict_until_decodes_fit(view)
     if evict or view.fresh < view.decoding:
@@ -148,7 +159,9 @@ SCHEDULERS: dict[str, Scheduler] = {"vllm_v1": vllm_v1, "static": static}
 
 
 def _evict_until_decodes_fit(view: View) -> tuple[int, int, int]:
-    """How many of the newest must go so that the others can decode; the blocks and the budget left after decoding."""
+    """How many of the newest must go so that the others can decode; the blocks and the budget left
+    after decoding.
+    """
     evict, free, need, decodes = 0, view.free_blocks, view.decode_blocks, view.decoding
     if need > free:
         for holder in view.holders():

@@ -1,13 +1,15 @@
-"""The service: requests arrive, a router hands them to replicas, replicas work; SimPy moves the clock.
+"""The service: requests arrive, a router hands them to replicas, replicas work; SimPy moves the
+clock.
 
-Open traffic on fast replicas needs one event an arrival: a replica catches up when somebody outside looks at it. In a
-closed loop finishes cause arrivals, so every end of a step or segment is an event; the reference always runs that way.
+Open traffic on fast replicas needs one event an arrival: a replica catches up when somebody outside
+looks at it. In a closed loop finishes cause arrivals, so every end of a step or segment is an
+event; the reference always runs that way.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Protocol
@@ -89,9 +91,9 @@ def serve(
 ) -> Run:
     """Simulate until every request is finished or rejected.
 
-    ``watch(outcomes, arrivals so far)`` is called now and then; when it returns true the run stops. An interrupt from
-    the keyboard stops it too; both leave unfinished requests in the record (``interrupted``).
-    Raises SimulationError when requests or KV blocks are not conserved.
+    ``watch(outcomes, arrivals so far)`` is called now and then; when it returns true the run stops.
+    An interrupt from the keyboard stops it too; both leave unfinished requests in the record
+    (``interrupted``). Raises SimulationError when requests or KV blocks are not conserved.
     """
     outcomes = Outcomes(requests)
     accepted = _admissible(service, requests, outcomes)
@@ -138,7 +140,9 @@ def _admissible(service: Service, requests: Requests, outcomes: Outcomes) -> lis
 
 
 class _Lazy:
-    """One SimPy event an arrival; replicas advance inline when a router or an arrival looks at them."""
+    """One SimPy event an arrival; replicas advance inline when a router or an arrival looks at
+    them.
+    """
 
     def __init__(
         self,
@@ -169,7 +173,7 @@ class _Lazy:
             replica.advance(math.inf)
             self._look(len(self.accepted) + done)
 
-    def _source(self, env: Environment) -> Iterator[Event]:
+    def _source(self, env: Environment) -> Generator[Event, None, None]:
         arrival_s, replicas, route = self.outcomes.arrival_s, self.replicas, self.route
         single, owner = len(replicas) == 1, self.outcomes.replica
         every = max(1, len(self.accepted) // LOOKS_PER_RUN)
@@ -213,7 +217,9 @@ class _Lazy:
 
 
 class _EventDriven:
-    """Every end of a step or segment is a SimPy event; a finish in a closed loop causes the next arrival."""
+    """Every end of a step or segment is a SimPy event; a finish in a closed loop causes the next
+    arrival.
+    """
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """The reference replica: one engine step at a time, loops over requests, nothing clever.
 
-It defines what a run means; the fast replica must give the same bytes. Read this file to learn how a step works.
+It defines what a run means; the fast replica must give the same bytes. Read this file to learn how
+a step works.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class ReplicaSpec:
 
 @dataclass(slots=True)
 class _Sequence:
-    """A request inside the engine. ``computed`` tokens are in the cache, ``generated`` were emitted so far."""
+    """A request inside the engine. ``computed`` tokens are in the cache, ``generated`` were emitted
+    so far.
+    """
 
     request: int
     isl: int
@@ -81,7 +84,9 @@ class StepByStepReplica:
         self.outstanding += 1
 
     def begin(self, horizon_s: float) -> None:
-        """Start the step at ``start_s``: ask the scheduler, evict, admit, take blocks, price the step."""
+        """Start the step at ``start_s``: ask the scheduler, evict, admit, take blocks, price the
+        step.
+        """
         self._decision = decision = self.spec.scheduler(self._view())
         for _ in range(decision.evict):
             self._evict()
@@ -107,7 +112,9 @@ class StepByStepReplica:
         self.in_step = True
 
     def complete(self) -> list[int]:
-        """End the step: tokens are emitted, finished requests leave; returns those in order of admission."""
+        """End the step: tokens are emitted, finished requests leave; returns those in order of
+        admission.
+        """
         decision, now, emitted, chained = self._decision, self.end_s, 0, 0
         finished: list[_Sequence] = []
         chunks = {chunk.request: chunk.tokens for chunk in decision.prefill}

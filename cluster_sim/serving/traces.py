@@ -1,4 +1,6 @@
-"""Readers of request traces: the Azure LLM inference CSV (``TIMESTAMP,ContextTokens,GeneratedTokens``)."""
+"""Readers of request traces: the Azure LLM inference CSV
+(``TIMESTAMP,ContextTokens,GeneratedTokens``).
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ MAX_PROBLEMS = 10
 def read_azure_csv(path: Path, limit: int | None = None, skip_bad_rows: bool = False) -> Requests:
     """Requests of an Azure CSV; arrival times count from the first row.
 
-    Raises SpecError naming the line for missing columns, broken numbers, lengths below 1 and times that run backwards;
-    with ``skip_bad_rows`` such rows are left out and counted. ``limit`` keeps the first rows only.
+    Raises SpecError naming the line for missing columns, broken numbers, lengths below 1 and times
+    that run backwards; with ``skip_bad_rows`` such rows are left out and counted. ``limit`` keeps
+    the first rows only.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

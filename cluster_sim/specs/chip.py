@@ -34,7 +34,9 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What one chip costs: rent per hour, purchase, both optional; ``power_all_in`` is utility power per chip."""
+    """What one chip costs: rent per hour, purchase, both optional; ``power_all_in`` is utility
+    power per chip.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     rent: UsdPerHour | None = None
@@ -44,7 +46,9 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chip:
-    """A chip as bought and counted. Peaks are dense; ``sources`` names where each group of facts was read."""
+    """A chip as bought and counted. Peaks are dense; ``sources`` names where each group of facts
+    was read.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     name: str
@@ -64,7 +68,9 @@ class Chip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GemmCurve:
-    """``floor + max(FLOP / (peak compute), bytes / (bandwidth memory)) + quantise bytes / (bandwidth quantise)``."""
+    """``floor + max(FLOP / (peak compute), bytes / (bandwidth memory)) + quantise bytes /
+    (bandwidth quantise)``.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     floor: Seconds
@@ -89,7 +95,9 @@ class PrefillCurve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamCurve:
-    """``floor + bytes / (bandwidth x memory)``: decode attention, and the small kernels between GEMMs."""
+    """``floor + bytes / (bandwidth x memory)``: decode attention, and the small kernels between
+    GEMMs.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     floor: Seconds
@@ -100,7 +108,9 @@ class StreamCurve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectiveCurve:
-    """``latency + latency_per_peer x (n - 2) + bytes on the busiest link / (link bandwidth x efficiency)``."""
+    """``latency + latency_per_peer x (n - 2) + bytes on the busiest link / (link bandwidth x
+    efficiency)``.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     latency: Seconds
@@ -127,7 +137,9 @@ class PowerCurve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fits:
-    """Fitted curves of one chip: GEMM and attention per dtype, glue kernels, all-reduce per algorithm, power."""
+    """Fitted curves of one chip: GEMM and attention per dtype, glue kernels, all-reduce per
+    algorithm, power.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     chip: str

@@ -1,6 +1,7 @@
 """Where files are: names are looked up one by one in ./, $CLUSTER_SIM_PATH and the packaged data.
 
-Standard library only, and no file is parsed to list names, so that ``list`` and shell completion stay quick.
+Standard library only, and no file is parsed to list names, so that ``list`` and shell completion
+stay quick.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
-    """A file that a run was made from. ``path`` is never absolute for packaged data; ``shadows`` a packaged name."""
+    """A file that a run was made from. ``path`` is never absolute for packaged data; ``shadows`` a
+    packaged name.
+    """
 
     name: str
     path: str
@@ -44,9 +47,11 @@ def names(family: str) -> list[str]:
 
 
 def find(family: str, name: str) -> FileRecord:
-    """The file behind a name or a path; raises UnknownNameError with the nearest names, SpecError if unreadable.
+    """The file behind a name or a path; raises UnknownNameError with the nearest names, SpecError
+    if unreadable.
 
-    Names compare without case and with ``- _ .`` and space alike; a bare framework name takes its newest version.
+    Names compare without case and with ``- _ .`` and space alike; a bare framework name takes its
+    newest version.
     """
     if _is_path(name):
         return _read(Path(name), Path(name).stem, name, "path")
@@ -79,7 +84,9 @@ def find(family: str, name: str) -> FileRecord:
 
 
 def packaged_root() -> Path:
-    """The folder that holds the packaged topologies/ and workloads/: inside a wheel, or the checkout."""
+    """The folder that holds the packaged topologies/ and workloads/: inside a wheel, or the
+    checkout.
+    """
     inside = _PACKAGE / "_data"
     return inside if inside.is_dir() else _PACKAGE.parent
 

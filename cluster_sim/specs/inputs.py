@@ -1,4 +1,6 @@
-"""What the files of a run resolve to: everything that a simulation reads, with the record of where it was found."""
+"""What the files of a run resolve to: everything that a simulation reads, with the record of where
+it was found.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""From files and options to frozen dataclasses: all problems of a file at once, with file, line, key and way out."""
+"""From files and options to frozen dataclasses: all problems of a file at once, with file, line,
+key and way out.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ ENGINE_KEYS = (
 
 
 def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
-    """A topology by name or path, with its chip and curves; ``overrides`` are ``topology.key=value`` texts."""
+    """A topology by name or path, with its chip and curves; ``overrides`` are
+    ``topology.key=value`` texts.
+    """
     record, data, lines = read("topology", name)
     source = _Source(record.path, lines)
     _override(data, split_overrides(overrides), "topology", source)
@@ -55,8 +59,9 @@ def load_workload(
 ) -> WorkloadInput:
     """A workload by name or path, with model and software profile.
 
-    ``overrides`` are texts with the roots workload., plan. and engine.; ``replacements`` maps dotted keys of the workload
-    to values as a file would hold them (what command-line options become).
+    ``overrides`` are texts with the roots workload., plan. and engine.; ``replacements`` maps
+    dotted keys of the workload to values as a file would hold them (what command-line options
+    become).
     """
     record, data, lines = read("workload", name)
     source = _Source(record.path, lines)
@@ -80,7 +85,7 @@ def load_workload(
 
 
 def load_economics(overrides: Sequence[str] = ()) -> Economics:
-    """Prices and power around the chips: the defaults, with ``economics.key=value`` texts applied."""
+    """Prices and power around the chips: defaults with ``economics.key=value`` applied."""
     data: dict[str, Any] = {}
     source = _Source("--set economics", {})
     _override(data, split_overrides(overrides), "economics", source)
@@ -94,7 +99,9 @@ def load_spec(family: str, name: str, kind: type[Spec]) -> tuple[FileRecord, Spe
 
 
 def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
-    """A file's record, its mapping and the lines of its keys; ``extends: other`` is merged, one level deep."""
+    """A file's record, its mapping and the lines of its keys; ``extends: other`` is merged, one
+    level deep.
+    """
     from cluster_sim.specs.yaml_text import parse
 
     record = find(family, name)
@@ -108,12 +115,16 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
     parent = find(family, base)
     merged, _ = parse(parent.text, parent.path)
     if "extends" in merged:
-        raise SpecError(f"{record.path}: extends: '{base}' extends another file itself; one level only")
+        raise SpecError(
+            f"{record.path}: extends: '{base}' extends another file itself; one level only"
+        )
     return record, _merge(merged, data), lines
 
 
 def split_overrides(overrides: Sequence[str]) -> dict[str, list[tuple[list[str], str]]]:
-    """``root.key=value`` texts by root: key path and value text; raises SpecError for anything else."""
+    """``root.key=value`` texts by root: key path and value text; raises SpecError for anything
+    else.
+    """
     parts: dict[str, list[tuple[list[str], str]]] = {root: [] for root in ROOTS}
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -130,7 +141,9 @@ def split_overrides(overrides: Sequence[str]) -> dict[str, list[tuple[list[str],
 
 
 def apply_engine(software: Software, workload: Workload) -> Software:
-    """The profile with ``engine`` keys and ``engine_args`` of the workload applied, under the framework's names."""
+    """The profile with ``engine`` keys and ``engine_args`` of the workload applied, under the
+    framework's names.
+    """
     wanted = {**_engine_args(workload), **workload.engine}
     known = {**{key: key for key in ENGINE_KEYS}, **software.aliases}
     ours: dict[str, Any] = {}
@@ -167,10 +180,13 @@ def build(kind: type[Spec], data: dict[str, Any], source: _Source, name: str = "
     fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if "name" in fields:
         if "name" in data:
-            raise SpecError(source.problem(("name",), "is taken from the file's name; leave it out"))
+            raise SpecError(
+                source.problem(("name",), "is taken from the file's name; leave it out")
+            )
         data = {**data, "name": name}
     try:
-        return _adapter(kind).validate_python(_prepare(data), strict=False)
+        adapter: TypeAdapter[Spec] = _adapter(kind)  # type: ignore[arg-type]
+        return adapter.validate_python(_prepare(data))
     except ValidationError as error:
         raise SpecError([source.explain(kind, entry) for entry in error.errors()]) from None
 
@@ -238,14 +254,16 @@ _WORDS = {
 
 
 @cache
-def _adapter(kind: type[Spec]) -> TypeAdapter[Spec]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
 
 
 def _prepare(value: Any) -> Any:
-    """Make file values fit the dataclasses: quantile mappings become points; booleans are no numbers."""
+    """Make file values fit the dataclasses: quantile mappings become points; booleans are no
+    numbers.
+    """
     if isinstance(value, dict):
         prepared = {key: _prepare(inner) for key, inner in value.items()}
         if isinstance(prepared.get("quantiles"), dict):
@@ -267,7 +285,10 @@ def _point(share: object, tokens: object) -> tuple[object, object]:
 
 def _literals(data: dict[str, Any]) -> dict[str, Any]:
     """A resolved profile back in file form, so that changed values pass the same checks."""
-    for section, keys in (("host", ("per_step", "per_sequence")), ("in_situ", ("all_reduce_skew",))):
+    for section, keys in (
+        ("host", ("per_step", "per_sequence")),
+        ("in_situ", ("all_reduce_skew",)),
+    ):
         for key in keys:
             data[section][key] = f"{data[section][key]!r} s"
     data["memory"]["overhead"] = f"{data['memory']['overhead']!r} B"

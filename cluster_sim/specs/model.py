@@ -10,7 +10,7 @@ from cluster_sim.specs.constraints import PositiveInt, Text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A dense decoder with grouped-query attention and a gated MLP. Sizes are counts of elements."""
+    """A dense decoder with grouped-query attention and a gated MLP; sizes in elements."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     name: str
@@ -39,7 +39,9 @@ class Model:
 
     @property
     def matmul_parameters(self) -> int:
-        """Weights that every token multiplies with: all layers and the LM head; no embedding look-up."""
+        """Weights that every token multiplies with: all layers and the LM head; no embedding
+        look-up.
+        """
         return self.layers * self.layer_matmul_parameters + self.hidden * self.vocab
 
     @property

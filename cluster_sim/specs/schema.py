@@ -20,7 +20,9 @@ KINDS: dict[str, type[Any]] = {
 
 
 def json_schema(family: str) -> dict[str, Any]:
-    """The schema of a family's files: quantities are texts with a unit, ``name`` comes from the file's name."""
+    """The schema of a family's files: quantities are texts with a unit, ``name`` comes from the
+    file's name.
+    """
     from pydantic import TypeAdapter
 
     schema = TypeAdapter(KINDS[family]).json_schema()

@@ -1,4 +1,6 @@
-"""What an inference engine does apart from kernels: scheduler, memory rule, host time, limits under its own names."""
+"""What an inference engine does apart from kernels: scheduler, memory rule, host time, limits under
+its own names.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt, Le
 
-from cluster_sim.specs.constraints import Fraction, PositiveInt, Text
+from cluster_sim.specs.constraints import PositiveInt, Text
 from cluster_sim.units import BytesOrZero, SecondsOrZero
 
 SchedulerName = Literal["vllm_v1", "static"]
@@ -20,8 +22,9 @@ _STRICT: dict[str, Any] = {"extra": "forbid"}
 class MemoryRule:
     """How much memory becomes KV blocks.
 
-    ``of_total``: fraction x total - weights - reserve. ``of_free``: fraction x (total - weights - reserve).
-    The reserve is ``overhead`` bytes + ``activation_bytes_per_token_hidden`` x max tokens per step x hidden / TP.
+    ``of_total``: fraction x total - weights - reserve. ``of_free``: fraction x (total - weights -
+    reserve). The reserve is ``overhead`` bytes + ``activation_bytes_per_token_hidden`` x max tokens
+    per step x hidden / TP.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -57,7 +60,9 @@ class InSitu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Software:
-    """A software profile; ``name`` carries the version, ``engine_args`` maps its own flag names to ours."""
+    """A software profile; ``name`` carries the version, ``engine_args`` maps its own flag names to
+    ours.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     name: str

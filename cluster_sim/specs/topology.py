@@ -13,7 +13,9 @@ _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleUp:
-    """Links from every chip to every switch: ``links_per_switch[s]`` links of ``link_bandwidth`` (per direction)."""
+    """Links from every chip to every switch: ``links_per_switch[s]`` links of ``link_bandwidth``
+    (per direction).
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     technology: Text
@@ -25,7 +27,9 @@ class ScaleUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """A host: ``chips`` chips of one kind in one scale-up domain. ``host_power`` is all of it but the chips."""
+    """A host: ``chips`` chips of one kind in one scale-up domain. ``host_power`` is all of it but
+    the chips.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     name: str

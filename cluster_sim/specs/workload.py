@@ -17,7 +17,8 @@ _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """A distribution of token counts: ``fixed`` n, or ``quantiles`` (share -> tokens), linear in between.
+    """A distribution of token counts: ``fixed`` n, or ``quantiles`` (share -> tokens), linear in
+    between.
 
     The mean of the quantile form follows from its points: sum of (q2 - q1) (x1 + x2) / 2.
     """
@@ -56,7 +57,9 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrivals:
-    """``open``: Gamma gaps of coefficient of variation ``cv`` (1 is Poisson); ``closed``; ``offline``; ``trace``."""
+    """``open``: Gamma gaps of coefficient of variation ``cv`` (1 is Poisson); ``closed``;
+    ``offline``; ``trace``.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     kind: Literal["open", "closed", "offline", "trace"]
@@ -88,7 +91,9 @@ class Slo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How the model is laid out: TP devices a replica, number of replicas; ``None`` is chosen by rule."""
+    """How the model is laid out: TP devices a replica, number of replicas; ``None`` is chosen by
+    rule.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     tp: PositiveInt | None = None
@@ -98,7 +103,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """A serving workload; ``precision`` auto takes the first of fp8, int8, bf16 that the chip has and that fits."""
+    """A serving workload; ``precision`` auto takes the first of fp8, int8, bf16 that the chip has
+    and that fits.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     name: str
@@ -123,7 +130,9 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Economics:
-    """Money and energy around the chips. Owned: capital recovery over ``life`` at ``wacc`` plus power and space."""
+    """Money and energy around the chips. Owned: capital recovery over ``life`` at ``wacc`` plus
+    power and space.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     basis: Literal["rented", "owned"] = "rented"

@@ -1,4 +1,6 @@
-"""Strict YAML: YAML 1.2 numbers and booleans, no timestamps, no duplicate keys; and the line of every key."""
+"""Strict YAML: YAML 1.2 numbers and booleans, no timestamps, no duplicate keys; and the line of
+every key.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,15 @@ Key = tuple[str | int, ...]
 
 
 class _StrictLoader(_Base):
-    """Resolves like YAML 1.2 core: true/false, decimal integers, floats with or without exponent sign."""
+    """Resolves like YAML 1.2 core: true/false, decimal integers, floats with or without exponent
+    sign.
+    """
 
 
 _StrictLoader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")]
+    first: [
+        pair for pair in pairs if pair[0] in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+    ]
     for first, pairs in _Base.yaml_implicit_resolvers.items()
 }
 for _tag, _pattern, _first in (
@@ -52,7 +58,7 @@ _StrictLoader.add_constructor("tag:yaml.org,2002:float", _plain_float)
 
 
 def parse(text: str, shown: str) -> tuple[dict[str, Any], dict[Key, int]]:
-    """The mapping in a YAML text and the line of each key path; raises SpecError for anything else."""
+    """The mapping in a YAML text and the line of each key; SpecError for anything else."""
     loader = _StrictLoader(text)
     try:
         node = loader.get_single_node()
@@ -87,7 +93,9 @@ def _walk(
             key, line = str(key_node.value), key_node.start_mark.line + 1
             if key in seen:
                 where = ".".join(str(part) for part in (*path, key))
-                problems.append(f"{shown}:{line}: {where}: duplicate key (first on line {seen[key]})")
+                problems.append(
+                    f"{shown}:{line}: {where}: duplicate key (first on line {seen[key]})"
+                )
             seen[key] = line
             lines[(*path, key)] = line
             _walk(value_node, (*path, key), lines, problems, shown)

@@ -1,4 +1,6 @@
-"""The fast path gives the bytes of the step-by-step reference: every time, every count, every order."""
+"""The fast path gives the bytes of the step-by-step reference: every time, every count, every
+order.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,193 @@
+"""One clear message on stderr, exit code 2, no traceback, nothing half-written: for every mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cluster_sim.cli import cli
+from cluster_sim.errors import ClusterSimError
+
+RUN = "run --topo h200_nvl8 --workload llama70b"
+FAST = f"{RUN} --rate 5 --requests 5"
+
+OPTIONS = [
+    ("run --topo h200_nv8 --workload llama70b", "did you mean 'h200_nvl8'"),
+    ("run --topo h200_nvl8 --workload lama70b", "did you mean 'llama70b'"),
+    (f"{RUN} --model llama3.1-71b", "did you mean 'llama3.1-70b'"),
+    (f"{RUN} --set workload.software=vlm", "did you mean 'vllm"),
+    (f"{RUN} --rte 5", "No such option"),
+    (f"{RUN} --rate 0", "must be > 0"),
+    (f"{RUN} --rate -3", "must be > 0"),
+    (f"{RUN} --rate nan", "finite"),
+    (f"{RUN} --rate inf", "finite"),
+    (f"{RUN} --rate many", "not a number"),
+    (f"{RUN} --requests 0", "0 is not in the range"),
+    (f"{RUN} --concurrency 0", "0 is not in the range"),
+    (f"{RUN} --seed -1", "-1 is not in the range"),
+    (f"{RUN} --seeds 0", "0 is not in the range"),
+    (f"{RUN} --tp 0", "0 is not in the range"),
+    (f"{RUN} --duration 600", "no unit"),
+    (f"{RUN} --duration -5s", "must be > 0"),
+    (f"{RUN} --precision fp9", "'fp9' is not one of"),
+    (f"{RUN} --format xml", "'xml' is not one of"),
+    (f"{RUN} --plan tp0", "write auto, tp2 or tp2x4"),
+    (f"{RUN} --plan pp2", "write auto, tp2 or tp2x4"),
+    (f"{RUN} --plan tp2x4 --tp 2", "leave out --tp"),
+    (f"{RUN} --rate 5 --concurrency 4", "exclude each other"),
+    (f"{RUN} --concurrency 4 --duration 5min", "no effect"),
+    (f"{RUN} --skip-bad-rows", "no effect without --trace"),
+    (f"{RUN} --slo ttft", "write ttft=2s"),
+    (f"{RUN} --slo latency=2s", "unknown limit 'latency'"),
+    (f"{RUN} --slo attainment=99%", "gives no limit"),
+    (f"{RUN} --slo ttft=2s,ttft=3s", "given twice"),
+    (f"{RUN} --slo ttft=2", "no unit"),
+    (f"{RUN} --slo ttft=2GB", "not a unit of time"),
+    (f"{RUN} --slo ttft=2s,attainment=150%", "at most 1"),
+    (f"{RUN} --set plan.tpp=2", "did you mean 'tp'"),
+    (f"{RUN} --set plans.tp=2", "did you mean 'plan'"),
+    (f"{RUN} --set plan.tp", "write root.key=value"),
+    (f"{RUN} --set plan.tp=two", "must be a whole number"),
+    (f"{RUN} --set plan.tp=1.5", "must be a whole number"),
+    (f"{RUN} --set plan.router=random", "must be one of"),
+    (f"{RUN} --set topology.chips=-8", "must be > 0"),
+    (f"{RUN} --set topology.scale_up.link_bandwidth=25", "no unit"),
+    (f"{RUN} --set economics.pue=0.5", "must be at least 1"),
+    (f"{RUN} --set economics.usd=2", "unknown key"),
+    (f"{RUN} --set engine.max_num_seq=4", "did you mean 'max_num_seqs'"),
+    (f"{RUN} --set engine.max_num_seqs=0", "must be > 0"),
+    (f"{RUN} --set engine.gpu_memory_utilization=0.9", "has no such setting"),
+    (f"{RUN} --set engine.memory_fraction=1.5", "must be at most 1"),
+    (f"{RUN} --set workload.isl={{fixed:0}}", "isl"),
+    (f"{RUN} --tp 3", "does not divide"),
+    (f"{RUN} --tp 16", "needs 16 devices"),
+    (f"{RUN} --plan tp4x4", "needs 16 devices"),
+    (f"{RUN} --replicas 9", "lower --replicas"),
+    ("run --topo a100_nvl8 --workload llama70b --precision fp8", "no fp8 in hardware"),
+    ("run --topo h100_nvl8 --workload llama405b --tp 4", "Smallest plan that fits: tp=8"),
+    ("run --topo a100_nvl8 --workload llama405b --precision bf16", "No plan on a100_nvl8 fits"),
+    (f"{RUN} --trace missing.csv", "no such trace"),
+    ("run --topo h200_nvl8", "Missing option '--workload'"),
+    ("run --topo ./none.yaml --workload llama70b", "no such file"),
+    ("show chip h300", "no chip named 'h300'"),
+    ("check none.yaml", "no such file"),
+    ("compare one.csv", "at least two"),
+    ("compare one.csv two.csv", "cannot be read"),
+    ("list planets", "'planets' is not one of"),
+    (f"{FAST} --out /proc/none", "cannot write"),
+]
+
+
+def fail(runner: CliRunner, line: str) -> str:
+    """Run a command that must fail as a user error; what it says."""
+    before = sorted(Path.cwd().rglob("summary.csv"))
+    result = runner.invoke(cli, line.split())
+    assert sorted(Path.cwd().rglob("summary.csv")) == before
+    assert not [path for path in Path.cwd().rglob(".*") if path.is_dir()]
+    if isinstance(result.exception, ClusterSimError):
+        return str(result.exception)
+    assert result.exit_code == 2, result.output
+    return result.output
+
+
+@pytest.mark.parametrize(("line", "says"), OPTIONS, ids=[line for line, _ in OPTIONS])
+def test_bad_options(runner: CliRunner, line: str, says: str) -> None:
+    assert says in fail(runner, line)
+
+
+GOOD = """title: mine
+chip: h200_sxm
+chips: 8
+scale_up:
+  technology: NVLink4
+  switch: NVSwitch3
+  links_per_switch: [5, 4, 4, 5]
+  link_bandwidth: 25 GB/s
+  in_switch_reduction: true
+host_power: 2.4 kW
+sources: {all: test}
+"""
+FILES = [
+    ("", "empty file"),
+    ("- a\n- b\n", "must be a mapping"),
+    ("title: [\n", "not valid YAML"),
+    (GOOD + "chips: 4\n", "mine.yaml:12: chips: duplicate key (first on line 3)"),
+    (GOOD + "chps: 4\n", "mine.yaml:12: chps: unknown key; did you mean 'chips'?"),
+    (GOOD.replace("25 GB/s", "25"), "mine.yaml:8: scale_up.link_bandwidth: a bare number"),
+    (GOOD.replace("25 GB/s", "25 GHz"), "'GHz' is not a unit"),
+    (GOOD.replace("25 GB/s", "-25 GB/s"), "must be > 0 (got -25 GB/s)"),
+    (GOOD.replace("chips: 8", "chips: 0"), "mine.yaml:3: chips: must be > 0 (got 0)"),
+    (GOOD.replace("chips: 8", "chips: .nan"), "mine.yaml:3: chips: must be a whole number"),
+    (GOOD.replace("chips: 8", "chips: .inf"), "mine.yaml:3: chips: must be a whole number"),
+    (GOOD.replace("chip: h200_sxm\n", ""), "chip: missing"),
+    (GOOD.replace("h200_sxm", "h200_sxn"), "did you mean 'h200_sxm'"),
+    (GOOD.replace("true", "maybe"), "must be true or false"),
+    ("extends: nothing_like_it\n", "no topology named"),
+    (GOOD.replace("title: mine", "name: mine"), "taken from the file's name"),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), FILES)
+def test_bad_files(runner: CliRunner, text: str, says: str) -> None:
+    Path("mine.yaml").write_text(text)
+    assert says in fail(runner, "run --topo ./mine.yaml --workload llama70b --rate 5")
+
+
+def test_all_problems_of_a_file_come_at_once(runner: CliRunner) -> None:
+    text = GOOD.replace("25 GB/s", "25").replace("chips: 8", "chips: 0") + "chps: 4\n"
+    Path("mine.yaml").write_text(text)
+    says = fail(runner, "run --topo ./mine.yaml --workload llama70b")
+    assert all(f"mine.yaml:{line}:" in says for line in (3, 8, 12))
+
+
+def test_a_binary_file_is_refused(runner: CliRunner) -> None:
+    Path("mine.yaml").write_bytes(b"\x89PNG\x00\xff")
+    assert "not a text file" in fail(runner, "run --topo ./mine.yaml --workload llama70b")
+
+
+HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+ROW = "2023-11-16 18:15:46.6805900,374,44\n"
+TRACES = [
+    ("", "missing column TIMESTAMP"),
+    ("TIMESTAMP,ContextTokens\n", "missing column GeneratedTokens"),
+    (HEADER, "no usable request"),
+    (HEADER + "yesterday,3,4\n", "bad.csv:2: TIMESTAMP: not a time"),
+    (HEADER + ROW + "2023-11-16 18:15:45,3,4\n", "bad.csv:3: TIMESTAMP: runs backwards"),
+    (HEADER + "2023-11-16 18:15:45,x,4\n", "ContextTokens: must be a whole number"),
+    (HEADER + "2023-11-16 18:15:45,3,0\n", "GeneratedTokens: must be a whole number"),
+    (HEADER + "2023-11-16 18:15:45,3\n", "GeneratedTokens: must be a whole number"),
+    (HEADER + "2023-11-16 18:15:45,-3,4\n", "--skip-bad-rows"),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), TRACES)
+def test_bad_traces(runner: CliRunner, text: str, says: str) -> None:
+    Path("bad.csv").write_text(text)
+    assert says in fail(runner, f"{RUN} --trace bad.csv")
+
+
+def test_bad_rows_can_be_left_out(runner: CliRunner) -> None:
+    Path("bad.csv").write_text(HEADER + ROW + "broken,1,1\n" + ROW)
+    result = runner.invoke(cli, [*RUN.split(), "--trace", "bad.csv", "--skip-bad-rows"])
+    assert result.exit_code == 0, result.output
+    assert "1 bad rows of the trace left out" in result.output
+
+
+def test_requests_that_can_never_fit_are_rejected_and_counted(runner: CliRunner) -> None:
+    line = f"{FAST} --set workload.isl.quantiles=~ --set workload.isl.fixed=131072 --format json"
+    result = runner.invoke(cli, line.split())
+    assert '"rejected": 5' in result.output
+
+
+@pytest.mark.parametrize("line", ["run --topo h200_nv8 --workload llama70b", f"{RUN} --tp 3"])
+def test_the_program_itself_shows_no_traceback(line: str, tmp_path: Path) -> None:
+    program = [sys.executable, "-c", "from cluster_sim.cli import main; main()", *line.split()]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert "Error:" in done.stderr

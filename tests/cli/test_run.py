@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cluster_sim.cli import cli
+from cluster_sim.metrics import SUMMARY_COLUMNS
+
+FAST = "run --topo h200_nvl8 --workload llama70b --rate 8 --requests 200"
+
+
+def test_run_prints_a_page_and_leaves_a_folder(runner: CliRunner) -> None:
+    result = runner.invoke(cli, FAST.split())
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("llama70b on h200_nvl8: Llama-3.3-70B, FP8 weights and KV")
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    folder = next(Path("results").iterdir())
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"summary.csv", "requests.csv", "manifest.json", "run.log"}
+    row = next(csv.DictReader((folder / "summary.csv").open().read().splitlines()))
+    assert tuple(row) == SUMMARY_COLUMNS
+    assert row["finished"] == "200"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert all(manifest["invariants"].values())
+    assert sum(manifest["provenance"].values()) == pytest.approx(1.0)
+
+
+def test_the_full_page_has_capacity(runner: CliRunner) -> None:
+    line = "run --topo h200_nvl8 --workload llama70b --requests 1000"
+    result = runner.invoke(cli, line.split())
+    assert result.exit_code == 0, result.output
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    for words in ("within the SLO", "flat out, no SLO", "breaks first", "70 % of capacity"):
+        assert words in result.stdout
+
+
+def test_same_seed_same_bytes_in_any_folder(
+    runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        step = ["--step-by-step"] if name == "two" else []
+        assert runner.invoke(cli, [*FAST.split(), *step]).exit_code == 0
+        run = next((folder / "results").iterdir())
+        files = ("summary.csv", "requests.csv", "manifest.json")
+        texts.append([(run / file).read_bytes() for file in files])
+    assert texts[0] == texts[1]
+
+
+def test_formats(runner: CliRunner) -> None:
+    row = json.loads(runner.invoke(cli, [*FAST.split(), "--format", "json"]).stdout)
+    lines = runner.invoke(cli, [*FAST.split(), "--format", "csv"]).stdout.splitlines()
+    assert lines[0].split(",") == list(row)
+    assert len(lines) == 2
+
+
+def test_compare_shows_ratios_and_warns(runner: CliRunner) -> None:
+    runner.invoke(cli, [*FAST.split(), "--out", "a"])
+    runner.invoke(cli, [*FAST.replace("h200", "h100").split(), "--out", "b", "--seed", "3"])
+    files = [str(next(Path(name).iterdir())) for name in ("a", "b")]
+    result = runner.invoke(cli, ["compare", *files])
+    assert result.exit_code == 0, result.output
+    assert "seeds differ: 0, 3" in result.stderr
+    assert "tpot_mean_ms" in result.stdout
+
+
+def test_seeds_give_a_spread(runner: CliRunner) -> None:
+    result = runner.invoke(cli, [*FAST.split(), "--seeds", "3"])
+    assert "seeds 0, 1, 2" in result.stdout
+    assert len(list(Path("results").iterdir())) == 3
+
+
+def test_a_trace_is_replayed(runner: CliRunner, shared: Path) -> None:
+    trace = shared / "traces" / "azure_llm_2023_conv_first_window.csv"
+    line = "run --topo h200_nvl8 --workload llama70b --requests 500 --trace"
+    result = runner.invoke(cli, [*line.split(), str(trace)])
+    assert result.exit_code == 0, result.output
+    assert "as in the trace" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "list",
+        "list chips",
+        "show topology h200_nvl8",
+        "show workload llama70b",
+        "show chip b200",
+        "show model qwen3-32b",
+        "show software vllm",
+        "check h200_nvl8 llama70b vllm-0.10",
+        "explain --topo b200_nvl8 --workload llama405b",
+        "explain --topo a100_nvl8 --workload llama8b",
+        "schema workload",
+        "--version",
+        "run --topo a100_nvl8 --workload llama8b --concurrency 8 --requests 40",
+        "run --topo h20_nvl8 --workload llama70b_offline --requests 100",
+        "run --topo b200_nvl8 --workload reasoning --rate 1 --requests 20",
+        "run --topo h200_nvl8 --workload llama70b --rate 5 --duration 10s",
+        "run --topo h200_nvl8 --workload llama70b_offline --requests 50 --set engine.scheduler=static",
+        "run --topo h200_nvl8 --workload llama70b --rate 9 --requests 99 --chips 4 --tp 2",
+    ],
+)
+def test_commands_work(runner: CliRunner, line: str) -> None:
+    result = runner.invoke(cli, line.split())
+    assert result.exit_code == 0, result.output
+    assert result.stdout

@@ -1,0 +1,41 @@
+"""The fixtures of all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
+from cluster_sim.specs.load import load_topology, load_workload
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    """A command-line runner in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return CliRunner()
+
+
+@pytest.fixture(scope="session")
+def h200() -> TopologyInput:
+    """Eight H200."""
+    return load_topology("h200_nvl8")
+
+
+@pytest.fixture(scope="session")
+def chat() -> WorkloadInput:
+    """The chat service with few requests."""
+    return load_workload("llama70b", ["workload.requests=400"])
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of measured cases; tests that need it skip where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("no folder of measured cases beside the checkout")
+    return SHARED

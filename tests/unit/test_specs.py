@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from cluster_sim.specs.find import find, names
+from cluster_sim.specs.load import load_economics, load_topology, load_workload
+from cluster_sim.specs.schema import KINDS, json_schema
+
+
+@pytest.mark.parametrize("name", names("topology"))
+def test_topologies_load(name: str) -> None:
+    machine = load_topology(name)
+    assert machine.topology.name == name
+    assert machine.chip.name == machine.fits.chip
+    assert machine.chip.sources
+
+
+@pytest.mark.parametrize("name", names("workload"))
+@pytest.mark.parametrize("software", ["trtllm", "vllm", "sglang"])
+def test_workloads_load_with_every_profile(name: str, software: str) -> None:
+    job = load_workload(name, [f"workload.software={software}"])
+    assert job.software.framework == software
+    assert job.software.name.startswith(software + "-")
+
+
+@pytest.mark.parametrize(
+    ("model", "billions"),
+    [("llama3.1-8b", 8.03), ("llama3.1-70b", 70.6), ("llama3.1-405b", 405.85), ("qwen3-32b", 32.8)],
+)
+def test_parameter_counts_are_the_published_ones(model: str, billions: float) -> None:
+    job = load_workload("llama70b", [f"workload.model={model}"])
+    assert job.model.parameters / 1e9 == pytest.approx(billions, rel=0.002)
+
+
+def test_names_compare_loosely() -> None:
+    assert find("topology", "H200-NVL8").name == "h200_nvl8"
+    assert find("software", "vllm").name == "vllm-0.10"
+
+
+def test_a_local_file_shadows_a_packaged_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "topologies").mkdir()
+    (tmp_path / "topologies" / "h200_nvl8.yaml").write_text("extends: h100_nvl8\ntitle: mine\n")
+    monkeypatch.chdir(tmp_path)
+    record = find("topology", "h200_nvl8")
+    assert record.shadows
+    assert load_topology("h200_nvl8").topology.title == "mine"
+    assert load_topology("h200_nvl8").chip.name == "h100_sxm"
+
+
+def test_engine_arguments_carry_the_frameworks_names() -> None:
+    changes = [
+        "workload.software=vllm",
+        "workload.engine_args=--max-num-seqs 512 --gpu-memory-utilization=0.8",
+        "engine.block_size=8",
+    ]
+    software = load_workload("llama70b", changes).software
+    assert (software.max_num_seqs, software.memory.fraction) == (512, 0.8)
+    assert software.memory.block_tokens == 8
+
+
+def test_economics_can_be_set() -> None:
+    assert load_economics(["economics.usd_per_chip_hour=2.5"]).usd_per_chip_hour == 2.5
+
+
+@pytest.mark.parametrize("family", list(KINDS))
+def test_schemas_name_every_key(family: str) -> None:
+    assert "sources" in json_schema(family)["properties"]
+
+
+def test_chat_lengths_follow_the_trace(shared: Path) -> None:
+    path = shared / "traces" / "azure_llm_2023_conv_first_window.csv"
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    job = load_workload("llama70b").workload
+    for column, lengths in (("ContextTokens", job.isl), ("GeneratedTokens", job.osl)):
+        tokens = sorted(int(row[column]) for row in rows)
+        mean = sum(tokens) / len(tokens)
+        assert lengths.mean == pytest.approx(mean, rel=0.01)
+        for share, quantile in lengths.quantiles or ():
+            assert quantile == tokens[round(share * (len(tokens) - 1))]

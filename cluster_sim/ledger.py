@@ -62,7 +62,8 @@ def close_ledger(price: StepPrice, run: Run) -> Ledger:
     for family in price.families:
         sources[family.provenance] = sources.get(family.provenance, 0.0) + families_s[family.name]
     provenance = {name: value / priced_s for name, value in sources.items()} if priced_s else {}
-    idle_s = max(0.0, len(run.counts) * run.end_s - busy_s)
+    # From the priced seconds: sums of clock differences depend on how steps were grouped.
+    idle_s = max(0.0, len(run.counts) * run.end_s - priced_s)
     return Ledger(families_s, idle_s, provenance)
 
 

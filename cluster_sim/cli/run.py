@@ -11,7 +11,7 @@ import click
 from cluster_sim.cli.options import resolve_inputs, run_options
 
 if TYPE_CHECKING:
-    from cluster_sim.simulate import Result
+    from cluster_sim.simulation import Result
 
 PROGRESS_AFTER_S = 1.0
 
@@ -30,7 +30,7 @@ def run(
     import dataclasses
 
     from cluster_sim.output.results import ResultWriter, check_writable
-    from cluster_sim.simulate import simulate
+    from cluster_sim.simulation import simulate
 
     machine, job, economics = resolve_inputs(options)
     check_writable(out)

@@ -19,7 +19,7 @@ from cluster_sim.errors import SpecError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cluster_sim.simulate import Result
+    from cluster_sim.simulation import Result
 
 ROWS_AT_ONCE = 65_536
 

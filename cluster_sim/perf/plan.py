@@ -68,10 +68,10 @@ def resolve(machine: TopologyInput, job: WorkloadInput) -> Choice:
         usable = [candidate for candidate in candidates if candidate.fits]
         if usable:
             return _choose(machine, job, dtype, candidates, usable)
-        rejected += [candidate.reason for candidate in candidates]
+        rejected.append(candidates[-1].reason)
     if not rejected:
         raise SpecError(f"{machine.chip.name} has none of the precisions {', '.join(precisions)}")
-    raise DoesNotFitError(f"{rejected[-1]} {_smallest_that_fits(machine, job, precisions)}")
+    raise DoesNotFitError(f"{rejected[0]} {_smallest_that_fits(machine, job, precisions)}")
 
 
 def _degrees(machine: TopologyInput, job: WorkloadInput) -> list[int]:

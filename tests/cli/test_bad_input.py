@@ -1,4 +1,4 @@
-"""One clear message on stderr, exit code 2, no traceback, nothing half-written: for every mistake."""
+"""One clear message, exit code 2, no traceback, nothing half-written: for every mistake."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def test_run_prints_a_page_and_leaves_a_folder(runner: CliRunner) -> None:
     folder = next(Path("results").iterdir())
     names = {path.name for path in folder.iterdir()}
     assert names == {"summary.csv", "requests.csv", "manifest.json", "run.log"}
-    row = next(csv.DictReader((folder / "summary.csv").open().read().splitlines()))
+    row = next(csv.DictReader((folder / "summary.csv").read_text().splitlines()))
     assert tuple(row) == SUMMARY_COLUMNS
     assert row["finished"] == "200"
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -104,7 +104,8 @@ def test_a_trace_is_replayed(runner: CliRunner, shared: Path) -> None:
         "run --topo h20_nvl8 --workload llama70b_offline --requests 100",
         "run --topo b200_nvl8 --workload reasoning --rate 1 --requests 20",
         "run --topo h200_nvl8 --workload llama70b --rate 5 --duration 10s",
-        "run --topo h200_nvl8 --workload llama70b_offline --requests 50 --set engine.scheduler=static",
+        "run --topo h200_nvl8 --workload llama70b_offline --requests 50"
+        " --set engine.scheduler=static",
         "run --topo h200_nvl8 --workload llama70b --rate 9 --requests 99 --chips 4 --tp 2",
     ],
 )

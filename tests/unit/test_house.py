@@ -29,7 +29,19 @@ def test_data_files_stay_small() -> None:
         (["--help"], {"pandas", "numpy", "networkx", "pydantic", "yaml", "simpy"}),
         (["list"], {"pandas", "numpy", "networkx", "pydantic", "yaml", "simpy"}),
         (
-            "run --topo h200_nvl8 --workload llama8b --rate 5 --requests 20 --out out".split(),
+            [
+                "run",
+                "--topo",
+                "h200_nvl8",
+                "--workload",
+                "llama8b",
+                "--rate",
+                "5",
+                "--requests",
+                "20",
+                "--out",
+                "out",
+            ],
             {"pandas", "networkx"},
         ),
     ],
@@ -37,11 +49,12 @@ def test_data_files_stay_small() -> None:
 def test_commands_import_only_what_they_need(
     arguments: list[str], absent: set[str], tmp_path: object
 ) -> None:
-    code = (
-        "import sys; from cluster_sim.cli import cli\n"
-        f"cli.main({arguments!r}, standalone_mode=False)\n"
-        "print(sorted(sys.modules), file=sys.stderr)"
-    )
+    code = f"""
+import sys
+from cluster_sim.cli import cli
+cli.main({arguments!r}, standalone_mode=False)
+print(sorted(sys.modules), file=sys.stderr)
+"""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=str(tmp_path)
     )

@@ -60,8 +60,6 @@ def find_capacity(
     rate = FIRST_GUESS * saturated_per_s
     while high > low * (1 + PRECISION):
         kept, run = attempt(rate)
-        if run.interrupted and kept:
-            raise KeyboardInterrupt
         if kept:
             low, best = rate, run
         else:
@@ -95,6 +93,8 @@ def _try(service: Service, requests: Requests, slo: Slo, *, step_by_step: bool) 
     run = serve(service, requests, step_by_step=step_by_step, watch=hopeless)
     if lost:
         return False, run
+    if run.interrupted:
+        raise KeyboardInterrupt
     seen = latencies(run, requests, open_loop=True)
     return attainment(seen, slo) >= slo.attainment, run
 

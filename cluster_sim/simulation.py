@@ -71,15 +71,9 @@ def simulate(
     requests = make_requests(wanted, skip_bad_rows=skip_bad_rows)
     service = make_service(job, choice, price, cache, requests)
     capacity, flat_out = _limits(service, requests, wanted, step_by_step, progress)
-    load = wanted.arrivals.load
     if wanted.arrivals.kind == "open":
-        rate = wanted.arrivals.rate or 0.0
-        if load is not None:
-            reference = capacity.requests_per_s if capacity else 0.0
-            if not reference and flat_out is not None:
-                reference = len(requests) / flat_out.end_s
-            rate = load * reference
-        requests = _for_duration(requests.at_rate(rate), wanted)
+        rate = _offered_rate(wanted, requests, capacity, flat_out)
+        requests = _at_rate(requests, wanted, rate)
     elif wanted.arrivals.kind == "offline":
         requests = all_at_once(requests)
     watch = _watcher(progress, "run", len(requests))
@@ -180,14 +174,33 @@ def _limits(
     return capacity, flat_out
 
 
-def _for_duration(requests: Requests, wanted: Workload) -> Requests:
-    """With a duration, the requests that arrive in it; unless a number is given too, whichever ends
-    first.
+def _offered_rate(
+    wanted: Workload, requests: Requests, capacity: Capacity | None, flat_out: Run | None
+) -> float:
+    """Requests per second: as given, or the load's share of the capacity (without one, of the
+    saturation).
+    """
+    if wanted.arrivals.load is None:
+        return wanted.arrivals.rate or 0.0
+    reference = capacity.requests_per_s if capacity else 0.0
+    if not reference and flat_out is not None:
+        reference = len(requests) / flat_out.end_s
+    return wanted.arrivals.load * reference
+
+
+def _at_rate(requests: Requests, wanted: Workload, rate: float) -> Requests:
+    """The requests at a rate; with a duration those that arrive in it, ``requests`` of them at most
+    if given.
     """
     if wanted.duration is None:
-        return requests
-    keep = max(1, int((requests.arrival_s <= wanted.duration).sum()))
-    return Requests(requests.arrival_s[:keep], requests.isl[:keep], requests.osl[:keep])
+        return requests.at_rate(rate)
+    if wanted.requests is None:
+        expected = rate * wanted.duration
+        count = int(expected + 10 * expected**0.5) + 10
+        requests = draw_requests(wanted.isl, wanted.osl, wanted.arrivals.cv, count, wanted.seed)
+    timed = requests.at_rate(rate)
+    keep = max(1, int((timed.arrival_s <= wanted.duration).sum()))
+    return Requests(timed.arrival_s[:keep], timed.isl[:keep], timed.osl[:keep])
 
 
 def _watcher(

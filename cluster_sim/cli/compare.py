@@ -13,11 +13,15 @@ def compare(files: tuple[Path, ...]) -> None:
     """Compare runs: main metrics side by side, ratios to the first."""
     from cluster_sim.output.results import read_summary
     from cluster_sim.output.tables import grid
-    from cluster_sim.studies.compare import compare_runs
+    from cluster_sim.studies.compare import check_runs, compare_runs
 
     if len(files) < 2:
         raise click.UsageError("compare needs at least two summary.csv files or result folders")
-    rows = [row for file in files for row in read_summary(file)]
+    rows = []
+    for file in files:
+        found = read_summary(file)
+        check_runs(str(file), found)
+        rows += found
     table, warnings = compare_runs(rows)
     for warning in warnings:
         click.echo(f"Note: {warning}", err=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
 
 from cluster_sim.cli.options import resolve_inputs, run_options
-from cluster_sim.specs.find import find, names
+from cluster_sim.specs.find import names
 
 FAMILIES = {
     "topologies": "topology",
@@ -37,19 +38,18 @@ def list_names(family: str | None) -> None:
 @click.argument("name")
 def show(family: str, name: str) -> None:
     """Show a file of a family, checked, with its sources."""
-    from cluster_sim.specs.load import load_topology, load_workload
+    from cluster_sim.specs.load import read
 
-    record = find(family, name)
-    if family == "topology":
-        machine = load_topology(name)
-        click.echo(f"# {record.path}: {machine.topology.chips} x {machine.chip.title}")
-    elif family == "workload":
-        load_workload(name)
-        click.echo(f"# {record.path}")
+    _load(family, name)
+    record, data, _ = read(family, name)
+    click.echo(f"# {record.path}")
+    if re.search(r"^extends:", record.text, re.MULTILINE):
+        import yaml
+
+        click.echo("# as resolved with the file that it extends")
+        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
     else:
-        _load(family, name)
-        click.echo(f"# {record.path}")
-    click.echo(record.text.rstrip())
+        click.echo(record.text.rstrip())
 
 
 @click.command()

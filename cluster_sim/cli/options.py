@@ -51,14 +51,29 @@ def resolve_inputs(options: dict[str, Any]) -> tuple[TopologyInput, WorkloadInpu
     from cluster_sim.specs.load import load_economics, load_topology, load_workload
 
     overrides = list(options["overrides"])
-    if options["chips"] is not None:
-        overrides.append(f"topology.chips={options['chips']}")
-    replacements = _replacements(options)
-    return (
-        load_topology(options["topo"], overrides),
-        load_workload(options["workload"], overrides, replacements),
-        load_economics(overrides),
-    )
+    machine = _with_chips(load_topology(options["topo"], overrides), options["chips"])
+    job = load_workload(options["workload"], overrides, _replacements(options))
+    if options["duration"] is not None and job.workload.arrivals.kind != "open":
+        raise click.UsageError(
+            f"--duration has no effect: {job.workload.name} has {job.workload.arrivals.kind} "
+            "arrivals; use --requests, or --rate for open traffic"
+        )
+    return machine, job, load_economics(overrides)
+
+
+def _with_chips(machine: TopologyInput, chips: int | None) -> TopologyInput:
+    """The topology with only so many of its chips in use."""
+    import dataclasses
+
+    topology = machine.topology
+    if chips is None:
+        return machine
+    if chips > topology.chips:
+        raise click.UsageError(
+            f"--chips {chips}: {topology.name} has {topology.chips} chips; "
+            f"a larger machine is --set topology.chips={chips}"
+        )
+    return dataclasses.replace(machine, topology=dataclasses.replace(topology, chips=chips))
 
 
 def _replacements(options: dict[str, Any]) -> dict[str, Any]:
@@ -69,19 +84,20 @@ def _replacements(options: dict[str, Any]) -> dict[str, Any]:
             changed[key] = options[key]
     changed.update(_plan(options))
     for metric, limit in (options["slo"] or {}).items():
-        changed[f"slo.{metric}"] = _spaced(limit)
+        changed[f"slo.{metric}"] = limit
     changed.update(_arrivals(options))
     return changed
 
 
-def _plan(options: dict[str, Any]) -> dict[str, int]:
+def _plan(options: dict[str, Any]) -> dict[str, int | None]:
+    """The plan's keys; ``--plan`` sets both, so that ``auto`` takes back what the workload says."""
     tp, replicas = options["tp"], options["replicas"]
     if options["plan"] is not None:
         if tp is not None or replicas is not None:
             raise click.UsageError(
                 "--plan already says TP and replicas; leave out --tp, --replicas"
             )
-        tp, replicas = options["plan"]
+        return dict(zip(("plan.tp", "plan.replicas"), options["plan"], strict=True))
     plan = {"plan.tp": tp, "plan.replicas": replicas}
     return {key: value for key, value in plan.items() if value is not None}
 
@@ -122,10 +138,3 @@ def _kept_cv(options: dict[str, Any]) -> dict[str, Any]:
     if isinstance(arrivals, dict) and "cv" in arrivals:
         return {"cv": arrivals["cv"]}
     return {}
-
-
-def _spaced(limit: str) -> str:
-    """``2s`` as the unit literal ``2 s``."""
-    import re
-
-    return re.sub(r"^([-+.\deE]*\d\.?)\s*([a-zA-Z%].*)$", r"\1 \2", limit.strip())

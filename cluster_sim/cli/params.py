@@ -94,22 +94,30 @@ class SloType(click.ParamType[Any]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> dict[str, str]:
         """The SLO as a mapping of unit literals."""
+        from cluster_sim.units import Quantity
+
         slo: dict[str, str] = {}
         for part in str(value).split(","):
-            key, equals, limit = part.strip().partition("=")
+            key, equals, limit = (text.strip() for text in part.partition("="))
             metric, _, percentile = key.partition("_p")
             if not equals or not limit:
                 self.fail(f"write ttft=2s,tpot=50ms,attainment=99% (got {value})", param, ctx)
-            if metric not in (*SLO_NAMES, "attainment"):
+            if metric not in (*SLO_NAMES, "attainment") or key == f"attainment_p{percentile}":
                 self.fail(f"unknown limit '{key}'; use ttft, tpot, e2e, attainment", param, ctx)
             if percentile:
                 if not re.fullmatch(r"\d{1,2}", percentile) or int(percentile) == 0:
                     self.fail(f"'{key}': a percentile from p1 to p99", param, ctx)
-                share = f"{percentile}%"
-                if slo.setdefault("attainment", share) != share:
+                wanted = f"{percentile}%"
+                if slo.setdefault("attainment", wanted) != wanted:
                     self.fail("two different attainments", param, ctx)
-            if metric in slo and metric != "attainment":
+            if slo.get(metric, limit) != limit or (metric in slo and metric in SLO_NAMES):
                 self.fail(f"'{metric}' is given twice", param, ctx)
+            share = metric == "attainment"
+            quantity = Quantity("share", maximum=1.0) if share else Quantity("time")
+            try:
+                quantity.parse(limit)
+            except ValueError as error:
+                self.fail(f"{metric}: {error} (got {limit})", param, ctx)
             slo[metric] = limit
         if not set(slo) & set(SLO_NAMES):
             self.fail("gives no limit; add ttft, tpot or e2e", param, ctx)

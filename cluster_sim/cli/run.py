@@ -54,7 +54,8 @@ def run(
             )
         except KeyboardInterrupt:
             bar.close()
-            raise click.Abort from None
+            click.echo("Interrupted before the run itself began: nothing to write.", err=True)
+            raise SystemExit(130) from None
         bar.close()
         seconds = time.perf_counter() - started
         folder = writer.write(result, {"simulated_s": f"{seconds:.3f}"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -25,15 +26,17 @@ ROWS_AT_ONCE = 65_536
 
 
 def check_writable(folder: Path) -> None:
-    """Raise SpecError unless result folders can be made in ``folder`` (made now if missing)."""
+    """Raise SpecError unless result folders can be made in ``folder``; it is not made yet."""
+    present = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=present):
             pass
     except OSError as error:
-        raise SpecError(
-            f"--out: cannot write to '{folder}': {error.strerror}; choose another folder"
-        ) from None
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> SpecError:
+    return SpecError(f"--out: cannot write to '{folder}': {error.strerror}; choose another folder")
 
 
 class ResultWriter:
@@ -48,9 +51,18 @@ class ResultWriter:
         All but run.log have the same bytes for the same inputs. An older folder of the same run is
         replaced.
         """
-        name = str(result.summary["run_id"])
-        final = self.folder / name
-        staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.folder))
+        final = self.folder / str(result.summary["run_id"])
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=self.folder))
+            self._fill(staging, result, log or {})
+            _swap(staging, final)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from None
+        return final
+
+    def _fill(self, staging: Path, result: Result, log: Mapping[str, object]) -> None:
+        """Write the files of a run into its temporary folder; it goes away if that fails."""
         try:
             with (staging / "summary.csv").open("w", newline="", encoding="utf-8") as file:
                 file.write(format_csv([result.summary]))
@@ -58,15 +70,34 @@ class ResultWriter:
                 _write_columns(file.write, result.requests)
             text = json.dumps(result.manifest, indent=1, sort_keys=True)
             (staging / "manifest.json").write_text(text + "\n", encoding="utf-8")
-            (staging / "run.log").write_text(_run_log(log or {}), encoding="utf-8")
+            (staging / "run.log").write_text(_run_log(log), encoding="utf-8")
             staging.chmod(0o755)
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(staging, final)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        return final
+
+
+def _swap(staging: Path, final: Path) -> None:
+    """Give the finished folder its name; an older one of that name is put aside first, then removed.
+
+    Two processes may write the same run: whoever is second finds the first's folder and tries again.
+    """
+    aside = staging.with_name(f"{staging.name}.old")
+    try:
+        for _ in range(100):
+            try:
+                os.replace(staging, final)
+                break
+            except OSError:
+                if not final.is_dir():
+                    raise
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(final, aside)
+                shutil.rmtree(aside)
+        else:
+            raise OSError(0, f"'{final.name}' keeps being rewritten by others")
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def cell(value: object) -> str:

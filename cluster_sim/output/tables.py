@@ -26,11 +26,15 @@ FAMILY_WORDS = {
 def number(value: float | None, digits: int = 3) -> str:
     """A figure with three significant digits and thousands separators; '-' for None.
 
+    Beyond 1e12, and for infinity, the shortest form.
+
     >>> number(5949.7), number(0.6012), number(17.35)
     ('5,950', '0.601', '17.4')
     """
     if value is None:
         return "-"
+    if abs(value) >= 1e12:
+        return f"{value:.{digits}g}"
     if abs(value) >= 1000:
         return f"{value:,.0f}" if abs(value) >= 10_000 else f"{round(value / 10) * 10:,.0f}"
     if value == 0:

@@ -26,14 +26,26 @@ class Status(IntEnum):
 
 
 class Outcomes:
-    """Per request: arrival, first token and finish times (s, NaN if never), replica, preemptions,
-    status.
+    """Per request: lengths (tokens), arrival, first token and finish times (s, NaN if never),
+    replica, preemptions, status.
     """
 
-    __slots__ = ("arrival_s", "finish_s", "finished", "first_s", "preemptions", "replica", "status")
+    __slots__ = (
+        "arrival_s",
+        "finish_s",
+        "finished",
+        "first_s",
+        "isl",
+        "osl",
+        "preemptions",
+        "replica",
+        "status",
+    )
 
     def __init__(self, requests: Requests) -> None:
         count = len(requests)
+        self.isl: list[int] = requests.isl.tolist()
+        self.osl: list[int] = requests.osl.tolist()
         self.arrival_s: list[float] = requests.arrival_s.tolist()
         self.first_s = [NEVER] * count
         self.finish_s = [NEVER] * count

@@ -17,7 +17,6 @@ import numpy as np
 
 from cluster_sim.errors import SimulationError
 from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
-from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.scheduler import Decision, Holder, Prompt, View
 from cluster_sim.serving.stepper import ReplicaSpec
 
@@ -40,12 +39,9 @@ class _Running:
 class FastReplica:
     """One copy of the model; a drop-in for StepByStepReplica that advances by segments."""
 
-    def __init__(
-        self, index: int, spec: ReplicaSpec, requests: Requests, outcomes: Outcomes
-    ) -> None:
+    def __init__(self, index: int, spec: ReplicaSpec, outcomes: Outcomes) -> None:
         self.index, self.spec, self.outcomes = index, spec, outcomes
-        self.isl: list[int] = requests.isl.tolist()
-        self.osl: list[int] = requests.osl.tolist()
+        self.isl, self.osl = outcomes.isl, outcomes.osl
         self.waiting: deque[int] = deque()
         self.running: dict[int, _Running] = {}  # in order of admission
         self.prefilling: dict[int, _Running] = {}

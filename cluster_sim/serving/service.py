@@ -98,7 +98,7 @@ def serve(
     outcomes = Outcomes(requests)
     accepted = _admissible(service, requests, outcomes)
     kind = StepByStepReplica if step_by_step else FastReplica
-    replicas = [kind(i, service.spec, requests, outcomes) for i in range(service.replicas)]
+    replicas = [kind(i, service.spec, outcomes) for i in range(service.replicas)]
     interrupted = False
     try:
         if service.concurrency is not None or step_by_step:

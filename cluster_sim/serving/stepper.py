@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from cluster_sim.errors import SimulationError
 from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
-from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.scheduler import Decision, Holder, Prompt, Scheduler, View
 
 
@@ -55,11 +54,9 @@ class _Sequence:
 class StepByStepReplica:
     """One copy of the model, advanced one engine step an event."""
 
-    def __init__(
-        self, index: int, spec: ReplicaSpec, requests: Requests, outcomes: Outcomes
-    ) -> None:
+    def __init__(self, index: int, spec: ReplicaSpec, outcomes: Outcomes) -> None:
         self.index, self.spec, self.outcomes = index, spec, outcomes
-        self.isl, self.osl = requests.isl.tolist(), requests.osl.tolist()
+        self.isl, self.osl = outcomes.isl, outcomes.osl
         self.waiting: deque[_Sequence] = deque()
         self.running: list[_Sequence] = []
         self.free = spec.blocks

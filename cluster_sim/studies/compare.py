@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cluster_sim.errors import SpecError
+
+WORDS = ("plan", "weights_dtype")  # the metrics that are no numbers
 METRICS = (
-    "plan",
-    "weights_dtype",
+    *WORDS,
     "capacity_requests_per_s",
     "capacity_output_tokens_per_s_per_chip",
     "saturation_output_tokens_per_s_per_chip",
@@ -32,6 +34,19 @@ MUST_AGREE = {
     "load": "loads differ",
     "seed": "seeds differ",
 }
+
+
+def check_runs(file: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """Raise SpecError with every metric of a file that has no column or holds no number."""
+    missing = [name for name in (*METRICS, *MUST_AGREE) if name not in rows[0]]
+    problems = [f"{file}: no column {', '.join(missing)}"] if missing else []
+    for line, row in enumerate(rows, start=2):
+        for name in METRICS:
+            text = row.get(name) or ""
+            if name not in WORDS and text and _float(text) is None:
+                problems.append(f"{file}:{line}: {name}: must be a number (got {text})")
+    if problems:
+        raise SpecError(problems)
 
 
 def compare_runs(rows: Sequence[Mapping[str, str]]) -> tuple[list[list[str]], list[str]]:

@@ -1,0 +1,103 @@
+"""Speed, in CPU seconds: run with ``pytest -m bench --benchmark-enable -s tests/bench``."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster_sim.perf.memory import kv_cache
+from cluster_sim.perf.plan import resolve
+from cluster_sim.perf.step_price import compile_step_price
+from cluster_sim.serving.requests import Requests
+from cluster_sim.serving.service import Service, serve
+from cluster_sim.simulation import make_requests, make_service
+from cluster_sim.specs.load import load_topology, load_workload
+
+pytestmark = pytest.mark.bench
+
+
+def service_of(workload: str, changes: list[str], replicas: int) -> tuple[Service, Requests]:
+    machine = load_topology("h200_nvl8")
+    job = load_workload(workload, [*changes, "plan.tp=2"])
+    choice = dataclasses.replace(resolve(machine, job), replicas=replicas)
+    parts = (job.model, job.software, 2, choice.weights_dtype, choice.kv_dtype)
+    price = compile_step_price(machine, *parts)
+    requests = make_requests(job.workload)
+    cache = kv_cache(machine.chip, *parts)
+    return make_service(job, choice, price, cache, requests), requests
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.process_time()
+    result = work()
+    return result, time.process_time() - started
+
+
+def saturated_rate(service: Service, requests: Requests) -> float:
+    flat = dataclasses.replace(requests, arrival_s=requests.arrival_s * 0)
+    return len(requests) / serve(service, flat).end_s
+
+
+@pytest.mark.parametrize(
+    ("replicas", "router", "count"),
+    [(1, "round_robin", 100_000), (64, "least_outstanding", 40_000)],
+)
+def test_chat_requests_per_second(replicas: int, router: str, count: int) -> None:
+    changes = [f"workload.requests={count}", f"plan.router={router}"]
+    service, requests = service_of("llama70b", changes, replicas)
+    # 80 % of the rate that this service sustains without an SLO, found on fewer requests
+    few = Requests(
+        *(a[: 4000 * min(replicas, 8)] for a in (requests.arrival_s, requests.isl, requests.osl))
+    )
+    rate = 0.8 * saturated_rate(service, few)
+    run, seconds = timed(lambda: serve(service, requests.at_rate(rate)))
+    steps = sum(counts.steps for counts in run.counts)
+    print(f"{replicas} replicas: {count / seconds:,.0f} requests/s, {steps / seconds:,.0f} steps/s")
+
+
+def test_reasoning_steps_per_second() -> None:
+    service, requests = service_of("reasoning", ["workload.requests=4000"], 1)
+    rate = 0.5 * saturated_rate(service, requests)
+    run, seconds = timed(lambda: serve(service, requests.at_rate(rate)))
+    steps = sum(counts.steps for counts in run.counts)
+    print(f"reasoning: {steps / seconds:,.0f} steps/s, {len(requests) / seconds:,.0f} requests/s")
+
+
+def command(arguments: str, folder: Path) -> tuple[float, float]:
+    """CPU seconds (user + system) and peak MB of a whole process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    program = "from cluster_sim.cli import main; main()"
+    subprocess.run(
+        [sys.executable, "-c", program, *arguments.split()],
+        cwd=folder,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu, after.ru_maxrss / 1024
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--help",
+        "list",
+        "run --topo h200_nvl8 --workload llama70b --rate 20",
+        "run --topo h200_nvl8 --workload llama70b",
+        "run --topo h200_nvl8 --workload llama70b --rate 18 --requests 1000000",
+    ],
+)
+def test_whole_commands(arguments: str, tmp_path: Path) -> None:
+    repeats = 1 if "1000000" in arguments else 3
+    runs = [command(arguments, tmp_path) for _ in range(repeats)]
+    seconds = sorted(cpu for cpu, _ in runs)[repeats // 2]
+    print(f"{arguments}: {seconds:.2f} CPU s, {max(peak for _, peak in runs):.0f} MB peak so far")

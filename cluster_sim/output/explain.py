@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from cluster_sim.economics import chip_usd_per_hour
-from cluster_sim.output.tables import FAMILY_WORDS, grid, number
+from cluster_sim.output.tables import FAMILY_WORDS, WIDTH, grid, number
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
@@ -43,7 +45,14 @@ def _plan(choice: Choice) -> str:
         f"Plan: {choice.weights_dtype} weights, {choice.kv_dtype} KV. The closed form takes, for\n"
         "each TP degree, the largest batch that keeps the TPOT limit, and its rate.\n"
     )
-    return "\n".join([head + grid(rows), *choice.notes])
+    reasons = [f"tp{c.tp}: {c.reason}" for c in choice.candidates if not c.fits]
+    return "\n".join([head + grid(rows), *map(_wrapped, (*reasons, *choice.notes))])
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+    )
 
 
 def _memory(machine: TopologyInput, job: WorkloadInput, choice: Choice, cache: KvCache) -> str:
@@ -58,7 +67,8 @@ def _memory(machine: TopologyInput, job: WorkloadInput, choice: Choice, cache: K
         [f"  blocks of {cache.block_tokens} tokens", f"{cache.blocks:,}"],
         ["  cached tokens a replica", f"{cache.tokens:,}"],
     ]
-    return f"Memory of one {machine.chip.title}\n" + grid(rows)
+    formula = "blocks = floor(room / (bytes per token x tokens per block)), with the room by rule"
+    return f"Memory of one {machine.chip.title}\n" + grid(rows) + f"\n  {formula}"
 
 
 def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
@@ -68,7 +78,8 @@ def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
     mean_context = round(isl + osl / 2)
     prompt = max(1, min(round(isl), job.software.max_num_batched_tokens))
     work = price.prefill_work(0, prompt)
-    heads = ["ms", "decode, 1 seq", f"decode, {batch} seqs", f"prompt of {prompt:,}", "provenance"]
+    many = f"decode, {batch} seq{'s' if batch != 1 else ''}"
+    heads = ["ms", "decode, 1 seq", many, f"prompt of {prompt:,}", "provenance"]
     rows = [heads]
     totals = [0.0, 0.0, 0.0]
     for family in price.families:
@@ -91,12 +102,30 @@ def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
         rows.append([f"  {FAMILY_WORDS[family.name]}", *cells, family.provenance])
     rows.append(["  step", *(number(total * 1e3) for total in totals), ""])
     title = f"Price of an engine step, {mean_context:,} tokens of context a sequence"
-    return f"{title}\n{grid(rows)}"
+    formula = (
+        "step = tokens(T) + sequences(R) + decodes(B) + context x cached tokens read, and for "
+        "prompts + floor + work x sum of (end^2 - start^2)(1 + h / end)"
+    )
+    return f"{title}\n{grid(rows)}\n{_wrapped(formula)}"
 
 
 def _money(machine: TopologyInput, economics: Economics) -> str:
     usd = chip_usd_per_hour(machine.chip, economics)
     if usd is None:
-        return "Money: no price; give one with --set economics.usd_per_chip_hour=2.0"
-    source = machine.chip.sources.get("price", "")
-    return f"Money: ${usd:.2f} per chip-hour ({economics.basis}); {source}"
+        money = "no price; give one with --set economics.usd_per_chip_hour=2.0"
+    else:
+        source = machine.chip.sources.get("price", "")
+        given = economics.usd_per_chip_hour is not None
+        basis = "as given" if given else f"{economics.basis}; {source}"
+        money = f"${usd:.2f} per chip-hour ({basis})"
+    return "\n".join(
+        (
+            "Money and energy",
+            _wrapped(money),
+            _wrapped("$/M tokens = $/chip-hour x all chips / 3600 / (tokens/s) x 10^6"),
+            _wrapped(
+                f"power at the wall = (chips + host {machine.topology.host_power:,.0f} W) x PUE "
+                f"{economics.pue:g}; J/token = power / (tokens/s)"
+            ),
+        )
+    )

@@ -78,9 +78,9 @@ class ResultWriter:
 
 
 def _swap(staging: Path, final: Path) -> None:
-    """Give the finished folder its name; an older one of that name is put aside first, then removed.
+    """Give the finished folder its name; an older one is put aside first, then removed.
 
-    Two processes may write the same run: whoever is second finds the first's folder and tries again.
+    Two processes may write the same run: the second finds the first's folder and tries again.
     """
     aside = staging.with_name(f"{staging.name}.old")
     try:

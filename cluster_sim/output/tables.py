@@ -120,7 +120,9 @@ def _limits(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         _columns("What it can serve", "requests/s", "output tokens/s", "per chip", "$/M output")
     ]
     for label, entry in (("  within the SLO", capacity), ("  flat out, no SLO", saturation)):
-        if entry:
+        if entry and entry["requests_per_s"] == 0:
+            lines.append(f"{label}: out of reach, even one request at a time misses a limit")
+        elif entry:
             lines.append(
                 _columns(
                     label,
@@ -242,8 +244,8 @@ def _trust(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     ]
     text = f"busy time {', '.join(shares)}"
     low, high = (row[f"capacity_output_tokens_per_s_per_chip_{end}"] for end in ("low", "high"))
-    if low is not None:
-        middle = row["capacity_output_tokens_per_s_per_chip"]
+    middle = row["capacity_output_tokens_per_s_per_chip"]
+    if low is not None and middle:
         text += f"; expect throughput within {(high - middle) / middle * 100:.0f} % (median error)"
     return text
 

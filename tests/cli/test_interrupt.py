@@ -48,4 +48,4 @@ def test_an_interrupted_search_writes_nothing(
     result = runner.invoke(cli, LINE.split())
     assert result.exit_code == 130
     assert "nothing to write" in result.stderr
-    assert not list(Path("results").iterdir())
+    assert not list(Path.cwd().rglob("summary.csv"))

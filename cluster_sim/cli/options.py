@@ -125,8 +125,9 @@ def _arrivals(options: dict[str, Any]) -> dict[str, Any]:
         changed["arrivals"] = {"kind": "closed", "concurrency": clients}
     elif trace is not None:
         changed["arrivals"] = {"kind": "trace", "trace": trace}
-    if (clients is not None or trace is not None) and options["requests"] is None:
-        changed["requests"] = None
+    counted = all(value is None for value in (clients, trace, duration))
+    if not counted and options["requests"] is None:
+        changed["requests"] = None  # the file's number belongs to the file's own traffic
     return changed
 
 

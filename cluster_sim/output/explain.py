@@ -67,7 +67,7 @@ def _memory(machine: TopologyInput, job: WorkloadInput, choice: Choice, cache: K
         [f"  blocks of {cache.block_tokens} tokens", f"{cache.blocks:,}"],
         ["  cached tokens a replica", f"{cache.tokens:,}"],
     ]
-    formula = "blocks = floor(room / (bytes per token x tokens per block)), with the room by rule"
+    formula = "blocks = floor(room / (bytes per token x tokens per block))"
     return f"Memory of one {machine.chip.title}\n" + grid(rows) + f"\n  {formula}"
 
 

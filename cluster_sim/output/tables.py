@@ -121,7 +121,7 @@ def _limits(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     ]
     for label, entry in (("  within the SLO", capacity), ("  flat out, no SLO", saturation)):
         if entry and entry["requests_per_s"] == 0:
-            lines.append(f"{label}: out of reach, even one request at a time misses a limit")
+            lines.append(f"{label}: not kept at any rate that was tried")
         elif entry:
             lines.append(
                 _columns(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from cluster_sim.specs.workload import Slo
 
 EDGE = 0.05  # open loop: first and last 5 % of the arrivals lie outside the window
 PERCENTILES = (50, 90, 99)
+BINS = 4096  # of the histogram that locates percentiles of the pooled gaps
 UNSTABLE_GROWTH = 0.02  # of the arrivals: an overload of 2 % is called unstable
 FloatArray = NDArray[np.float64]
 
@@ -221,38 +223,66 @@ def tokens_emitted(logs: Sequence[StepLog], span: Window) -> int:
 
 
 def inter_token_latencies(logs: Sequence[StepLog], span: Window) -> dict[str, float | None]:
-    """ITL: gaps between successive tokens of a request, pooled over the tokens emitted inside the
-    window (ms).
-    """
-    gaps_parts, weight_parts = [], []
+    """ITL: gaps between successive tokens of a request, pooled over the window's tokens (ms)."""
+    count, total_s, lowest, highest = 0, 0.0, np.inf, 0.0
+    for gaps, weights in _gaps(logs, span):
+        count += int(weights.sum(dtype=np.int64))
+        total_s += float(np.dot(gaps, weights))
+        lowest, highest = min(lowest, float(gaps.min())), max(highest, float(gaps.max()))
+    if count == 0:
+        return summarise("itl", np.empty(0))
+    ranks = [percentile / 100 * (count - 1) for percentile in PERCENTILES]
+    wanted = sorted({min(int(rank) + extra, count - 1) for rank in ranks for extra in (0, 1)})
+    values = _order_statistics(logs, span, wanted, lowest, highest)
+    row: dict[str, float | None] = {"itl_mean_ms": total_s / count * 1e3}
+    for percentile, rank in zip(PERCENTILES, ranks, strict=True):
+        low = int(rank)
+        below, above = values[low], values[min(low + 1, count - 1)]
+        row[f"itl_p{percentile}_ms"] = (below + (above - below) * (rank - low)) * 1e3
+    return row
+
+
+def _gaps(logs: Sequence[StepLog], span: Window) -> Iterator[tuple[FloatArray, NDArray[np.intc]]]:
+    """Gaps (s) of the tokens emitted inside the window and how often each occurs, log by log."""
     for log in logs:
         if len(log.end_s) > 1:
             ends = np.frombuffer(log.end_s)
             weights = np.frombuffer(log.chained, dtype=np.intc)[1:]
             keep = (weights > 0) & (ends[1:] > span.start_s) & (ends[1:] <= span.end_s)
-            gaps_parts.append(np.diff(ends)[keep])
-            weight_parts.append(weights[keep].astype(np.int64))
-        lone = [gap for at_s, gap in log.lone_gaps if span.start_s < at_s <= span.end_s]
-        gaps_parts.append(np.array(lone))
-        weight_parts.append(np.ones(len(lone), dtype=np.int64))
-    gaps, weights = np.concatenate(gaps_parts), np.concatenate(weight_parts)
-    if not len(gaps):
-        return summarise("itl", gaps)
-    order = np.lexsort((weights, gaps))
-    return _weighted(gaps[order] * 1e3, weights[order].astype(np.int64))
+            if keep.any():
+                yield np.diff(ends)[keep], weights[keep]
+        lone = sorted(gap for at_s, gap in log.lone_gaps if span.start_s < at_s <= span.end_s)
+        if lone:
+            yield np.array(lone), np.ones(len(lone), dtype=np.intc)
 
 
-def _weighted(values: FloatArray, weights: NDArray[np.int64]) -> dict[str, float | None]:
-    """What ``summarise`` gives for every value repeated by its weight; values in ms, sorted."""
-    last = np.cumsum(weights) - 1
-    count = int(last[-1]) + 1
-    row: dict[str, float | None] = {"itl_mean_ms": float((values * weights).sum() / count)}
-    for percentile in PERCENTILES:
-        rank = percentile / 100 * (count - 1)
-        low = int(rank)
-        below, above = values[np.searchsorted(last, (low, min(low + 1, count - 1)))]
-        row[f"itl_p{percentile}_ms"] = float(below + (above - below) * (rank - low))
-    return row
+def _order_statistics(
+    logs: Sequence[StepLog], span: Window, ranks: Sequence[int], lowest: float, highest: float
+) -> dict[int, float]:
+    """The gaps at given ranks of the sorted pool, exactly, without sorting or holding all of it.
+
+    A histogram finds the bin of each rank; only the values of those bins are sorted.
+    """
+    width = (highest - lowest) / BINS or 1.0
+
+    def bins_of(gaps: FloatArray) -> NDArray[np.int64]:
+        return np.minimum((gaps - lowest) / width, BINS - 1).astype(np.int64)
+
+    filled = np.zeros(BINS)
+    for gaps, weights in _gaps(logs, span):
+        filled += np.bincount(bins_of(gaps), weights=weights, minlength=BINS)
+    upto = np.cumsum(filled)
+    homes = {rank: int(np.searchsorted(upto, rank, side="right")) for rank in ranks}
+    values: dict[int, float] = {}
+    for home in sorted(set(homes.values())):
+        parts = [(g[bins_of(g) == home], w[bins_of(g) == home]) for g, w in _gaps(logs, span)]
+        pool = np.concatenate([gaps for gaps, _ in parts])
+        order = np.argsort(pool, kind="stable")
+        last = np.cumsum(np.concatenate([w for _, w in parts])[order], dtype=np.int64) - 1
+        before = int(upto[home] - filled[home])
+        for rank in (rank for rank in ranks if homes[rank] == home):
+            values[rank] = float(pool[order][np.searchsorted(last, rank - before)])
+    return values
 
 
 def is_stable(run: Run, seen: Latencies) -> bool:
@@ -277,7 +307,7 @@ def is_stable(run: Run, seen: Latencies) -> bool:
 
 def outcome_table(
     run: Run, requests: Requests, seen: Latencies, slo: Slo
-) -> dict[str, Sequence[object]]:
+) -> dict[str, Sequence[object] | NDArray[Any]]:
     """The columns of requests.csv."""
     outcomes: Outcomes = run.outcomes
     names = {
@@ -286,17 +316,17 @@ def outcome_table(
         Status.REJECTED_CONTEXT: "rejected: longer than the context",
         Status.REJECTED_KV: "rejected: longer than the KV cache",
     }
-    good = meets_slo(seen, slo).tolist()
+    good = meets_slo(seen, slo)
     return {
         "request": range(len(requests)),
         "replica": outcomes.replica,
         "arrival_s": outcomes.arrival_s,
-        "isl": requests.isl.tolist(),
-        "osl": requests.osl.tolist(),
+        "isl": requests.isl,
+        "osl": requests.osl,
         "status": [names[status] for status in outcomes.status],
-        "ttft_ms": (seen.ttft_s * 1e3).tolist(),
-        "tpot_ms": (seen.tpot_s * 1e3).tolist(),
-        "e2e_ms": (seen.e2e_s * 1e3).tolist(),
+        "ttft_ms": seen.ttft_s * 1e3,
+        "tpot_ms": seen.tpot_s * 1e3,
+        "e2e_ms": seen.e2e_s * 1e3,
         "preemptions": outcomes.preemptions,
         "within_slo": good,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Result:
     """One row of numbers, the requests behind it, and the manifest with their origin."""
 
     summary: dict[str, Any]
-    requests: dict[str, Sequence[object]]
+    requests: dict[str, Any]
     manifest: dict[str, Any]
     partial: bool
 

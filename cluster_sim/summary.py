@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +80,7 @@ class Facts:
 
 def summarise_run(
     facts: Facts,
-) -> tuple[dict[str, Any], dict[str, Sequence[object]], dict[str, Any]]:
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The row of summary.csv (all columns, None = not applicable), the columns of requests.csv, the
     manifest.
     """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from array import array
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +100,7 @@ def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service,
 def facts(run: Run) -> dict[str, object]:
     """Everything that a result is made of, in comparable form; NaN becomes None."""
 
-    def plain(values: list[float]) -> list[float | None]:
+    def plain(values: array[float]) -> list[float | None]:
         return [None if math.isnan(value) else value for value in values]
 
     def of_log(log: StepLog) -> tuple[object, ...]:
@@ -116,7 +117,7 @@ def facts(run: Run) -> dict[str, object]:
 
     outcomes = run.outcomes
     return {
-        "arrival": outcomes.arrival_s,
+        "arrival": plain(outcomes.arrival_s),
         "first": plain(outcomes.first_s),
         "finish": plain(outcomes.finish_s),
         "replica": outcomes.replica,

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +130,12 @@ def _write_columns(write: Any, columns: Mapping[str, Sequence[object]]) -> None:
 
 
 def _texts(values: Sequence[object]) -> Iterable[str]:
+    if hasattr(values, "tolist"):  # an array: convert a block at a time, to keep memory low
+        blocks = range(0, len(values), ROWS_AT_ONCE)
+        return chain.from_iterable(
+            _texts(values[at : at + ROWS_AT_ONCE].tolist())  # type: ignore[attr-defined]
+            for at in blocks
+        )
     first = values[0] if len(values) else None
     if isinstance(first, str):
         return values  # type: ignore[return-value]

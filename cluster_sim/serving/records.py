@@ -44,11 +44,11 @@ class Outcomes:
 
     def __init__(self, requests: Requests) -> None:
         count = len(requests)
-        self.isl: list[int] = requests.isl.tolist()
-        self.osl: list[int] = requests.osl.tolist()
-        self.arrival_s: list[float] = requests.arrival_s.tolist()
-        self.first_s = [NEVER] * count
-        self.finish_s = [NEVER] * count
+        self.isl = array("i", requests.isl.tolist())
+        self.osl = array("i", requests.osl.tolist())
+        self.arrival_s = array("d", requests.arrival_s.tobytes())
+        self.first_s = array("d", [NEVER]) * count
+        self.finish_s = array("d", [NEVER]) * count
         self.replica = [-1] * count
         self.preemptions = [0] * count
         self.status = [Status.RUNNING] * count

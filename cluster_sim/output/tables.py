@@ -246,7 +246,7 @@ def _trust(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     low, high = (row[f"capacity_output_tokens_per_s_per_chip_{end}"] for end in ("low", "high"))
     middle = row["capacity_output_tokens_per_s_per_chip"]
     if low is not None and middle:
-        text += f"; expect throughput within {(high - middle) / middle * 100:.0f} % (median error)"
+        text += f"; assumed error bar of the capacity {(high - middle) / middle * 100:.0f} %"
     return text
 
 

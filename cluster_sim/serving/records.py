@@ -49,8 +49,8 @@ class Outcomes:
         self.arrival_s = array("d", requests.arrival_s.tobytes())
         self.first_s = array("d", [NEVER]) * count
         self.finish_s = array("d", [NEVER]) * count
-        self.replica = [-1] * count
-        self.preemptions = [0] * count
+        self.replica = array("i", [-1]) * count
+        self.preemptions = array("i", [0]) * count
         self.status = [Status.RUNNING] * count
         self.finished = 0
 

@@ -9,11 +9,13 @@ event; the reference always runs that way.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Protocol
 
+import numpy as np
 from simpy.core import Environment
 from simpy.events import Event
 
@@ -124,19 +126,17 @@ class _Stopped(Exception):
     """The watcher has seen enough."""
 
 
-def _admissible(service: Service, requests: Requests, outcomes: Outcomes) -> list[int]:
+def _admissible(service: Service, requests: Requests, outcomes: Outcomes) -> array[int]:
     """Requests that fit context and cache, in order of arrival; the others are marked rejected."""
     tokens = requests.isl + requests.osl
     cache = service.spec.blocks * service.spec.block_tokens
-    accepted = []
-    for request, total in enumerate(tokens.tolist()):
-        if total > service.max_context:
-            outcomes.status[request] = Status.REJECTED_CONTEXT
-        elif total - 1 > cache:
-            outcomes.status[request] = Status.REJECTED_KV
-        else:
-            accepted.append(request)
-    return accepted
+    too_long = tokens > service.max_context
+    too_big = ~too_long & (tokens - 1 > cache)
+    for request in np.flatnonzero(too_long).tolist():
+        outcomes.status[request] = Status.REJECTED_CONTEXT
+    for request in np.flatnonzero(too_big).tolist():
+        outcomes.status[request] = Status.REJECTED_KV
+    return array("i", np.flatnonzero(~too_long & ~too_big).astype(np.intc).tobytes())
 
 
 class _Lazy:

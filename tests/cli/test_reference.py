@@ -1,0 +1,38 @@
+"""docs/reference.md names every command, option and column, and no others."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatch
+
+from conftest import ROOT
+
+from cluster_sim.cli import cli
+from cluster_sim.cli.run import run
+from cluster_sim.metrics import SUMMARY_COLUMNS
+
+
+def table(heading: str) -> list[str]:
+    """The code words in the first column of the table under a heading."""
+    text = (
+        (ROOT / "docs" / "reference.md").read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    )
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return [word for cell in cells for word in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_every_command() -> None:
+    assert sorted(table("Commands")) == sorted(cli.commands)
+
+
+def test_every_option() -> None:
+    options = {option for parameter in run.params for option in parameter.opts}
+    assert set(table("Options of run")) - {"--help"} == options
+
+
+def test_every_column() -> None:
+    patterns = table("Columns of summary.csv")
+    for column in SUMMARY_COLUMNS:
+        assert [p for p in patterns if fnmatch(column, p)], column
+    for pattern in patterns:
+        assert [c for c in SUMMARY_COLUMNS if fnmatch(c, pattern)], pattern

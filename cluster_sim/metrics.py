@@ -16,7 +16,7 @@ from cluster_sim.specs.workload import Slo
 
 EDGE = 0.05  # open loop: first and last 5 % of the arrivals lie outside the window
 PERCENTILES = (50, 90, 99)
-BINS = 4096  # of the histogram that locates percentiles of the pooled gaps
+BINS = 1 << 16  # of the histogram that locates percentiles of the pooled gaps
 UNSTABLE_GROWTH = 0.02  # of the arrivals: an overload of 2 % is called unstable
 FloatArray = NDArray[np.float64]
 

@@ -13,10 +13,12 @@ def chip_usd_per_hour(chip: Chip, economics: Economics) -> float | None:
 
     Model: the given price if there is one; rented: the chip's rent; owned: (purchase (1 +
     host_share)) CRF / 8766 h + kW (colocation / 730 h + PUE x electricity), with the capital
-    recovery factor CRF = r / (1 - (1 + r)^-years). Source of the defaults: electricity 0.091
-    USD/kWh, US industrial average of 2025-11 (EIA); PUE 1.2, hyperscale new build; colocation 130
-    USD/kW-month (SemiAnalysis, hyperscale); life 5 years, WACC 9 %, host and network 35 % of the
-    chip price: assumed, within the ranges of published cost models.
+    recovery factor CRF = r / (1 - (1 + r)^-years) and kW = TDP (1 + host_share). Source of the
+    defaults: electricity 0.091 USD/kWh, US industrial average of 2025-11 (EIA); PUE 1.2,
+    hyperscale new build; colocation 130 USD/kW-month (SemiAnalysis, hyperscale); life 5 years,
+    WACC 9 %, host and network 35 % of the chip's price and of its power: assumed, within the
+    ranges of published cost models. Limits: owned power is the TDP at all times, whatever the
+    load.
     """
     if economics.usd_per_chip_hour is not None:
         return economics.usd_per_chip_hour

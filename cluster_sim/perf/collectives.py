@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_sim.errors import SpecError
 from cluster_sim.machine.host import scale_up_bandwidth
+from cluster_sim.perf.operators import weakest
 from cluster_sim.specs.inputs import TopologyInput
 
 FloatArray = NDArray[np.float64]
@@ -25,6 +27,27 @@ def link_bytes(algorithm: str, message: FloatArray, ranks: int) -> FloatArray:
     return message * (1 + 1 / ranks)
 
 
+def usable_algorithms(
+    machine: TopologyInput, algorithms: tuple[str, ...], ranks: int
+) -> tuple[str, ...]:
+    """Those of a library's algorithms that have a curve and that the fabric can run; in-switch
+    reduction needs switches that reduce and more than two ranks.
+    """
+    in_switch = machine.topology.scale_up.in_switch_reduction and ranks > 2
+    return tuple(
+        algorithm
+        for algorithm in machine.fits.all_reduce
+        if algorithm in algorithms and (algorithm != "in_switch" or in_switch)
+    )
+
+
+def all_reduce_provenance(machine: TopologyInput, algorithms: tuple[str, ...], ranks: int) -> str:
+    """The weakest provenance among the curves that an all-reduce may be priced with."""
+    curves = machine.fits.all_reduce
+    usable = usable_algorithms(machine, algorithms, ranks)
+    return weakest(curves[name].provenance for name in usable)  # type: ignore[index]
+
+
 def all_reduce_s(
     machine: TopologyInput, algorithms: tuple[str, ...], message: FloatArray, ranks: int
 ) -> FloatArray:
@@ -32,18 +55,19 @@ def all_reduce_s(
     fabric have.
 
     Model: latency + latency_per_peer (n - 2) + link bytes / (link bandwidth x efficiency).
-    Limits: alone on the links; launch skew between ranks is part of the software profile.
+    Limits: alone on the links; launch skew between ranks is part of the software profile. Raises
+    SpecError when library and fabric have no algorithm in common.
     """
     bandwidth = scale_up_bandwidth(machine.topology)
     best: FloatArray | None = None
-    for algorithm, curve in machine.fits.all_reduce.items():
-        usable = algorithm in algorithms
-        if algorithm == "in_switch":
-            usable = usable and machine.topology.scale_up.in_switch_reduction and ranks > 2
-        if not usable:
-            continue
+    for algorithm in usable_algorithms(machine, algorithms, ranks):
+        curve = machine.fits.all_reduce[algorithm]  # type: ignore[index]
         latency = curve.latency + curve.latency_per_peer * (ranks - 2)
         seconds = latency + link_bytes(algorithm, message, ranks) / (bandwidth * curve.efficiency)
         best = seconds if best is None else np.minimum(best, seconds)
-    assert best is not None, "a profile lists at least one algorithm that needs no switch"
+    if best is None:
+        raise SpecError(
+            f"{machine.topology.name}: none of the all-reduce algorithms {', '.join(algorithms)} "
+            f"works on {ranks} ranks here; add one_shot or ring to all_reduce of the software"
+        )
     return best

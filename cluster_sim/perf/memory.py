@@ -56,15 +56,17 @@ def kv_cache(
     reserve = rule.overhead + activations
     capacity = chip.memory.capacity / chip.devices_per_chip
     if rule.rule == "of_total":
-        room = rule.fraction * capacity - weights - reserve
+        usable = rule.fraction * capacity
+        room = usable - weights - reserve
     else:
-        room = rule.fraction * (capacity - weights - reserve)
+        usable = capacity
+        room = rule.fraction * (usable - weights - reserve)
     per_token = kv_bytes_per_token(model, tp, kv_dtype)
     blocks = int(room // (per_token * rule.block_tokens))
     if blocks < 1:
         raise DoesNotFitError(
             f"{model.name} does not fit: weights need {weights / GIB:.1f} GiB per {chip.title} at "
             f"tp={tp} in {weights_dtype} and the engine {reserve / GIB:.1f} GiB, "
-            f"a {chip.title} has {capacity / GIB:.1f} GiB."
+            f"it may use {usable / GIB:.1f} of {capacity / GIB:.1f} GiB."
         )
     return KvCache(blocks, rule.block_tokens, per_token, weights, reserve, capacity)

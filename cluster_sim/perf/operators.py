@@ -4,11 +4,13 @@ family.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_sim.errors import SpecError
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT, GemmCurve
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT, GemmCurve, PrefillCurve, StreamCurve
 from cluster_sim.specs.inputs import TopologyInput
 
 FloatArray = NDArray[np.float64]
@@ -26,6 +28,22 @@ def gemm_curve(machine: TopologyInput, dtype: str) -> GemmCurve:
                 f"{chip.name}: no {dtype} in {what} (it has {have}); choose --precision"
             )
     return curves[dtype]  # type: ignore[index]
+
+
+def attention_curves(machine: TopologyInput, kv_dtype: str) -> tuple[PrefillCurve, StreamCurve]:
+    """Prompt and decode attention for a KV dtype; one-byte caches share a curve.
+
+    Raises SpecError when the chip has no such curve.
+    """
+    fits, wanted = machine.fits, "fp8" if kv_dtype == "int8" else kv_dtype
+    try:
+        return fits.attention_prefill[wanted], fits.attention_decode[wanted]  # type: ignore[index]
+    except KeyError:
+        have = ", ".join(name for name in fits.attention_prefill if name in fits.attention_decode)
+        raise SpecError(
+            f"{machine.chip.name}: no fitted attention curves for a {kv_dtype} KV cache "
+            f"(it has {have or 'none'}); set engine.kv_dtype"
+        ) from None
 
 
 def gemm_s(
@@ -52,4 +70,9 @@ def gemm_s(
 def worst_provenance(machine: TopologyInput, dtype: str) -> str:
     """The weaker provenance of a dtype's GEMM curve and the LM head's."""
     curves = (gemm_curve(machine, dtype), gemm_curve(machine, "bf16"))
-    return max((curve.provenance for curve in curves), key=lambda name: _RANK[name])
+    return weakest(curve.provenance for curve in curves)
+
+
+def weakest(provenances: Iterable[str]) -> str:
+    """The least trustworthy of some provenances; ``assumed`` when there is none."""
+    return max(provenances, key=lambda name: _RANK[name], default="assumed")

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.perf.collectives import all_reduce_s
-from cluster_sim.perf.operators import gemm_s, worst_provenance
+from cluster_sim.perf.collectives import all_reduce_provenance, all_reduce_s
+from cluster_sim.perf.memory import kv_bytes_per_token
+from cluster_sim.perf.operators import attention_curves, gemm_s, worst_provenance
 from cluster_sim.perf.transformer import glue_bytes, layer_gemms, lm_head
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
@@ -122,7 +122,7 @@ def compile_step_price(
     sequences = _total([family.sequences_s for family in families])
     decodes = _total([family.decodes_s for family in families])
     most = len(sequences)
-    curve = machine.fits.attention_prefill[_attention_dtype(kv_dtype)]  # type: ignore[index]
+    curve, _ = attention_curves(machine, kv_dtype)
     return StepPrice(
         families=families,
         tokens_s=tokens.tolist(),
@@ -148,11 +148,6 @@ def _token_counts(software: Software) -> FloatArray:
 
 def _sequence_counts(software: Software) -> FloatArray:
     return np.arange(software.max_num_seqs + 1, dtype=float)
-
-
-def _attention_dtype(kv_dtype: str) -> str:
-    """The dtype that attention curves are kept under: caches of one byte share a curve."""
-    return "fp8" if kv_dtype == "int8" else kv_dtype
 
 
 def _gemm_families(
@@ -185,7 +180,7 @@ def _prefill_family(
 
     FLOP of a prompt of S tokens: 4 heads head_dim S^2 / 2 (scores and values, causal half).
     """
-    curve = machine.fits.attention_prefill[_attention_dtype(kv_dtype)]  # type: ignore[index]
+    curve, _ = attention_curves(machine, kv_dtype)
     flop_per_unit = 2 * (model.heads // tp) * model.head_dim
     peak = machine.chip.peak["bf16"] * curve.compute
     floor = curve.floor * software.in_situ.attention_floor_factor
@@ -205,10 +200,9 @@ def _decode_family(
     With 8 or 16 query heads a KV head the FLOP side stays below the bytes on all chips here, so
     that bytes decide.
     """
-    curve = machine.fits.attention_decode[_attention_dtype(kv_dtype)]  # type: ignore[index]
+    _, curve = attention_curves(machine, kv_dtype)
     bandwidth = machine.chip.memory.bandwidth * curve.memory
     query_bytes = 2 * (model.heads // tp) * model.head_dim * ACTIVATION_BYTES
-    kv_bytes = 2 * max(1, model.kv_heads // tp) * model.head_dim * BYTES_PER_ELEMENT[kv_dtype]
     floor = curve.floor * software.in_situ.attention_floor_factor
     decodes = model.layers * (floor + _sequence_counts(software) * query_bytes / bandwidth)
     decodes[0] = 0.0
@@ -216,7 +210,7 @@ def _decode_family(
         "attention_decode",
         curve.provenance,
         decodes_s=decodes,
-        context_s=model.layers * kv_bytes / bandwidth,
+        context_s=kv_bytes_per_token(model, tp, kv_dtype) / bandwidth,
     )
 
 
@@ -236,7 +230,7 @@ def _glue_family(machine: TopologyInput, model: Model, software: Software, tp: i
 def _all_reduce_family(machine: TopologyInput, model: Model, software: Software, tp: int) -> Family:
     """Two all-reduces of T x hidden activations a layer; none without tensor parallelism."""
     counts = _token_counts(software)
-    provenance = machine.fits.all_reduce["one_shot"].provenance
+    provenance = all_reduce_provenance(machine, software.all_reduce, tp)
     if tp == 1:
         return Family("all_reduce", provenance, np.zeros_like(counts))
     message = counts * (model.hidden * ACTIVATION_BYTES)

@@ -19,8 +19,10 @@ class Gemm:
 
 
 def kv_heads_per_device(model: Model, tp: int) -> int:
-    """KV heads on one shard; beyond one a device they are replicated."""
-    return max(1, model.kv_heads // tp)
+    """KV heads on the fullest shard: an equal share rounded up; fewer heads than shards are
+    replicated.
+    """
+    return -(-model.kv_heads // tp)
 
 
 def layer_gemms(model: Model, tp: int) -> tuple[Gemm, ...]:

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from cluster_sim.economics import chip_usd_per_hour, usd_per_million_tokens, wall_power_w
+from cluster_sim.specs.inputs import TopologyInput
+from cluster_sim.specs.load import load_topology
+from cluster_sim.specs.workload import Economics
+
+
+def test_rent_unless_a_price_is_given(h200: TopologyInput) -> None:
+    assert chip_usd_per_hour(h200.chip, Economics()) == h200.chip.price.rent
+    given = Economics(basis="owned", usd_per_chip_hour=2.5)
+    assert chip_usd_per_hour(h200.chip, given) == 2.5
+
+
+def test_no_price_is_none_not_zero(h200: TopologyInput) -> None:
+    assert chip_usd_per_hour(load_topology("a100_nvl8").chip, Economics()) is None
+    priceless = dataclasses.replace(
+        h200.chip, price=dataclasses.replace(h200.chip.price, purchase=None)
+    )
+    assert chip_usd_per_hour(priceless, Economics(basis="owned")) is None
+
+
+def test_owned_by_hand(h200: TopologyInput) -> None:
+    """H200 at 23,500 USD: capital by an annuity of 5 years at 9 %, power and space at 0.945 kW."""
+    annuity = 0.09 * 1.09**5 / (1.09**5 - 1)
+    capital = 23_500 * 1.35 * annuity / 8766
+    running = 0.7 * 1.35 * (130 / 730 + 1.2 * 0.091)
+    usd = chip_usd_per_hour(h200.chip, Economics(basis="owned"))
+    assert usd == pytest.approx(capital + running, rel=1e-12)
+    assert usd == pytest.approx(1.20, abs=0.01)
+
+
+def test_free_capital_is_straight_line(h200: TopologyInput) -> None:
+    free = Economics(basis="owned", wacc=0.0, electricity=0.0, colocation_usd_per_kw_month=0.0)
+    assert chip_usd_per_hour(h200.chip, free) == pytest.approx(23_500 * 1.35 / 5 / 8766)
+    nearly = dataclasses.replace(free, wacc=1e-6)
+    assert chip_usd_per_hour(h200.chip, nearly) == pytest.approx(
+        chip_usd_per_hour(h200.chip, free), rel=1e-5
+    )
+
+
+def test_tokens_and_power_at_the_wall() -> None:
+    assert usd_per_million_tokens(1.8, 8, 4000.0) == pytest.approx(1.0)
+    assert usd_per_million_tokens(None, 8, 4000.0) is None
+    assert usd_per_million_tokens(1.8, 8, 0.0) is None
+    assert wall_power_w(4000.0, 2000.0, Economics(pue=1.25)) == 7500.0

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster_sim.errors import DoesNotFitError, SpecError
+from cluster_sim.perf.collectives import all_reduce_provenance, all_reduce_s, link_bytes
+from cluster_sim.perf.memory import kv_bytes_per_token, kv_cache
+from cluster_sim.perf.operators import attention_curves, gemm_curve
+from cluster_sim.perf.power import chip_power_w
+from cluster_sim.perf.step_price import compile_step_price
+from cluster_sim.perf.transformer import kv_heads_per_device, layer_gemms, weight_bytes_per_device
+from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
+from cluster_sim.specs.load import load_topology
+
+
+def with_fits(machine: TopologyInput, **changes: Any) -> TopologyInput:
+    return dataclasses.replace(machine, fits=dataclasses.replace(machine.fits, **changes))
+
+
+@pytest.mark.parametrize("tp", [1, 2, 4, 8])
+def test_shards_hold_the_whole_model(chat: WorkloadInput, tp: int) -> None:
+    model = chat.model
+    per_layer = sum(gemm.n * gemm.k for gemm in layer_gemms(model, tp))
+    assert tp * per_layer == model.layer_matmul_parameters
+    tables = 2 * model.vocab * model.hidden
+    whole = model.layers * model.layer_matmul_parameters + 2 * tables
+    assert tp * weight_bytes_per_device(model, tp, 1) == whole
+
+
+def test_kv_heads_are_split_replicated_and_never_lost(chat: WorkloadInput) -> None:
+    model = dataclasses.replace(chat.model, heads=48, kv_heads=8)
+    heads = {tp: kv_heads_per_device(model, tp) for tp in (1, 2, 3, 4, 6, 8, 16, 48)}
+    assert heads == {1: 8, 2: 4, 3: 3, 4: 2, 6: 2, 8: 1, 16: 1, 48: 1}
+    assert all(tp * each >= model.kv_heads for tp, each in heads.items())
+    assert kv_bytes_per_token(model, 3, "fp8") == 2 * model.layers * 3 * model.head_dim
+
+
+def test_a_cache_byte_costs_what_the_cache_holds(h200: TopologyInput, chat: WorkloadInput) -> None:
+    model = dataclasses.replace(chat.model, heads=48, kv_heads=8)
+    price = compile_step_price(h200, model, chat.software, 3, "fp8", "fp8")
+    read = h200.chip.memory.bandwidth * h200.fits.attention_decode["fp8"].memory
+    assert price.context_s == pytest.approx(kv_bytes_per_token(model, 3, "fp8") / read, rel=1e-12)
+
+
+def test_of_total_says_what_the_engine_may_use(h200: TopologyInput, chat: WorkloadInput) -> None:
+    memory = dataclasses.replace(chat.software.memory, rule="of_total", fraction=0.5)
+    software = dataclasses.replace(chat.software, memory=memory)
+    with pytest.raises(DoesNotFitError, match=r"may use 70\.2 of 140\.4 GiB"):
+        kv_cache(h200.chip, chat.model, software, 1, "bf16", "bf16")
+
+
+def test_missing_curves_are_named(h200: TopologyInput, chat: WorkloadInput) -> None:
+    bare = with_fits(h200, attention_decode={"bf16": h200.fits.attention_decode["bf16"]})
+    with pytest.raises(SpecError, match=r"no fitted attention curves for a fp8 .*it has bf16"):
+        compile_step_price(bare, chat.model, chat.software, 2, "fp8", "fp8")
+    assert attention_curves(h200, "int8") == attention_curves(h200, "fp8")
+    with pytest.raises(SpecError, match=r"a100.*no fp8 in hardware"):
+        gemm_curve(load_topology("a100_nvl8"), "fp8")
+
+
+def test_an_all_reduce_needs_an_algorithm(h200: TopologyInput) -> None:
+    message = np.array([1e6])
+    with pytest.raises(SpecError, match=r"in_switch works on 2 ranks here; add one_shot or ring"):
+        all_reduce_s(h200, ("in_switch",), message, 2)
+    assert all_reduce_s(h200, ("in_switch",), message, 8)[0] > 0
+
+
+def test_provenance_is_the_weakest_that_may_be_used(h200: TopologyInput) -> None:
+    assert all_reduce_provenance(h200, ("one_shot", "ring", "in_switch"), 8) == "measured"
+    a100 = load_topology("a100_nvl8")
+    assert all_reduce_provenance(a100, ("one_shot", "ring", "in_switch"), 8) == "transferred"
+    assert all_reduce_provenance(a100, ("ring",), 8) == "measured"
+
+
+def test_link_bytes_by_hand() -> None:
+    message = np.array([800.0])
+    expected = {"one_shot": 5600.0, "ring": 1400.0, "in_switch": 900.0}
+    assert {name: link_bytes(name, message, 8)[0] for name in expected} == expected
+
+
+def test_power_is_a_mean_of_the_families(h200: TopologyInput) -> None:
+    assert chip_power_w(h200, {"idle": 1.0}) == h200.chip.idle_power
+    mixed = chip_power_w(h200, {"gemm_math": 0.5, "attention_decode": 0.5})
+    curve = h200.fits.power
+    assert mixed == pytest.approx((curve.gemm_compute_bound + curve.attention_decode) / 2)
+    assert curve.gemm_compute_bound <= h200.chip.tdp

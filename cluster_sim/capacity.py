@@ -22,8 +22,8 @@ LOOK_EVERY = 8  # watcher calls between two early-exit checks
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The rate (requests/s), the run there, and the limit that breaks first beyond it (None: out of
-    reach).
+    """The rate (requests/s), the run there (None: out of reach), and the limit that breaks first
+    beyond it (None: no rate up to the saturated one breaks any).
     """
 
     requests_per_s: float
@@ -44,7 +44,9 @@ def find_capacity(
 
     A rate counts as kept when the share of finished and rejected requests inside the window that
     meet every limit is at least ``slo.attainment``. Runs that cannot keep it any more are broken
-    off. ``saturated_per_s`` is the flat-out rate.
+    off. ``saturated_per_s`` is the flat-out rate: no rate above it lasts, so none is tried.
+    Limits: as sure as the requests are many; a short run may keep its SLO at a rate that grows a
+    queue.
     """
     tries: list[float] = []
 
@@ -58,7 +60,7 @@ def find_capacity(
     best: Run | None = None
     breaking: Run | None = None
     rate = FIRST_GUESS * saturated_per_s
-    while high > low * (1 + PRECISION):
+    while high > low * (1 + PRECISION) and low < saturated_per_s:
         kept, run = attempt(rate)
         if kept:
             low, best = rate, run
@@ -69,7 +71,7 @@ def find_capacity(
         if best is None:
             rate = high / STRIDE if len(tries) < 4 else high / STRIDE**4
         else:
-            rate = low * STRIDE if high == float("inf") else (low * high) ** 0.5
+            rate = (low * high) ** 0.5 if breaking else min(low * STRIDE, saturated_per_s)
     first = None
     if breaking is not None:
         seen = latencies(breaking, requests, open_loop=True)
@@ -82,12 +84,12 @@ def _try(service: Service, requests: Requests, slo: Slo, *, step_by_step: bool) 
     looks = 0
     lost = False
 
-    def hopeless(outcomes: Outcomes, arrivals: int) -> bool:
+    def hopeless(outcomes: Outcomes, _: int, now_s: float) -> bool:
         nonlocal looks, lost
         looks += 1
         if looks % LOOK_EVERY:
             return False
-        lost = _already_lost(outcomes, requests, slo, arrivals)
+        lost = _already_lost(outcomes, requests, slo, now_s)
         return lost
 
     run = serve(service, requests, step_by_step=step_by_step, watch=hopeless)
@@ -99,14 +101,13 @@ def _try(service: Service, requests: Requests, slo: Slo, *, step_by_step: bool) 
     return attainment(seen, slo) >= slo.attainment, run
 
 
-def _already_lost(outcomes: Outcomes, requests: Requests, slo: Slo, arrivals: int) -> bool:
+def _already_lost(outcomes: Outcomes, requests: Requests, slo: Slo, now_s: float) -> bool:
     """Whether more requests have missed the SLO than the attainment allows in the whole run."""
     record = Run(outcomes, (), (), 0.0, False)
     seen = latencies(record, requests, open_loop=True)
     missed = seen.inside & seen.finished & ~meets_slo(seen, slo)
     allowed = (1 - slo.attainment) * int(seen.inside.sum())
-    if slo.ttft is not None and arrivals < len(requests):
-        now = outcomes.arrival_s[min(arrivals, len(requests) - 1)]
-        late = np.isnan(seen.ttft_s) & (np.array(outcomes.arrival_s) < now - slo.ttft)
+    if slo.ttft is not None:
+        late = np.isnan(seen.ttft_s) & (np.array(outcomes.arrival_s) < now_s - slo.ttft)
         missed |= late & seen.inside & ~seen.rejected
     return int(missed.sum()) > allowed

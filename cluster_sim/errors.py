@@ -46,8 +46,12 @@ class SimulationError(ClusterSimError):
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The names that are closest to a misspelt one, best first."""
-    return difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
+    """The names that are closest to a misspelt one, best first; one that it begins counts as
+    close.
+    """
+    candidates, wanted = list(known), name.lower()
+    begun = sorted((full for full in candidates if wanted and full.startswith(wanted)), key=len)
+    return begun[:3] or difflib.get_close_matches(wanted, candidates, n=3, cutoff=0.5)
 
 
 def plural(family: str) -> str:

@@ -133,7 +133,7 @@ def latencies(run: Run, requests: Requests, *, open_loop: bool) -> Latencies:
 
     Model: TTFT = first token - arrival; E2E = last token - arrival; TPOT = (E2E - TTFT) / (OSL -
     1), undefined for one token. Open loop: only requests that arrive in the middle 90 % of the
-    arrivals count.
+    arrivals count; of an interrupted run, only the part up to ``known_s``.
     """
     outcomes = run.outcomes
     arrival = np.array(outcomes.arrival_s)
@@ -143,11 +143,12 @@ def latencies(run: Run, requests: Requests, *, open_loop: bool) -> Latencies:
     e2e = np.array(outcomes.finish_s) - arrival
     tokens = np.where(requests.osl > 1, requests.osl - 1, 1)
     tpot = np.where(requests.osl > 1, (e2e - ttft) / tokens, np.nan)
-    inside = np.ones(len(requests), dtype=bool)
+    inside = arrival <= run.known_s
     if open_loop:
-        edge = int(EDGE * len(requests))
+        arrived = int(inside.sum())
+        edge = int(EDGE * arrived)
         inside[:edge] = False
-        inside[len(requests) - edge :] = False
+        inside[arrived - edge :] = False
     return Latencies(ttft, tpot, e2e, finished, status > Status.FINISHED, inside)
 
 
@@ -157,9 +158,9 @@ def window(run: Run, seen: Latencies, *, open_loop: bool) -> Window:
     """
     arrival = np.array(run.outcomes.arrival_s)
     if not open_loop:
-        return Window(float(arrival.min()), run.end_s)
+        return Window(float(arrival.min()), min(run.end_s, run.known_s))
     counted = arrival[seen.inside]
-    return Window(float(counted[0]), float(counted[-1]))
+    return Window(float(counted[0]), float(counted[-1])) if len(counted) else Window(0.0, 0.0)
 
 
 def meets_slo(seen: Latencies, slo: Slo) -> NDArray[np.bool_]:

@@ -15,9 +15,10 @@ from cluster_sim.capacity import Capacity, find_capacity
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Requests, all_at_once, draw_requests
 from cluster_sim.serving.scheduler import SCHEDULERS
-from cluster_sim.serving.service import Run, Service, serve
+from cluster_sim.serving.service import Run, Service, Watcher, serve
 from cluster_sim.serving.stepper import ReplicaSpec
 from cluster_sim.serving.traces import read_azure_csv
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
@@ -203,14 +204,12 @@ def _at_rate(requests: Requests, wanted: Workload, rate: float) -> Requests:
     return Requests(timed.arrival_s[:keep], timed.isl[:keep], timed.osl[:keep])
 
 
-def _watcher(
-    progress: Progress | None, stage: str, total: int
-) -> Callable[[object, int], bool] | None:
+def _watcher(progress: Progress | None, stage: str, total: int) -> Watcher | None:
     if progress is None:
         return None
 
-    def watch(_: object, arrivals: int) -> bool:
-        progress(stage, arrivals / max(1, total))
+    def watch(outcomes: Outcomes, _: int, __: float) -> bool:
+        progress(stage, outcomes.finished / max(1, total))
         return False
 
     return watch

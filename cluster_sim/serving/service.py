@@ -28,6 +28,7 @@ from cluster_sim.serving.router import READS_LOAD, ROUTERS
 from cluster_sim.serving.stepper import ReplicaSpec, StepByStepReplica
 
 LOOKS_PER_RUN = 64  # how often progress is reported and a watcher may stop the run
+LOOK_GROWTH = 0.25  # of the time so far: the next look once all requests have arrived
 
 
 class Replica(Protocol):
@@ -79,9 +80,10 @@ class Run:
     counts: tuple[StepCounts, ...]
     end_s: float
     interrupted: bool
+    known_s: float = math.inf  # an interrupted run is recorded completely up to here
 
 
-Watcher = Callable[[Outcomes, int], bool]
+Watcher = Callable[[Outcomes, int, float], bool]
 
 
 def serve(
@@ -93,29 +95,34 @@ def serve(
 ) -> Run:
     """Simulate until every request is finished or rejected.
 
-    ``watch(outcomes, arrivals so far)`` is called now and then; when it returns true the run stops.
-    An interrupt from the keyboard stops it too; both leave unfinished requests in the record
-    (``interrupted``). Raises SimulationError when requests or KV blocks are not conserved.
+    ``watch(outcomes, arrivals so far, time)`` is called now and then, with everything before that
+    time recorded; when it returns true the run stops. An interrupt from the keyboard stops it too;
+    both leave unfinished requests in the record (``interrupted``). Raises SimulationError when
+    requests or KV blocks are not conserved.
     """
     outcomes = Outcomes(requests)
     accepted = _admissible(service, requests, outcomes)
     kind = StepByStepReplica if step_by_step else FastReplica
     replicas = [kind(i, service.spec, outcomes) for i in range(service.replicas)]
-    interrupted = False
+    player: _Lazy | _EventDriven
+    if service.concurrency is not None or step_by_step:
+        player = _EventDriven(service, replicas, accepted, outcomes, watch)
+    else:
+        fast = [replica for replica in replicas if isinstance(replica, FastReplica)]
+        player = _Lazy(service, fast, accepted, outcomes, watch)
+    interrupted, known_s = False, math.inf
     try:
-        if service.concurrency is not None or step_by_step:
-            _EventDriven(service, replicas, accepted, outcomes, watch).run()
-        else:
-            fast = [replica for replica in replicas if isinstance(replica, FastReplica)]
-            _Lazy(service, fast, accepted, outcomes, watch).run()
+        player.run()
     except (KeyboardInterrupt, _Stopped):
         interrupted = True
+        known_s = min([player.env.now, *(r.start_s for r in replicas if r.has_work)])
     run = Run(
         outcomes,
         tuple(replica.log for replica in replicas),
         tuple(replica.counts for replica in replicas),
         max((replica.log.end_s[-1] for replica in replicas if replica.log.end_s), default=0.0),
         interrupted,
+        known_s,
     )
     if not interrupted:
         _check_conservation(service, replicas, run, len(accepted))
@@ -158,6 +165,7 @@ class _Lazy:
             outcomes,
             watch,
         )
+        self.env = Environment()
         self.route = ROUTERS[service.router]
         self.reads_load = service.router in READS_LOAD
         self.outstanding = [0] * len(replicas)
@@ -166,14 +174,16 @@ class _Lazy:
 
     def run(self) -> None:
         """Hand out all arrivals, then let the replicas finish."""
-        env = Environment()
-        env.process(self._source(env))
-        env.run()
-        for done, replica in enumerate(self.replicas):
-            replica.advance(math.inf)
-            self._look(len(self.accepted) + done)
+        self.env.process(self._source())
+        self.env.run()
+        while any(replica.has_work for replica in self.replicas):
+            self.env.run(until=self.env.now + max(1.0, LOOK_GROWTH * self.env.now))
+            for replica in self.replicas:
+                replica.advance(self.env.now)
+            self._look(len(self.accepted))
 
-    def _source(self, env: Environment) -> Generator[Event, None, None]:
+    def _source(self) -> Generator[Event, None, None]:
+        env = self.env
         arrival_s, replicas, route = self.outcomes.arrival_s, self.replicas, self.route
         single, owner = len(replicas) == 1, self.outcomes.replica
         every = max(1, len(self.accepted) // LOOKS_PER_RUN)
@@ -212,7 +222,12 @@ class _Lazy:
             self.listed[replica.index] = True
 
     def _look(self, number: int) -> None:
-        if self.watch is not None and self.watch(self.outcomes, number):
+        if self.watch is None:
+            return
+        now = self.env.now
+        for replica in self.replicas:
+            replica.advance(now)
+        if self.watch(self.outcomes, number, now):
             raise _Stopped
 
 
@@ -270,7 +285,7 @@ class _EventDriven:
         if (
             self.arrivals % self.every == 0
             and self.watch
-            and self.watch(self.outcomes, self.arrivals)
+            and self.watch(self.outcomes, self.arrivals, now)
         ):
             raise _Stopped
         self.arrivals += 1

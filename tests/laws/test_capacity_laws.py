@@ -1,0 +1,73 @@
+"""Laws of the capacity search and of runs that are broken off."""
+
+import pytest
+
+from cluster_sim.capacity import _try
+from cluster_sim.metrics import attainment, latencies
+from cluster_sim.perf.memory import kv_cache
+from cluster_sim.perf.plan import resolve
+from cluster_sim.perf.step_price import compile_step_price
+from cluster_sim.serving.records import Outcomes
+from cluster_sim.serving.requests import Requests
+from cluster_sim.serving.service import Service, serve
+from cluster_sim.simulation import make_requests, make_service, simulate
+from cluster_sim.specs.load import load_topology, load_workload
+from cluster_sim.specs.workload import Slo
+
+
+def _set_up(workload: str, count: int) -> tuple[Service, Requests, Slo]:
+    machine = load_topology("h200_nvl8")
+    job = load_workload(workload, [f"workload.requests={count}"])
+    choice = resolve(machine, job)
+    price = compile_step_price(
+        machine, job.model, job.software, choice.tp, choice.weights_dtype, choice.kv_dtype
+    )
+    cache = kv_cache(
+        machine.chip, job.model, job.software, choice.tp, choice.weights_dtype, choice.kv_dtype
+    )
+    requests = make_requests(job.workload)
+    return make_service(job, choice, price, cache, requests), requests, job.workload.slo
+
+
+@pytest.mark.parametrize("rate", [0.002, 0.1, 1.0])
+@pytest.mark.parametrize("slow", [False, True])
+def test_breaking_off_never_changes_the_verdict(rate: float, slow: bool) -> None:
+    service, requests, slo = _set_up("reasoning", 300)
+    timed = requests.at_rate(rate)
+    full = latencies(serve(service, timed), timed, open_loop=True)
+    kept = attainment(full, slo) >= slo.attainment
+    assert _try(service, timed, slo, step_by_step=slow)[0] == kept
+
+
+def test_capacity_stays_below_the_saturated_rate_when_no_rate_breaks_the_slo() -> None:
+    job = load_workload("llama8b", ["workload.requests=300"])
+    result = simulate(load_topology("h100_nvl8"), job)
+    capacity = result.manifest["capacity"]
+    saturation = result.manifest["saturation"]
+    assert capacity["requests_per_s"] <= saturation["requests_per_s"] * (1 + 1e-12)
+    assert (capacity["first_limit"] is None) == any("raise --requests" in n for n in _notes(result))
+
+
+def _notes(result: object) -> list[str]:
+    return result.manifest["notes"]  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("workload", ["llama70b", "llama70b_closed"])
+def test_a_run_that_is_broken_off_reports_what_the_whole_run_did_until_then(
+    workload: str, slow: bool
+) -> None:
+    service, requests, _ = _set_up(workload, 400)
+    timed = requests.at_rate(8.0)
+
+    def stop(_: Outcomes, arrivals: int, __: float) -> bool:
+        return arrivals >= 250
+
+    part = serve(service, timed, step_by_step=slow, watch=stop)
+    whole = serve(service, timed, step_by_step=slow)
+    assert part.interrupted
+    assert 0 < part.known_s < whole.end_s
+    early = [i for i, at_s in enumerate(whole.outcomes.first_s) if at_s < part.known_s]
+    assert early
+    for request in early:
+        assert part.outcomes.first_s[request] == whole.outcomes.first_s[request]

@@ -58,7 +58,7 @@ def glue_bytes(model: Model, tp: int) -> int:
     return ACTIVATION_BYTES * (norms + rotary + cache + activation)
 
 
-def weight_bytes_per_device(model: Model, tp: int, element_bytes: int) -> float:
+def weight_bytes_per_device(model: Model, tp: int, element_bytes: float) -> float:
     """Weights on one shard: layers at the given width, embedding and LM head in bf16."""
     layers = model.layers * sum(gemm.n * gemm.k for gemm in layer_gemms(model, tp))
     tables = (1 if model.tied_embeddings else 2) * -(-model.vocab // tp) * model.hidden

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +14,43 @@ IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
+class Prefixes:
+    """What prompts begin with: request i starts with the units ``ids[offsets[i]:offsets[i + 1]]``
+    of ``unit_tokens`` tokens each; equal ids after equal ids hold equal tokens.
+    """
+
+    offsets: IntArray
+    ids: IntArray
+    unit_tokens: int
+
+    def of(self, request: int) -> list[int]:
+        """The units of one request."""
+        first, last = self.offsets[request], self.offsets[request + 1]
+        units: list[int] = self.ids[first:last].tolist()
+        return units
+
+
+@dataclass(frozen=True, slots=True)
 class Requests:
     """Arrival times (s, not falling) and lengths (tokens), one entry a request.
 
     In a closed loop ``arrival_s`` is the earliest time: the first ``concurrency`` requests start at
     0, the next ones at the instant of a finish. ``skipped_rows`` counts rows of a trace that were
     left out on request.
+
+    Turns of a session: ``after[i]`` is the request whose end request i waits for (-1: none), it
+    arrives ``think_s[i]`` later; its ``arrival_s`` is that of the first turn. ``slo_class[i]``
+    numbers the class of a mix. ``prefixes`` are what a prefix cache can share.
     """
 
     arrival_s: FloatArray
     isl: IntArray
     osl: IntArray
     skipped_rows: int = 0
+    after: IntArray | None = None
+    think_s: FloatArray | None = None
+    slo_class: IntArray | None = None
+    prefixes: Prefixes | None = None
 
     def __len__(self) -> int:
         return len(self.isl)
@@ -36,7 +61,7 @@ class Requests:
         """
         span = float(self.arrival_s[-1])
         scale = len(self) / (rate_per_s * span) if span > 0 else 0.0
-        return Requests(self.arrival_s * scale, self.isl, self.osl, self.skipped_rows)
+        return replace(self, arrival_s=self.arrival_s * scale)
 
 
 def draw_lengths(lengths: Lengths, count: int, rng: np.random.Generator) -> IntArray:
@@ -70,4 +95,4 @@ def all_at_once(requests: Requests) -> Requests:
     """The same requests, all queued at time 0: the offline case, and what saturation is measured
     with.
     """
-    return Requests(np.zeros(len(requests)), requests.isl, requests.osl, requests.skipped_rows)
+    return replace(requests, arrival_s=np.zeros(len(requests)))

@@ -17,9 +17,34 @@ from cluster_sim.units import (
     Watts,
 )
 
-Dtype = Literal["bf16", "fp8", "int8"]
+PeakDtype = Literal["bf16", "fp8", "int8", "fp6", "fp4"]
+Dtype = Literal["bf16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4a16"]
+KvDtype = Literal["bf16", "fp8", "int8"]
 Provenance = Literal["measured", "transferred", "datasheet", "assumed"]
-BYTES_PER_ELEMENT: dict[str, int] = {"bf16": 2, "fp8": 1, "int8": 1}
+Status = Literal["shipping", "announced", "roadmap", "rumoured"]
+# Scales counted: nvfp4 one byte per 16 elements, mxfp4 one per 32, w4a16 two per 128.
+BYTES_PER_ELEMENT: dict[str, float] = {
+    "bf16": 2,
+    "fp8": 1,
+    "fp8_block": 1,
+    "int8": 1,
+    "fp4": 0.5625,
+    "mxfp4": 0.53125,
+    "w8a16": 1,
+    "w4a16": 0.515625,
+}
+# The peak that a GEMM of a dtype runs against; weight-only dtypes multiply in bf16.
+PEAK_OF: dict[str, PeakDtype] = {
+    "bf16": "bf16",
+    "fp8": "fp8",
+    "fp8_block": "fp8",
+    "int8": "int8",
+    "fp4": "fp4",
+    "mxfp4": "fp4",
+    "w8a16": "bf16",
+    "w4a16": "bf16",
+}
+BITS: dict[PeakDtype, int] = {"bf16": 16, "fp8": 8, "int8": 8, "fp6": 6, "fp4": 4}
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 
@@ -47,7 +72,8 @@ class Price:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chip:
     """A chip as bought and counted. Peaks are dense; ``sources`` names where each group of facts
-    was read.
+    was read. Memory and peaks are of the whole package; software sees ``devices_per_chip`` equal
+    shares. Peaks that nobody published are left out: a run names what is missing.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -56,14 +82,32 @@ class Chip:
     vendor: Text
     year: PositiveInt
     architecture: Text
+    status: Status = "shipping"
+    process: str = ""
+    dies: PositiveInt = 1
+    die_area_mm2: PositiveInt | None = None
     devices_per_chip: PositiveInt = 1
     memory: Memory
-    peak: dict[Dtype, FlopPerSecond]
+    peak: dict[PeakDtype, FlopPerSecond] = field(default_factory=dict)
+    nic: BytesPerSecond | None = None
     tdp: Watts
     idle_power: Watts
-    sm_count: PositiveInt
+    sm_count: PositiveInt | None = None
     price: Price = field(default_factory=Price)
     sources: dict[str, str]
+
+    @property
+    def tpp(self) -> float | None:
+        """Total processing performance: the largest dense TOP/s x bits of the operands."""
+        scores = [flop / 1e12 * BITS[dtype] for dtype, flop in self.peak.items()]
+        return max(scores, default=None)
+
+    @property
+    def performance_density(self) -> float | None:
+        """TPP per square millimetre of die; None without the area."""
+        if self.tpp is None or self.die_area_mm2 is None:
+            return None
+        return self.tpp / self.die_area_mm2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +121,20 @@ class GemmCurve:
     compute: Fraction
     memory: Fraction
     quantise: Annotated[float, "share of bandwidth"] | None = None
+    provenance: Provenance
+    source: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupedCurve:
+    """``floor + FLOP / (peak x compute) + bytes / (bandwidth x memory)``: grouped expert GEMMs, and
+    MLA decode with the larger of the two instead of their sum.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    floor: Seconds
+    compute: Fraction
+    memory: Fraction
     provenance: Provenance
     source: Text
 
@@ -137,15 +195,21 @@ class PowerCurve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fits:
-    """Fitted curves of one chip: GEMM and attention per dtype, glue kernels, all-reduce per
-    algorithm, power.
+    """Fitted curves of one chip: GEMM, expert GEMM and attention per dtype, glue kernels,
+    collectives, power. A chip without timings of its own ``borrows`` all that it does not give
+    itself from a relative: same shares of peak and floors, marked transferred, power scaled by TDP.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     chip: str
+    borrows: str = ""
     gemm: dict[Dtype, GemmCurve]
-    attention_prefill: dict[Dtype, PrefillCurve]
-    attention_decode: dict[Dtype, StreamCurve]
+    moe: dict[Dtype, GroupedCurve] = field(default_factory=dict)
+    attention_prefill: dict[KvDtype, PrefillCurve]
+    attention_decode: dict[KvDtype, StreamCurve]
+    mla_prefill: dict[KvDtype, PrefillCurve] = field(default_factory=dict)
+    mla_decode: dict[KvDtype, GroupedCurve] = field(default_factory=dict)
     glue: StreamCurve
     all_reduce: dict[Literal["one_shot", "ring", "in_switch"], CollectiveCurve]
+    all_to_all: CollectiveCurve | None = None
     power: PowerCurve

@@ -1,41 +1,171 @@
-"""What a model is: the dimensions of a dense GQA transformer."""
+"""What a model is: the dimensions of a decoder, its kinds of attention and its experts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
-from cluster_sim.specs.constraints import PositiveInt, Text
+from cluster_sim.specs.chip import Dtype
+from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
+
+_STRICT: dict[str, Any] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mla:
+    """Multi-head latent attention: keys and values are kept as one latent vector of ``kv_rank`` and
+    one rotary key of ``rope_dim`` a token. ``q_rank`` 0: queries are not compressed.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    q_rank: NonNegativeInt
+    kv_rank: PositiveInt
+    nope_dim: PositiveInt
+    rope_dim: PositiveInt
+    v_dim: PositiveInt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moe:
+    """``experts`` of width ``expert_hidden``, ``top_k`` a token, in ``layers`` of the layers; the
+    others are dense. ``shared_hidden`` is the width of all shared experts together.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    experts: PositiveInt
+    top_k: PositiveInt
+    expert_hidden: PositiveInt
+    shared_hidden: NonNegativeInt = 0
+    layers: PositiveInt
+
+    def __post_init__(self) -> None:
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k {self.top_k} exceeds experts {self.experts}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalAttention:
+    """``layers`` whose tokens see part of their context.
+
+    ``sliding``: the last ``tokens``. ``chunked``: those of the same chunk of ``tokens``.
+    ``sparse``: the best ``tokens`` by an index of ``index_heads`` x ``index_dim`` that reads all of
+    them.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    kind: Literal["sliding", "chunked", "sparse"]
+    tokens: PositiveInt
+    layers: PositiveInt
+    sinks: bool = False
+    index_heads: NonNegativeInt = 0
+    index_dim: NonNegativeInt = 0
+
+    def __post_init__(self) -> None:
+        if (self.kind == "sparse") != (self.index_heads > 0 and self.index_dim > 0):
+            raise ValueError("index_heads and index_dim belong to kind sparse, and only there")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearAttention:
+    """``layers`` of gated-delta attention: a state of ``value_heads`` x ``key_dim`` x ``value_dim``
+    a sequence instead of keys and values, and a convolution over ``conv`` tokens.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    layers: PositiveInt
+    key_heads: PositiveInt
+    key_dim: PositiveInt
+    value_heads: PositiveInt
+    value_dim: PositiveInt
+    conv: PositiveInt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """Parameters in billions as the publisher counts them, to test the formulas against."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    total: PositiveFloat
+    active: PositiveFloat
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A dense decoder with grouped-query attention and a gated MLP; sizes in elements."""
+    """A decoder; sizes in elements. Attention is grouped-query (multi-head and multi-query are its
+    ends) unless ``mla`` is given; the MLP is dense unless ``moe`` is given.
+    """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     name: str
     title: Text
     layers: PositiveInt
     hidden: PositiveInt
-    ffn_hidden: PositiveInt
+    ffn_hidden: NonNegativeInt
+    gated: bool = True
     heads: PositiveInt
     kv_heads: PositiveInt
     head_dim: PositiveInt
     vocab: PositiveInt
     tied_embeddings: bool = False
+    learned_positions: NonNegativeInt = 0
     qk_norm: bool = False
+    output_gate: bool = False
+    parallel_block: bool = False
     max_context: PositiveInt
-    sources: dict[str, str]
+    mla: Mla | None = None
+    moe: Moe | None = None
+    local: LocalAttention | None = None
+    linear: LinearAttention | None = None
+    mtp_layers: NonNegativeInt = 0
+    native_dtype: Dtype = "bf16"
+    published: Published | None = None
+    sources: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+        if self.moe is not None and self.moe.layers > self.layers:
+            raise ValueError(f"moe.layers {self.moe.layers} exceeds layers {self.layers}")
+        if self.dense_layers and not self.ffn_hidden:
+            raise ValueError(f"ffn_hidden is needed by the {self.dense_layers} dense layers")
+        special = (self.local.layers if self.local else 0) + self.linear_layers
+        if special > self.layers:
+            raise ValueError(f"local and linear attention name more than {self.layers} layers")
+
+    @property
+    def dense_layers(self) -> int:
+        """Layers with a dense MLP."""
+        return self.layers - (self.moe.layers if self.moe else 0)
+
+    @property
+    def linear_layers(self) -> int:
+        """Layers with a constant state instead of a KV cache."""
+        return self.linear.layers if self.linear else 0
+
+    @property
+    def local_layers(self) -> int:
+        """Layers that attend to part of the context only."""
+        return self.local.layers if self.local else 0
+
+    @property
+    def cached_layers(self) -> int:
+        """Layers that keep something of every token."""
+        return self.layers - self.linear_layers
+
+    @property
+    def attention_parameters(self) -> int:
+        """Weights of the attention products of one softmax layer."""
+        return (
+            self.hidden
+            * self.head_dim
+            * ((3 if self.output_gate else 2) * self.heads + 2 * self.kv_heads)
+        )
 
     @property
     def layer_matmul_parameters(self) -> int:
-        """Weights of the four matrix products of one layer: qkv, output, gate and up, down."""
-        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return attention + 3 * self.hidden * self.ffn_hidden
+        """Weights of the products of one dense layer: attention, gate and up, down."""
+        return self.attention_parameters + (3 if self.gated else 2) * self.hidden * self.ffn_hidden
 
     @property
     def matmul_parameters(self) -> int:
@@ -54,4 +184,4 @@ class Model:
 
     def kv_elements_per_token(self) -> int:
         """Elements of keys and values that one token leaves in the cache, over all layers."""
-        return 2 * self.layers * self.kv_heads * self.head_dim
+        return 2 * self.cached_layers * self.kv_heads * self.head_dim

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from cluster_sim.specs.constraints import PositiveInt, Text
 from cluster_sim.units import BytesPerSecond, WattsOrZero
@@ -13,22 +13,38 @@ _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleUp:
-    """Links from every chip to every switch: ``links_per_switch[s]`` links of ``link_bandwidth``
-    (per direction).
+    """How the chips of one scale-up domain are joined; bandwidths are per direction.
+
+    ``switched``: ``links_per_switch[s]`` links of ``link_bandwidth`` from every chip to every
+    switch. ``mesh``: ``links_per_peer`` links between every pair of chips. ``host``: every chip has
+    one link into the host (PCIe). ``domain`` chips make a domain (default: all). The devices of one
+    package are joined by ``package_bandwidth``.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     technology: Text
-    switch: Text
-    links_per_switch: tuple[PositiveInt, ...]
+    kind: Literal["switched", "mesh", "host"] = "switched"
+    switch: str = ""
+    links_per_switch: tuple[PositiveInt, ...] = ()
+    links_per_peer: PositiveInt | None = None
     link_bandwidth: BytesPerSecond
-    in_switch_reduction: bool
+    package_bandwidth: BytesPerSecond | None = None
+    in_switch_reduction: bool = False
+    domain: PositiveInt | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "switched") != bool(self.links_per_switch):
+            raise ValueError("links_per_switch belongs to kind switched, and only there")
+        if (self.kind == "mesh") != (self.links_per_peer is not None):
+            raise ValueError("links_per_peer belongs to kind mesh, and only there")
+        if self.in_switch_reduction and self.kind != "switched":
+            raise ValueError("in_switch_reduction needs kind switched")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """A host: ``chips`` chips of one kind in one scale-up domain. ``host_power`` is all of it but
-    the chips.
+    """``chips`` chips of one kind with their scale-up links, ``chips_per_host`` in a host (default:
+    all). ``host_power`` is all of the machine but its chips.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -36,6 +52,7 @@ class Topology:
     title: Text
     chip: Text
     chips: PositiveInt
+    chips_per_host: PositiveInt | None = None
     scale_up: ScaleUp
     host_power: WattsOrZero
     sources: dict[str, str]

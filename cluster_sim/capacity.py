@@ -103,7 +103,7 @@ def _try(service: Service, requests: Requests, slo: Slo, *, step_by_step: bool) 
 
 def _already_lost(outcomes: Outcomes, requests: Requests, slo: Slo, now_s: float) -> bool:
     """Whether more requests have missed the SLO than the attainment allows in the whole run."""
-    record = Run(outcomes, (), (), 0.0, False)
+    record = Run(outcomes, (), (), (), (), 0, 0.0, False)
     seen = latencies(record, requests, open_loop=True)
     missed = seen.inside & seen.finished & ~meets_slo(seen, slo)
     allowed = (1 - slo.attainment) * int(seen.inside.sum())

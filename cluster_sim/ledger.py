@@ -1,4 +1,4 @@
-"""The ledger of a run: each replica-second belongs to an operator family or is idle."""
+"""The ledger of a run: each second of a rank belongs to an operator family, is bubble or idle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_sim.errors import SimulationError
-from cluster_sim.perf.step_price import Family, StepPrice
+from cluster_sim.perf.families import Family
+from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.records import StepCounts
 from cluster_sim.serving.service import Run
 
@@ -18,53 +19,65 @@ TOLERANCE = 1e-6  # relative: seconds priced by family against seconds on the cl
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Replica-seconds by operator family and idle; ``provenance`` shares out the busy ones by
-    source of the curve.
+    """Seconds of all ranks by operator family, waiting for slower ranks (bubble), and idle;
+    ``provenance`` shares out those in families by source of the curve.
     """
 
     families_s: dict[str, float]
+    bubble_s: float
     idle_s: float
     provenance: dict[str, float]
 
     @property
     def busy_s(self) -> float:
-        """Replica-seconds inside engine steps."""
-        return sum(self.families_s.values())
+        """Rank-seconds inside engine steps."""
+        return sum(self.families_s.values()) + self.bubble_s
 
     @property
     def total_s(self) -> float:
-        """All replica-seconds of the run."""
+        """All rank-seconds of the run."""
         return self.busy_s + self.idle_s
 
     def share(self, *families: str) -> float:
-        """Share of all replica-seconds that some families own; ``idle`` counts as one."""
+        """Share of all rank-seconds that some families own; ``bubble`` and ``idle`` count as
+        families.
+        """
         if not self.total_s:
             return 0.0
-        named = {**self.families_s, "idle": self.idle_s}
+        named = {**self.families_s, "bubble": self.bubble_s, "idle": self.idle_s}
         return sum(named.get(family, 0.0) for family in families) / self.total_s
 
 
 def close_ledger(price: StepPrice, run: Run) -> Ledger:
-    """Price the counted steps family by family; what is left of the run is idle.
+    """Price the counted steps family by family; the rest of the steps' time is bubble, the rest of
+    the run idle.
 
-    Raises SimulationError if families do not add up to the time that the steps took on the clock.
+    Raises SimulationError if the families of single-rank replicas do not add up to the time that
+    the steps took on the clock.
     """
+    replicas = max(1, len(run.logs))
+    ranks = len(run.counts) // replicas
     families_s = {family.name: 0.0 for family in price.families}
-    busy_s = 0.0
-    for counts in run.counts:
-        busy_s += counts.busy_s
-        for family in price.families:
+    for family in price.families:
+        for counts in run.counts:
             families_s[family.name] += _seconds(family, counts)
+        for shared in run.shared:
+            families_s[family.name] += ranks * _dot(shared, family.shared_s)
     priced_s = sum(families_s.values())
-    if not run.interrupted and abs(priced_s - busy_s) > TOLERANCE * max(busy_s, 1e-9):
-        raise SimulationError(f"steps took {busy_s} s, their operators {priced_s} s", run.end_s)
+    ends_s = [log.end_s[-1] if log.end_s else 0.0 for log in run.logs]
+    clock_s = ranks * sum(max(0.0, e - i) for e, i in zip(ends_s, run.idle_s, strict=True))
+    bubble_s = clock_s - priced_s
+    if not run.interrupted:
+        short = bubble_s < -TOLERANCE * max(clock_s, 1e-9)
+        if short or (ranks == 1 and bubble_s > TOLERANCE * max(clock_s, 1e-9)):
+            raise SimulationError(f"steps took {clock_s} s, operators {priced_s} s", run.end_s)
     sources: dict[str, float] = {}
     for family in price.families:
         sources[family.provenance] = sources.get(family.provenance, 0.0) + families_s[family.name]
     provenance = {name: value / priced_s for name, value in sources.items()} if priced_s else {}
-    # From the priced seconds: sums of clock differences depend on how steps were grouped.
-    idle_s = max(0.0, len(run.counts) * run.end_s - priced_s)
-    return Ledger(families_s, idle_s, provenance)
+    bubble_s = max(0.0, bubble_s) if ranks > 1 else 0.0
+    idle_s = max(0.0, len(run.counts) * run.end_s - priced_s - bubble_s)
+    return Ledger(families_s, bubble_s, idle_s, provenance)
 
 
 def _seconds(family: Family, counts: StepCounts) -> float:
@@ -73,9 +86,10 @@ def _seconds(family: Family, counts: StepCounts) -> float:
         counts.mixed_sequences, family.sequences_s
     )
     decodes = _dot(counts.pure, family.decodes_s) + _dot(counts.mixed_decodes, family.decodes_s)
+    read = family.context_s * counts.context + family.local_context_s * counts.local_context
     prompts = family.prefill_floor_s * counts.prefill_steps
-    prompts += family.prefill_work_s * counts.prefill_work
-    return tokens + sequences + decodes + family.context_s * counts.context + prompts
+    prompts += counts.prefill_s if family.prompts else 0.0
+    return tokens + sequences + decodes + read + prompts + family.swap_s * counts.swapped
 
 
 def _dot(counted: Counter[int], table: NDArray[np.float64] | None) -> float:

@@ -12,11 +12,12 @@ from typing import Any
 
 from cluster_sim import __version__
 from cluster_sim.capacity import Capacity, find_capacity
+from cluster_sim.errors import SpecError
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.serving.records import Outcomes
-from cluster_sim.serving.requests import Requests, all_at_once, draw_requests
+from cluster_sim.serving.requests import Prefixes, Requests, all_at_once, draw_requests
 from cluster_sim.serving.scheduler import SCHEDULERS
 from cluster_sim.serving.service import Run, Service, Watcher, serve
 from cluster_sim.serving.stepper import ReplicaSpec
@@ -63,12 +64,9 @@ def simulate(
         job = dataclasses.replace(job, workload=dataclasses.replace(job.workload, seed=seed))
     wanted, money = job.workload, economics or Economics()
     choice = resolve(machine, job)
-    price = compile_step_price(
-        machine, job.model, job.software, choice.tp, choice.weights_dtype, choice.kv_dtype
-    )
-    cache = kv_cache(
-        machine.chip, job.model, job.software, choice.tp, choice.weights_dtype, choice.kv_dtype
-    )
+    layout, dtypes = choice.layout, choice.recipe
+    price = compile_step_price(machine, job.model, job.software, layout, dtypes)
+    cache = kv_cache(machine.chip, job.model, job.software, layout, dtypes)
     requests = make_requests(wanted, skip_bad_rows=skip_bad_rows)
     service = make_service(job, choice, price, cache, requests)
     capacity, flat_out = _limits(service, requests, wanted, step_by_step, progress)
@@ -126,9 +124,29 @@ def make_service(
         max_num_seqs=software.max_num_seqs,
         max_num_batched_tokens=software.max_num_batched_tokens,
         max_output_tokens=longest,
+        ranks=choice.layout.ranks,
+        state_blocks=cache.state_blocks,
+        new_token_ratio=software.new_token_ratio,
+        swap=software.preemption == "swap",
+        prefixes=_shared_prefixes(job, requests),
     )
     closed = wanted.arrivals.concurrency if wanted.arrivals.kind == "closed" else None
     return Service(spec, choice.replicas, wanted.plan.router, job.model.max_context, closed)
+
+
+def _shared_prefixes(job: WorkloadInput, requests: Requests) -> Prefixes | None:
+    """What the prefix cache may share; None if it is off, or if the model's state cannot be kept
+    unit by unit.
+    """
+    prefixes, size = requests.prefixes, job.software.memory.block_tokens
+    if prefixes is None or not job.software.prefix_cache or job.model.linear is not None:
+        return None
+    if prefixes.unit_tokens % size:
+        raise SpecError(
+            f"prefixes come in units of {prefixes.unit_tokens} tokens, which blocks of {size} "
+            "tokens do not divide; set engine.block_tokens or engine.prefix_cache=false"
+        )
+    return prefixes
 
 
 def config_hash(machine: TopologyInput, job: WorkloadInput, economics: Economics) -> str:

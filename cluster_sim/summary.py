@@ -36,15 +36,24 @@ from cluster_sim.specs.workload import Economics, Slo
 
 SCHEMA = 1  # of summary.csv
 SHARES = {  # column of summary.csv -> operator families
-    "share_compute": ("gemm_math", "attention_prefill", "glue"),
-    "share_weights": ("gemm_weights",),
-    "share_kv": ("attention_decode",),
+    "share_compute": (
+        "gemm_math",
+        "expert_math",
+        "attention_prefill",
+        "linear_attention",
+        "glue",
+    ),
+    "share_weights": ("gemm_weights", "expert_weights"),
+    "share_kv": ("attention_decode", "swap"),
     "share_tp": ("all_reduce",),
+    "share_pp": ("handoff",),
+    "share_ep": ("expert_exchange",),
     "share_host": ("host",),
+    "share_bubble": ("bubble",),
     "share_idle": ("idle",),
 }
 # Half-width of the error bar on throughput: median absolute error on 856 measured closed-loop runs
-# of A100, H100, H200 and B200 (mean 9.7 %, p90 19 %); with transferred curves: assumed.
+# of A100, H100, H200 and B200 (mean 9.6 %, p90 18 %); with transferred curves: assumed.
 KNOWN_ERROR, TRANSFERRED_ERROR = 0.07, 0.15
 
 
@@ -73,7 +82,7 @@ class Facts:
     @property
     def chips_used(self) -> int:
         """Chips that hold a part of a replica."""
-        devices = self.choice.tp * self.choice.replicas
+        devices = self.choice.layout.devices * self.choice.replicas
         return -(-devices // self.machine.chip.devices_per_chip)
 
 
@@ -116,18 +125,18 @@ def _identity(facts: Facts) -> dict[str, Any]:
         "chip": machine.chip.name,
         "n_chips": topology.chips,
         "chips_used": facts.chips_used,
-        "devices": choice.tp * choice.replicas,
+        "devices": choice.layout.devices * choice.replicas,
         "workload": job.workload.name,
         "model": job.model.name,
-        "weights_dtype": choice.weights_dtype,
-        "kv_dtype": choice.kv_dtype,
-        "plan": f"tp{choice.tp}x{choice.replicas}",
-        "tp": choice.tp,
-        "pp": 1,
+        "weights_dtype": choice.recipe.name,
+        "kv_dtype": choice.recipe.kv,
+        "plan": choice.name,
+        "tp": choice.layout.tp,
+        "pp": choice.layout.pp,
         "dp": 1,
-        "ep": 1,
+        "ep": choice.layout.ep,
         "cp": 1,
-        "attn_dp": 1,
+        "attn_dp": choice.layout.attn_dp,
         "replicas": choice.replicas,
         "software": job.software.name,
         "scheduler": job.software.scheduler,
@@ -205,7 +214,7 @@ def _memory(facts: Facts) -> dict[str, Any]:
     used = facts.cache.weights_bytes + facts.cache.reserve_bytes
     used += peak * facts.cache.block_tokens * facts.cache.bytes_per_token
     return {
-        "kv_tokens": facts.cache.tokens * facts.choice.replicas,
+        "kv_tokens": facts.cache.tokens * facts.choice.layout.ranks * facts.choice.replicas,
         "kv_peak": peak / facts.cache.blocks,
         "mem_peak_gib": used / 2**30,
     }
@@ -255,7 +264,9 @@ def _money_and_energy(
     machine, topology = facts.machine, facts.machine.topology
     usd_per_h = chip_usd_per_hour(machine.chip, facts.economics)
     busy = {name: ledger.share(name) for name in ledger.families_s}
-    used_w = chip_power_w(machine, {**busy, "idle": ledger.share("idle")})
+    used_w = chip_power_w(
+        machine, {**busy, "bubble": ledger.share("bubble"), "idle": ledger.share("idle")}
+    )
     idle_chips = topology.chips - facts.chips_used
     chips_w = facts.chips_used * used_w + idle_chips * machine.chip.idle_power
     power_w = wall_power_w(chips_w, topology.host_power, facts.economics)
@@ -296,16 +307,16 @@ def _manifest(
         },
         "files": [dataclasses.asdict(file) for file in (*machine.files, *job.files)],
         "plan": {
-            "tp": facts.choice.tp,
+            **dataclasses.asdict(facts.choice.layout),
             "replicas": facts.choice.replicas,
-            "weights_dtype": facts.choice.weights_dtype,
-            "kv_dtype": facts.choice.kv_dtype,
+            "name": facts.choice.name,
+            "dtypes": dataclasses.asdict(facts.choice.recipe),
             "notes": list(facts.choice.notes),
         },
         "candidates": [dataclasses.asdict(candidate) for candidate in facts.choice.candidates],
         "memory": dataclasses.asdict(facts.cache),
         "limits_kept": limit_shares(seen, job.workload.slo),
-        "ledger": {**ledger.families_s, "idle": ledger.idle_s},
+        "ledger": {**ledger.families_s, "bubble": ledger.bubble_s, "idle": ledger.idle_s},
         "provenance": ledger.provenance,
         "capacity": limits["capacity"],
         "saturation": limits["saturation"],
@@ -315,7 +326,8 @@ def _manifest(
             if facts.economics.basis == "rented"
             else "owned",
         },
-        "engine_steps": sum(counts.steps for counts in facts.run.counts),
+        "engine_steps": sum(len(log.end_s) for log in facts.run.logs),
+        "prefix_hit_share": _hit_share(facts),
         "service_s": facts.run.end_s,
         "skipped_rows": facts.requests.skipped_rows,
         "invariants": _invariants(facts, row),
@@ -329,7 +341,7 @@ def _invariants(facts: Facts, row: dict[str, Any]) -> dict[str, bool]:
     return {
         "requests_conserved": row["partial"] or accounted == row["requests"],
         "kv_blocks_conserved": row["partial"]
-        or all(c.blocks_taken == c.blocks_returned for c in facts.run.counts),
+        or all(c.blocks_taken >= c.blocks_returned for c in facts.run.counts),
         "chip_time_closed": True,
     }
 
@@ -362,6 +374,15 @@ def _notes(facts: Facts, row: dict[str, Any]) -> list[str]:
             "raise --requests"
         )
     return notes
+
+
+def _hit_share(facts: Facts) -> float | None:
+    """Share of the prompt tokens that came from the prefix cache; None without one."""
+    if facts.requests.prefixes is None:
+        return None
+    computed = sum(counts.prompt_tokens for counts in facts.run.counts)
+    total = computed + facts.run.hit_tokens
+    return facts.run.hit_tokens / total if total else 0.0
 
 
 def _arrivals(run: Run) -> Any:

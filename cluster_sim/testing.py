@@ -11,53 +11,72 @@ import dataclasses
 import math
 import random
 from array import array
-from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.records import StepCounts, StepLog
-from cluster_sim.serving.requests import Requests
+from cluster_sim.serving.requests import Prefixes, Requests
+from cluster_sim.serving.router import ROUTERS
 from cluster_sim.serving.scheduler import SCHEDULERS, Decision, Scheduler, View
 from cluster_sim.serving.service import Run, Service, serve
 from cluster_sim.serving.stepper import ReplicaSpec
+from cluster_sim.specs.model import LocalAttention
 
 
-@dataclass(frozen=True)
-class SyntheticPrice:
-    """The arithmetic of StepPrice over made-up numbers."""
-
-    decode_base_s: list[float]
-    tokens_s: list[float]
-    context_s: float
-    half_length: float = 700.0
-
-    def step_s(self, decodes: int, context: int, tokens: int, prompts: int, work: float) -> float:
-        """Seconds of one step."""
-        if tokens == 0:
-            return self.decode_base_s[decodes] + self.context_s * context
-        fixed = self.tokens_s[decodes + tokens] + 1e-6 * prompts
-        return fixed + (self.context_s * context) + (1e-5 + 3e-11 * work)
-
-    def decode_stretch_s(self, decodes: int, context: int, steps: int) -> NDArray[np.float64]:
-        """The same for consecutive decode-only steps."""
-        contexts = context + decodes * np.arange(steps)
-        return np.asarray(self.decode_base_s[decodes] + self.context_s * contexts, np.float64)
-
-    def prefill_work(self, start: int, end: int) -> float:
-        """Units of prompt attention."""
-        return (end * end - start * start) * (1 + self.half_length / end)
-
-
-def synthetic_price(rng: random.Random, scale: float = 1.0) -> SyntheticPrice:
-    """Prices of a few milliseconds a step, growing with the batch."""
-    base = 5e-3 * scale * (1 + rng.random())
-    slope = 3e-5 * scale * rng.random()
-    return SyntheticPrice(
-        [base + slope * n for n in range(3000)],
-        [base + 2 * slope * n for n in range(20_000)],
-        1e-8 * scale * rng.random(),
+def synthetic_price(
+    base_s: float,
+    per_token_s: float,
+    context_s: float = 0.0,
+    *,
+    local: LocalAttention | None = None,
+    shared: bool = False,
+) -> StepPrice:
+    """A price list of made-up numbers: ``base_s`` a step, more with tokens and context."""
+    tokens = [base_s + 2 * per_token_s * n for n in range(20_000)]
+    rows = [1e-6 * n for n in range(3000)]
+    decodes = [0.0] + [1e-5 + per_token_s * n for n in range(1, 3000)]
+    return StepPrice(
+        families=(),
+        tokens_s=tokens,
+        sequences_s=rows,
+        decodes_s=decodes,
+        decode_base_s=[base_s + per_token_s * n for n in range(3000)],
+        context_s=context_s,
+        local_context_s=context_s / 3 if local else 0.0,
+        prefill_floor_s=1e-5,
+        prompt_s=3e-11,
+        prompt_local_s=1e-11 if local else 0.0,
+        half_length=700.0,
+        local=local,
+        swap_s=1e-7,
+        shared_s=np.array([2 * per_token_s * n for n in range(60_000)]) if shared else None,
     )
+
+
+def _random_price(rng: random.Random, *, shared: bool) -> StepPrice:
+    kinds: tuple[Literal["sliding", "chunked"], ...] = ("sliding", "chunked")
+    window = rng.choice((None, None, 3, 50, 300))
+    local = None
+    if window is not None:
+        local = LocalAttention(kind=rng.choice(kinds), tokens=window, layers=1)
+    base_s = 5e-3 * (1 + rng.random())
+    return synthetic_price(
+        base_s, 3e-5 * rng.random(), 1e-8 * rng.random(), local=local, shared=shared
+    )
+
+
+def _random_prefixes(rng: random.Random, isl: NDArray[np.int64], size: int) -> Prefixes:
+    """Prompts that begin with one of a few chains of units."""
+    unit = size * rng.choice((1, 2, 4))
+    draw = np.random.default_rng(rng.randrange(2**32))
+    units = [int(draw.integers(0, tokens // unit, endpoint=True)) for tokens in isl]
+    chains = draw.integers(1, 4, len(isl), endpoint=True)
+    ids = [int(chain) * 1000 + i for chain, n in zip(chains, units, strict=True) for i in range(n)]
+    offsets = np.concatenate([[0], np.cumsum(units)]).astype(np.int64)
+    return Prefixes(offsets, np.array(ids, dtype=np.int64), unit)
 
 
 def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service, Requests]:
@@ -66,35 +85,45 @@ def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service,
     """
     rng = random.Random(seed)
     draw = np.random.default_rng(seed)
-    count = rng.choice((1, 5, 40, 40, 150, 150))
+    count = rng.choice((1, 5, 40, 80, 150, 150))
     size = rng.choice((1, 4, 16, 32))
     isl = draw.integers(1, rng.choice((3, 60, 400)), count, endpoint=True)
-    osl = draw.integers(1, rng.choice((1, 4, 50, 300)), count, endpoint=True)
+    osl = draw.integers(1, rng.choice((1, 4, 50, 300, 300)), count, endpoint=True)
     longest = int((isl + osl).max())
-    spare = rng.choice((1, 1.5, 2, 3, 5, 1000))
-    blocks = max(1, int(-(-longest // size) * spare) - rng.choice((0, 0, 0, 1)))
+    spare = rng.choice((1, 1.2, 1.5, 2, 3, 1000))
+    state_blocks = rng.choice((0, 0, 0, 1, 3))
+    needed = -(-longest // size) + state_blocks
+    blocks = max(1 + state_blocks, int(needed * spare) - rng.choice((0, 0, 0, 1)))
     gaps = draw.gamma(rng.choice((0.3, 1.0, 4.0)), rng.choice((1e-4, 1e-3, 1e-2, 0.1, 1.0)), count)
     arrival = np.zeros(count) if rng.random() < 0.15 else np.cumsum(gaps)
     if rng.random() < 0.2:
         arrival = np.round(arrival, 1)  # many arrivals at one instant
-    name = rng.choice(("vllm_v1", "vllm_v1", "static"))
+    name = rng.choice((*SCHEDULERS, "vllm_v1", "trtllm_max_utilization"))
+    ranks = rng.choice((1, 1, 1, 2, 4))
+    prefixes = _random_prefixes(rng, isl, size) if rng.random() < 0.3 else None
     spec = ReplicaSpec(
-        price=synthetic_price(rng),  # type: ignore[arg-type]
+        price=_random_price(rng, shared=ranks > 1 and rng.random() < 0.5),
         blocks=blocks,
         block_tokens=size,
         scheduler=scheduler or SCHEDULERS[name],
         max_num_seqs=rng.choice((1, 4, 8, 64, 64, 1000)),
         max_num_batched_tokens=rng.choice((8, 64, 512, 8192)),
         max_output_tokens=int(osl.max()),
+        ranks=ranks,
+        state_blocks=state_blocks,
+        new_token_ratio=rng.choice((0.1, 0.5, 1.0)),
+        swap=rng.random() < 0.5,
+        prefixes=prefixes,
     )
     service = Service(
         spec=spec,
         replicas=rng.choice((1, 1, 2, 5)),
-        router=rng.choice(("round_robin", "least_outstanding")),
+        router=rng.choice(tuple(ROUTERS)),
         max_context=rng.choice((10**6, longest, longest, max(2, longest - 5))),
         concurrency=rng.choice((None, None, None, 1, 7, 64, 64)),
     )
-    return service, Requests(arrival, isl, osl)
+    priority = draw.integers(0, 2, count) if rng.random() < 0.3 else None
+    return service, Requests(arrival, isl, osl, priority=priority, prefixes=prefixes)
 
 
 def facts(run: Run) -> dict[str, object]:
@@ -112,8 +141,7 @@ def facts(run: Run) -> dict[str, object]:
         )
 
     def of_counts(counts: StepCounts) -> dict[str, object]:
-        names = [name for name in StepCounts.__slots__ if name != "busy_s"]
-        return {name: getattr(counts, name) for name in names}
+        return {name: getattr(counts, name) for name in StepCounts.__slots__}
 
     outcomes = run.outcomes
     return {
@@ -125,6 +153,9 @@ def facts(run: Run) -> dict[str, object]:
         "status": outcomes.status,
         "logs": [of_log(log) for log in run.logs],
         "counts": [of_counts(counts) for counts in run.counts],
+        "shared": run.shared,
+        "idle": run.idle_s,
+        "hits": run.hit_tokens,
         "end": run.end_s,
     }
 
@@ -175,7 +206,7 @@ def _check_decision(view: View, decision: Decision, case: str) -> None:
         assert prompt is not None, f"{case}: chunk of request {chunk.request}, unknown or repeated"
         assert chunk.request not in gone, f"{case}: evicts and computes request {chunk.request}"
         assert 1 <= chunk.tokens <= prompt.left, f"{case}: {chunk.tokens} of {prompt.left} tokens"
-        free -= view.blocks_for(prompt.computed + chunk.tokens) - view.blocks_for(prompt.computed)
+        free -= view.new_blocks(prompt, chunk.tokens)
         seats -= prompt.request not in {held.request for held in kept}
         tokens += chunk.tokens
     budget = view.max_num_batched_tokens

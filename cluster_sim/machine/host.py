@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.topology import Topology
 
 if TYPE_CHECKING:
@@ -15,6 +16,17 @@ def scale_up_bandwidth(topology: Topology) -> float:
     switches.
     """
     return sum(topology.scale_up.links_per_switch) * topology.scale_up.link_bandwidth
+
+
+def group_bandwidth(machine: TopologyInput, ranks: int) -> float:
+    """Bytes/s that each of a group of devices can send to the others of it, per direction."""
+    return scale_up_bandwidth(machine.topology) / machine.chip.devices_per_chip
+
+
+def domain_devices(machine: TopologyInput) -> int:
+    """Devices of one scale-up domain: no replica may be larger."""
+    chips = machine.topology.scale_up.domain or machine.topology.chips
+    return chips * machine.chip.devices_per_chip
 
 
 def build_graph(topology: Topology) -> nx.Graph[str]:

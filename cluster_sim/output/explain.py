@@ -8,7 +8,7 @@ from cluster_sim.economics import chip_usd_per_hour
 from cluster_sim.output.tables import FAMILY_WORDS, WIDTH, grid, number
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
-from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.workload import Economics
 
@@ -18,9 +18,9 @@ GIB = 2**30
 def explain_run(machine: TopologyInput, job: WorkloadInput, economics: Economics) -> str:
     """Plan, memory, price of a decode step and a prompt, money; raises what a run would raise."""
     choice = resolve(machine, job)
-    parts = (machine, job.model, job.software, choice.tp, choice.weights_dtype, choice.kv_dtype)
-    price = compile_step_price(*parts)
-    cache = kv_cache(machine.chip, *parts[1:])
+    parts = (job.model, job.software, choice.layout, choice.recipe)
+    price = compile_step_price(machine, *parts)
+    cache = kv_cache(machine.chip, *parts)
     return "\n\n".join(
         (
             _plan(choice),
@@ -34,18 +34,18 @@ def explain_run(machine: TopologyInput, job: WorkloadInput, economics: Economics
 def _plan(choice: Choice) -> str:
     rows = [["plan", "batch", "TPOT ms", "TTFT ms", "requests/s", "tokens/s/chip", ""]]
     for c in choice.candidates:
-        plan = f"tp{c.tp} x {c.replicas}"
+        plan = f"{c.layout} x {c.replicas}"
         if not c.fits:
             rows.append([plan, "-", "-", "-", "-", "-", "does not fit"])
             continue
-        chosen = "<- chosen" if c.tp == choice.tp else c.reason
+        chosen = "<- chosen" if c.layout == choice.layout else c.reason
         figures = (c.tpot_s * 1e3, c.ttft_s * 1e3, c.requests_per_s, c.output_tokens_per_s_per_chip)
         rows.append([plan, str(c.batch), *(number(figure) for figure in figures), chosen])
     head = (
-        f"Plan: {choice.weights_dtype} weights, {choice.kv_dtype} KV. The closed form takes, for\n"
-        "each TP degree, the largest batch that keeps the TPOT limit, and its rate.\n"
+        f"Plan: {choice.recipe.name} weights, {choice.recipe.kv} KV. The closed form takes, for\n"
+        "each layout, the largest batch that keeps the TPOT limit, and its rate.\n"
     )
-    reasons = [f"tp{c.tp}: {c.reason}" for c in choice.candidates if not c.fits]
+    reasons = [f"{c.layout}: {c.reason}" for c in choice.candidates if not c.fits]
     return "\n".join([head + grid(rows), *map(_wrapped, (*reasons, *choice.notes))])
 
 
@@ -60,12 +60,12 @@ def _memory(machine: TopologyInput, job: WorkloadInput, choice: Choice, cache: K
     room = cache.blocks * cache.block_tokens * cache.bytes_per_token
     rows = [
         ["  capacity as software reports it", f"{cache.capacity_bytes / GIB:.2f} GiB"],
-        [f"  weights / TP{choice.tp}", f"{cache.weights_bytes / GIB:.2f} GiB"],
+        [f"  weights, {choice.layout}", f"{cache.weights_bytes / GIB:.2f} GiB"],
         ["  engine, activations", f"{cache.reserve_bytes / GIB:.2f} GiB"],
         [f"  KV blocks ({rule.rule}, {rule.fraction:g})", f"{room / GIB:.2f} GiB"],
         ["  bytes per cached token", f"{cache.bytes_per_token:,.0f} B"],
         [f"  blocks of {cache.block_tokens} tokens", f"{cache.blocks:,}"],
-        ["  cached tokens a replica", f"{cache.tokens:,}"],
+        ["  cached tokens a replica", f"{cache.tokens * choice.layout.ranks:,}"],
     ]
     formula = "blocks = floor(room / (bytes per token x tokens per block))"
     return f"Memory of one {machine.chip.title}\n" + grid(rows) + f"\n  {formula}"
@@ -73,11 +73,13 @@ def _memory(machine: TopologyInput, job: WorkloadInput, choice: Choice, cache: K
 
 def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
     """Seconds by operator family of one decode step and of one mean prompt."""
-    batch = next((c.batch for c in choice.candidates if c.tp == choice.tp), 1)
+    ranks = choice.layout.ranks
+    batch = next((c.batch for c in choice.candidates if c.layout == choice.layout), ranks) // ranks
     isl, osl = job.workload.isl.mean, job.workload.osl.mean
     mean_context = round(isl + osl / 2)
     prompt = max(1, min(round(isl), job.software.max_num_batched_tokens))
-    work = price.prefill_work(0, prompt)
+    attention_s = price.prefill_attention_s(0, prompt)
+    near = local_tokens(price.local, mean_context)
     many = f"decode, {batch} seq{'s' if batch != 1 else ''}"
     heads = ["ms", "decode, 1 seq", many, f"prompt of {prompt:,}", "provenance"]
     rows = [heads]
@@ -94,8 +96,11 @@ def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
             ):
                 seconds += float(table[index]) if table is not None else 0.0
             seconds += family.context_s * decodes * mean_context
+            seconds += family.local_context_s * decodes * near
+            if family.shared_s is not None:
+                seconds += float(family.shared_s[count if tokens else ranks * count])
             if tokens:
-                seconds += family.prefill_floor_s + family.prefill_work_s * work
+                seconds += family.prefill_floor_s + attention_s * family.prompts
             figures.append(seconds)
         totals = [total + figure for total, figure in zip(totals, figures, strict=True)]
         cells = [number(figure * 1e3) for figure in figures]
@@ -105,6 +110,7 @@ def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
     formula = (
         "step = tokens(T) + sequences(R) + decodes(B) + context x cached tokens read, and for "
         "prompts + floor + work x sum of (end^2 - start^2)(1 + h / end)"
+        + ("; batches side by side: the slowest, then the experts of all" if ranks > 1 else "")
     )
     return f"{title}\n{grid(rows)}\n{_wrapped(formula)}"
 

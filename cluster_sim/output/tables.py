@@ -17,8 +17,15 @@ FAMILY_WORDS = {
     "attention_prefill": "prompt attention",
     "attention_decode": "KV read",
     "glue": "norms and activations",
+    "expert_math": "expert math",
+    "expert_weights": "expert weights",
+    "linear_attention": "linear attention",
     "all_reduce": "all-reduce",
+    "expert_exchange": "expert exchange",
+    "handoff": "stage hand-offs",
+    "swap": "KV swap",
     "host": "host",
+    "bubble": "waiting for other ranks",
     "idle": "idle",
 }
 
@@ -85,11 +92,19 @@ def _head(row: Mapping[str, Any], manifest: Mapping[str, Any], simulated_s: floa
     return "\n".join(
         [
             textwrap.fill(title, WIDTH, subsequent_indent="  "),
-            labelled("plan", f"{replicas} x TP{row['tp']}, {row['software']} ({how})"),
+            labelled("plan", f"{replicas} x {_layout(row)}, {row['software']} ({how})"),
             labelled("traffic", traffic),
             labelled("run", run),
         ]
     )
+
+
+def _layout(row: Mapping[str, Any]) -> str:
+    """Degrees of parallelism in words."""
+    words = [f"TP{row['tp']}"] if row["tp"] > 1 or row["attn_dp"] == 1 else []
+    words += [f"{row['attn_dp']} attention groups"] if row["attn_dp"] > 1 else []
+    words += [f"{name.upper()}{row[name]}" for name in ("pp", "ep") if row[name] > 1]
+    return " ".join(words)
 
 
 def _load(row: Mapping[str, Any], workload: Mapping[str, Any]) -> str:
@@ -203,12 +218,26 @@ def _chip_time(ledger: Mapping[str, float]) -> str:
 
 
 def _limiting(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
-    ledger = {name: s for name, s in manifest["ledger"].items() if name != "idle"}
+    ledger = manifest["ledger"]
+    owners = {
+        "HBM bandwidth": (
+            "gemm_weights",
+            "expert_weights",
+            "attention_decode",
+            "linear_attention",
+            "glue",
+        ),
+        f"{row['weights_dtype'].upper()} math": ("gemm_math", "expert_math", "attention_prefill"),
+        "all-reduce latency": ("all_reduce",),
+        "expert exchange": ("expert_exchange",),
+        "stage hand-offs": ("handoff",),
+        "KV swap": ("swap",),
+        "waiting for other ranks": ("bubble",),
+        "host": ("host",),
+    }
     resources = {
-        "HBM bandwidth": ledger["gemm_weights"] + ledger["attention_decode"] + ledger["glue"],
-        f"{row['weights_dtype'].upper()} math": ledger["gemm_math"] + ledger["attention_prefill"],
-        "all-reduce latency": ledger["all_reduce"],
-        "host": ledger["host"],
+        name: sum(ledger.get(family, 0.0) for family in families)
+        for name, families in owners.items()
     }
     busy = sum(resources.values()) or 1.0
     ranked = sorted(resources.items(), key=lambda item: -item[1])[:2]

@@ -6,11 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_sim.errors import SpecError
-from cluster_sim.machine.host import scale_up_bandwidth
+from cluster_sim.machine.host import group_bandwidth
 from cluster_sim.perf.operators import weakest
 from cluster_sim.specs.inputs import TopologyInput
 
 FloatArray = NDArray[np.float64]
+# Hand-off between pipeline stages: p2p_latency of ai-dynamo/aiconfigurator's system files; share of
+# the link as a copy between two GPUs measures it, 396 of 450 GB/s (stas00/ml-engineering).
+HANDOFF_S, HANDOFF_SHARE = 10e-6, 0.88
 
 
 def link_bytes(algorithm: str, message: FloatArray, ranks: int) -> FloatArray:
@@ -58,7 +61,7 @@ def all_reduce_s(
     Limits: alone on the links; launch skew between ranks is part of the software profile. Raises
     SpecError when library and fabric have no algorithm in common.
     """
-    bandwidth = scale_up_bandwidth(machine.topology)
+    bandwidth = group_bandwidth(machine, ranks)
     best: FloatArray | None = None
     for algorithm in usable_algorithms(machine, algorithms, ranks):
         curve = machine.fits.all_reduce[algorithm]  # type: ignore[index]
@@ -71,3 +74,21 @@ def all_reduce_s(
             f"works on {ranks} ranks here; add one_shot or ring to all_reduce of the software"
         )
     return best
+
+
+def handoff_s(machine: TopologyInput, message: FloatArray) -> FloatArray:
+    """Seconds that activations take from one pipeline stage to the next: latency + bytes / link."""
+    return HANDOFF_S + message / (group_bandwidth(machine, 2) * HANDOFF_SHARE)
+
+
+def exchange_s(machine: TopologyInput, message: FloatArray, ranks: int) -> FloatArray:
+    """Seconds of an all-to-all in which every rank sends ``message`` bytes to the others.
+
+    Model: latency + latency_per_peer (n - 2) + bytes / (link bandwidth x efficiency). Raises
+    SpecError when the chip has no such curve.
+    """
+    curve = machine.fits.all_to_all
+    if curve is None:
+        raise SpecError(f"{machine.chip.name}: no fitted all_to_all curve; run with plan.attn_dp=1")
+    latency = curve.latency + curve.latency_per_peer * (ranks - 2)
+    return latency + message / (group_bandwidth(machine, ranks) * curve.efficiency)

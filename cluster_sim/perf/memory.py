@@ -1,12 +1,14 @@
-"""How much device memory becomes KV blocks, by the rule of the engine."""
+"""Does it fit, and how many KV blocks are left: the memory rules of the engines."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from cluster_sim.errors import DoesNotFitError
-from cluster_sim.perf.transformer import kv_heads_per_device, weight_bytes_per_device
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT, Chip
+from cluster_sim.perf.layout import Layout, Recipe
+from cluster_sim.perf.transformer import kv_bytes_per_token, state_bytes, weight_bytes_per_device
+from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 
@@ -15,8 +17,8 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class KvCache:
-    """The cache of one replica; bytes are per device, every device of the replica holds its share
-    of each block.
+    """The cache of one rank: blocks of ``block_tokens`` tokens; ``state_blocks`` of them are taken
+    by what a sequence keeps whatever its length. The bytes are those of one device.
     """
 
     blocks: int
@@ -25,48 +27,54 @@ class KvCache:
     weights_bytes: float
     reserve_bytes: float
     capacity_bytes: float
+    state_blocks: int = 0
 
     @property
     def tokens(self) -> int:
-        """Tokens that the cache of a replica holds."""
+        """Tokens that the cache of one rank holds."""
         return self.blocks * self.block_tokens
 
 
-def kv_bytes_per_token(model: Model, tp: int, dtype: str) -> float:
-    """Bytes of keys and values that one token leaves on one device: 2 layers kv_heads/TP head_dim x
-    width.
-    """
-    heads = kv_heads_per_device(model, tp)
-    return float(2 * model.layers * heads * model.head_dim * BYTES_PER_ELEMENT[dtype])
-
-
 def kv_cache(
-    chip: Chip, model: Model, software: Software, tp: int, weights_dtype: str, kv_dtype: str
+    chip: Chip, model: Model, software: Software, layout: Layout, recipe: Recipe
 ) -> KvCache:
-    """Exact number of KV blocks of one replica.
+    """Blocks left after weights and reserve by the engine's rule, on the device that decides.
 
-    Model: reserve = overhead + coefficient x max_num_batched_tokens x hidden / TP bytes;
-    ``of_total``: fraction x capacity - weights - reserve; ``of_free``: fraction x (capacity -
-    weights - reserve). Whole blocks only. Raises DoesNotFitError when not even one block is left.
+    Model: see MemoryRule; memory as software reports it. The micro-batches of a pipeline share the
+    cache of their stages in equal parts. Raises DoesNotFitError when weights and reserve leave
+    nothing: needed, available and what would help.
     """
     rule = software.memory
-    weights = weight_bytes_per_device(model, tp, BYTES_PER_ELEMENT[weights_dtype])
-    tokens = software.max_num_batched_tokens
-    activations = rule.activation_bytes_per_token_hidden * tokens * model.hidden / tp
+    weights = weight_bytes_per_device(model, layout, recipe)
+    activations = (
+        rule.activation_bytes_per_token_hidden
+        * software.max_num_batched_tokens
+        * model.hidden
+        / layout.tp
+    )
     reserve = rule.overhead + activations
-    capacity = chip.memory.capacity / chip.devices_per_chip
+    capacity = chip.device_memory
     if rule.rule == "of_total":
         usable = rule.fraction * capacity
         room = usable - weights - reserve
     else:
         usable = capacity
         room = rule.fraction * (usable - weights - reserve)
-    per_token = kv_bytes_per_token(model, tp, kv_dtype)
-    blocks = int(room // (per_token * rule.block_tokens))
-    if blocks < 1:
+    # A device of a pipeline holds 1 / pp of the layers of pp micro-batches: both factors cancel.
+    per_token = kv_bytes_per_token(model, layout.tp, recipe.kv)
+    state = state_bytes(model, layout.tp, recipe.kv)
+    per_block = per_token * rule.block_tokens
+    blocks = int(room // per_block)
+    state_blocks = math.ceil(state / per_block)
+    if blocks < 1 + state_blocks:
         raise DoesNotFitError(
             f"{model.name} does not fit: weights need {weights / GIB:.1f} GiB per {chip.title} at "
-            f"tp={tp} in {weights_dtype} and the engine {reserve / GIB:.1f} GiB, "
+            f"{_degrees(layout)} in {recipe.name} and the engine {reserve / GIB:.1f} GiB, "
             f"it may use {usable / GIB:.1f} of {capacity / GIB:.1f} GiB."
         )
-    return KvCache(blocks, rule.block_tokens, per_token, weights, reserve, capacity)
+    return KvCache(blocks, rule.block_tokens, per_token, weights, reserve, capacity, state_blocks)
+
+
+def _degrees(layout: Layout) -> str:
+    named = (("tp", layout.tp), ("pp", layout.pp), ("ep", layout.ep), ("attn_dp", layout.attn_dp))
+    return ", ".join(f"{name}={degree}" for name, degree in named if degree > 1 or name == "tp")

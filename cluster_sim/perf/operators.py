@@ -10,23 +10,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_sim.errors import SpecError
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT, GemmCurve, PrefillCurve, StreamCurve
+from cluster_sim.specs.chip import (
+    BYTES_PER_ELEMENT,
+    PEAK_OF,
+    GemmCurve,
+    GroupedCurve,
+    PrefillCurve,
+    StreamCurve,
+)
 from cluster_sim.specs.inputs import TopologyInput
 
 FloatArray = NDArray[np.float64]
 OUTPUT_BYTES = 2  # GEMM results are written in bf16
+WEIGHT_ONLY = ("w8a16", "w4a16")  # activations stay in bf16
 _RANK = {"measured": 0, "datasheet": 1, "transferred": 2, "assumed": 3}
 
 
 def gemm_curve(machine: TopologyInput, dtype: str) -> GemmCurve:
     """The GEMM curve of a dtype; raises SpecError when the chip has no such peak or curve."""
     chip, curves = machine.chip, machine.fits.gemm
-    for known, what in ((chip.peak, "hardware"), (curves, "fitted curves")):
-        if dtype not in known:
-            have = ", ".join(known)
-            raise SpecError(
-                f"{chip.name}: no {dtype} in {what} (it has {have}); choose --precision"
-            )
+    for key, known, what in (
+        (PEAK_OF[dtype], chip.peak, "hardware"),
+        (dtype, curves, "fitted curves"),
+    ):
+        if key not in known:
+            have = ", ".join(known) or "none"
+            raise SpecError(f"{chip.name}: no {key} in {what} (it has {have}); choose --precision")
     return curves[dtype]  # type: ignore[index]
 
 
@@ -46,20 +55,35 @@ def attention_curves(machine: TopologyInput, kv_dtype: str) -> tuple[PrefillCurv
         ) from None
 
 
+def mla_curves(machine: TopologyInput, kv_dtype: str) -> tuple[PrefillCurve, GroupedCurve]:
+    """Prompt and decode attention over latents for a KV dtype; raises SpecError without a curve."""
+    fits, wanted = machine.fits, "fp8" if kv_dtype == "int8" else kv_dtype
+    try:
+        return fits.mla_prefill[wanted], fits.mla_decode[wanted]  # type: ignore[index]
+    except KeyError:
+        have = ", ".join(name for name in fits.mla_prefill if name in fits.mla_decode)
+        raise SpecError(
+            f"{machine.chip.name}: no fitted MLA curves for a {kv_dtype} KV cache "
+            f"(it has {have or 'none'}); set engine.kv_dtype"
+        ) from None
+
+
 def gemm_s(
     machine: TopologyInput, dtype: str, rows: FloatArray, n: int, k: int
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Seconds of (rows x k) times (k x n), and where the FLOP side of the roofline binds.
 
     Model: floor + max(2 m n k / (peak u_c), bytes / (bandwidth u_m)) + (2 + w) m k / (bandwidth
-    u_q); bytes = w n k + w m k + 2 m n with w bytes an element; the last term quantises activations
-    (not for bf16). Source: ai-dynamo/aiconfigurator operator tables; form and errors in
-    docs/model.md. Limits: no tile or wave quantisation.
+    u_q); bytes = w n k + w m k + 2 m n with w bytes an element (weight-only dtypes read activations
+    of 2); the last term quantises activations where the curve has it. Source:
+    ai-dynamo/aiconfigurator operator tables; form and errors in docs/model.md. Limits: no tile or
+    wave quantisation.
     """
     curve, chip = gemm_curve(machine, dtype), machine.chip
-    width, bandwidth = BYTES_PER_ELEMENT[dtype], chip.memory.bandwidth
-    math = 2.0 * rows * n * k / (chip.peak[dtype] * curve.compute)  # type: ignore[index]
-    moved = width * n * k + width * rows * k + OUTPUT_BYTES * rows * n
+    width, bandwidth = BYTES_PER_ELEMENT[dtype], chip.device_bandwidth
+    read = OUTPUT_BYTES if dtype in WEIGHT_ONLY else width
+    math = 2.0 * rows * n * k / (chip.device_peak(PEAK_OF[dtype]) * curve.compute)
+    moved = width * n * k + read * rows * k + OUTPUT_BYTES * rows * n
     memory = moved / (bandwidth * curve.memory)
     seconds = curve.floor + np.maximum(math, memory)
     if curve.quantise is not None:

@@ -1,16 +1,18 @@
-"""Precision and plan by printed rules: what fits, and what a closed form says it will deliver."""
+"""Which precision and which layout: the user's choice, or the best by a closed form."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import numpy as np
 
 from cluster_sim.errors import DoesNotFitError, SpecError
+from cluster_sim.machine.host import domain_devices
+from cluster_sim.perf.layout import Layout, Recipe, check_layout, divisors, missing, recipe
 from cluster_sim.perf.memory import KvCache, kv_cache
-from cluster_sim.perf.operators import gemm_curve
-from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.workload import Lengths
 
@@ -22,7 +24,7 @@ PRECISIONS = ("fp8", "int8", "bf16")  # auto: the first that the chip has in har
 class Candidate:
     """One plan and what the closed form makes of it; ``reason`` says why it is out."""
 
-    tp: int
+    layout: Layout
     replicas: int
     fits: bool
     reason: str
@@ -39,145 +41,216 @@ class Candidate:
 class Choice:
     """The plan that will run, and those that were weighed."""
 
-    weights_dtype: str
-    kv_dtype: str
-    tp: int
+    recipe: Recipe
+    layout: Layout
     replicas: int
     candidates: tuple[Candidate, ...]
     notes: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """The plan in short: ``tp2x4`` is four replicas of two devices."""
+        return f"{self.layout}x{self.replicas}"
+
 
 def resolve(machine: TopologyInput, job: WorkloadInput) -> Choice:
-    """Choose precision, TP and replicas.
+    """Choose precision, layout and replicas.
 
-    Rules: precision auto is the first of fp8, int8, bf16 that the chip has and of which some plan
-    fits. Plan auto: TP in powers of two inside the domain that divide the heads, with replicas that
-    fill all chips; the highest closed-form request rate within the SLO wins, the smaller TP among
-    equals; if none keeps the SLO, the lowest TPOT. Raises DoesNotFitError or SpecError for a plan
-    that cannot be placed.
+    Rules: precision auto is the dtype that the model ships in if the chip runs it, else the first
+    of fp8, int8, bf16 that the chip has and of which some plan fits. Plan auto: powers of two that
+    divide the heads inside the scale-up domain, with replicas that fill all chips; models with
+    experts are also weighed with experts spread over all devices of a replica, with one attention
+    group and with one a device. The highest closed-form request rate within the SLO wins, the
+    fewer devices among equals; if none keeps the SLO, the lowest TPOT. Pipelines run when asked
+    for. Raises DoesNotFitError or
+    SpecError for a plan that cannot be placed.
     """
-    wanted = job.workload.precision
-    precisions = PRECISIONS if wanted == "auto" else (wanted,)
-    if wanted != "auto":
-        gemm_curve(machine, wanted)
     rejected: list[str] = []
-    for dtype in precisions:
-        if dtype not in machine.chip.peak or dtype not in machine.fits.gemm:
+    lacking: list[str] = []
+    layouts = _layouts(machine, job)
+    for wanted in _recipes(machine, job):
+        lack = missing(machine.chip, machine.fits, job.model, wanted)
+        if lack:
+            lacking.append(f"{wanted.name} needs a {lack}")
             continue
-        candidates = tuple(_weigh(machine, job, dtype, tp) for tp in _degrees(machine, job))
+        candidates = tuple(_weigh(machine, job, wanted, layout) for layout in layouts)
         usable = [candidate for candidate in candidates if candidate.fits]
         if usable:
-            return _choose(machine, job, dtype, candidates, usable)
+            return _choose(wanted, candidates, usable)
         rejected.append(candidates[-1].reason)
     if not rejected:
-        raise SpecError(f"{machine.chip.name} has none of the precisions {', '.join(precisions)}")
-    raise DoesNotFitError(f"{rejected[0]} {_smallest_that_fits(machine, job, precisions)}")
+        raise SpecError(
+            f"{machine.chip.name} cannot run {job.model.name}: {'; '.join(lacking)}; "
+            "choose --precision"
+        )
+    raise DoesNotFitError(f"{rejected[0]} {_smallest_that_fits(machine, job)}")
 
 
-def _degrees(machine: TopologyInput, job: WorkloadInput) -> list[int]:
-    """TP degrees to weigh: the user's, or all powers of two that divide the heads."""
-    devices = machine.topology.chips * machine.chip.devices_per_chip
-    plan, heads = job.workload.plan, job.model.heads
-    if plan.tp is not None:
-        replicas = plan.replicas or 1
-        if heads % plan.tp:
-            raise DoesNotFitError(
-                f"tp={plan.tp} does not divide the {heads} attention heads of {job.model.name}; "
-                f"use one of {', '.join(str(d) for d in _divisors(heads, devices))}."
-            )
-        if plan.tp * replicas > devices:
-            raise DoesNotFitError(
-                f"tp={plan.tp} x {replicas} replicas needs {plan.tp * replicas} devices, "
-                f"{machine.topology.name} has {devices}; lower --tp or --replicas."
-            )
-        return [plan.tp]
-    degrees = [d for d in _divisors(heads, devices) if d & (d - 1) == 0]
-    if plan.replicas is not None:
-        degrees = [d for d in degrees if d * plan.replicas <= devices]
-        if not degrees:
-            raise DoesNotFitError(
-                f"{plan.replicas} replicas need at least {plan.replicas} devices, "
-                f"{machine.topology.name} has {devices}; lower --replicas."
-            )
-    return degrees
+def _recipes(machine: TopologyInput, job: WorkloadInput) -> list[Recipe]:
+    """The precisions to try, best first."""
+    wanted = job.workload.precision
+    names: tuple[str, ...] = (wanted,)
+    if wanted == "auto":
+        native = job.model.native_dtype
+        names = PRECISIONS if native == "bf16" else (native, *PRECISIONS)
+    found = []
+    for name in dict.fromkeys(names):
+        kv_dtype = job.software.kv_dtype.get(name, "bf16")  # type: ignore[call-overload]
+        found.append(recipe(machine.chip, job.model, name, kv_dtype))
+    return found
 
 
-def _divisors(heads: int, devices: int) -> list[int]:
-    return [d for d in range(1, devices + 1) if heads % d == 0]
+def _layouts(machine: TopologyInput, job: WorkloadInput) -> list[Layout]:
+    """Layouts to weigh: the degrees that the user gave, and all that may stand for the others."""
+    plan, model = job.workload.plan, job.model
+    room = min(domain_devices(machine), _devices(machine))
+    powers = [d for d in divisors(model.heads, room) if d & (d - 1) == 0]
+    found: list[Layout] = []
+    for tp in [plan.tp] if plan.tp else powers:
+        base = Layout(tp, plan.pp or 1, 1, plan.attn_dp or 1)
+        found += [replace(base, ep=ep) for ep in ([plan.ep] if plan.ep else _spreads(job, base))]
+    if model.moe is not None and not (plan.tp or plan.pp or plan.attn_dp):
+        found += _attention_groups(job, room)
+    possible = [layout for layout in found if layout.devices <= room and _cuts(job, layout)]
+    wanted = plan.replicas or 1
+    fitting = [layout for layout in possible if layout.devices * wanted <= _devices(machine)]
+    if not fitting:
+        smallest = min(possible or found, key=lambda layout: layout.devices)
+        check_layout(model, smallest)
+        _refuse_room(machine, smallest, wanted, room)
+    return list(dict.fromkeys(fitting))
 
 
-def _kv_dtype(job: WorkloadInput, weights_dtype: str) -> str:
-    kv_dtype = job.software.kv_dtype.get(weights_dtype)  # type: ignore[call-overload]
-    return str(kv_dtype) if kv_dtype else "bf16"
+def _spreads(job: WorkloadInput, base: Layout) -> list[int]:
+    """Degrees of expert parallelism to weigh: none, and one expert group a device."""
+    moe = job.model.moe
+    if moe is None or base.stage_devices == 1:
+        return [1]
+    everywhere = math.gcd(moe.experts, base.stage_devices)
+    return [everywhere] if base.attn_dp > 1 else [1, everywhere]
 
 
-def _weigh(machine: TopologyInput, job: WorkloadInput, dtype: str, tp: int) -> Candidate:
-    devices = machine.topology.chips * machine.chip.devices_per_chip
-    replicas = job.workload.plan.replicas or devices // tp
-    kv_dtype = _kv_dtype(job, dtype)
+def _attention_groups(job: WorkloadInput, room: int) -> list[Layout]:
+    """One attention group a device, experts spread over all of them."""
+    assert job.model.moe is not None
+    sizes = [d for d in divisors(job.model.moe.experts, room) if d > 1 and d & (d - 1) == 0]
+    wanted = job.workload.plan.ep
+    return [Layout(1, 1, size, size) for size in sizes if wanted in (None, size)]
+
+
+def _cuts(job: WorkloadInput, layout: Layout) -> bool:
     try:
-        cache = kv_cache(machine.chip, job.model, job.software, tp, dtype, kv_dtype)
+        check_layout(job.model, layout)
+    except DoesNotFitError:
+        return False
+    return True
+
+
+def _refuse_room(machine: TopologyInput, layout: Layout, replicas: int, room: int) -> NoReturn:
+    devices, name = _devices(machine), machine.topology.name
+    if room < layout.devices <= devices:
+        raise DoesNotFitError(
+            f"{layout} needs {layout.devices} devices in one scale-up domain, "
+            f"those of {name} have {room}; lower --tp."
+        )
+    if layout.devices == 1:
+        raise DoesNotFitError(
+            f"{replicas} replicas need at least {replicas} devices, "
+            f"{name} has {devices}; lower --replicas."
+        )
+    degrees = f"tp={layout.tp}" if layout.devices == layout.tp else str(layout)
+    raise DoesNotFitError(
+        f"{degrees} x {replicas} replicas needs {layout.devices * replicas} devices, "
+        f"{name} has {devices}; lower --tp or --replicas."
+    )
+
+
+def _devices(machine: TopologyInput) -> int:
+    return machine.topology.chips * machine.chip.devices_per_chip
+
+
+def _weigh(machine: TopologyInput, job: WorkloadInput, wanted: Recipe, layout: Layout) -> Candidate:
+    replicas = job.workload.plan.replicas or _replicas(machine, layout)
+    try:
+        cache = kv_cache(machine.chip, job.model, job.software, layout, wanted)
     except DoesNotFitError as error:
-        return Candidate(tp, replicas, fits=False, reason=str(error))
-    price = compile_step_price(machine, job.model, job.software, tp, dtype, kv_dtype)
-    return _closed_form(machine, job, tp, replicas, price, cache)
+        return Candidate(layout, replicas, fits=False, reason=str(error))
+    price = compile_step_price(machine, job.model, job.software, layout, wanted)
+    return _closed_form(machine, job, layout, replicas, price, cache)
+
+
+def _replicas(machine: TopologyInput, layout: Layout) -> int:
+    """As many as fill the machine, none across domains."""
+    room = min(domain_devices(machine), _devices(machine))
+    return room // layout.devices * (_devices(machine) // room)
 
 
 def _closed_form(
     machine: TopologyInput,
     job: WorkloadInput,
-    tp: int,
+    layout: Layout,
     replicas: int,
     price: StepPrice,
     cache: KvCache,
 ) -> Candidate:
-    """Steady state of a replica that decodes B sequences while their successors are prefilled.
+    """Steady state of a replica whose ranks decode B sequences each while successors are prefilled.
 
-    Model: TPOT(B) = d(B) + B p / OSL with d the decode step at mean context ISL + OSL / 2 and p the
-    mean time that a prompt adds. A request of n tokens meets about n TPOT B / (OSL TPOT) prompts, a
-    Poisson number, so its own TPOT spreads by sqrt(B E[p^2] cv^2 / (OSL n)). B is the largest at
-    which a share ``attainment`` of the answers keeps the limit (normal tail, averaged over the
-    lengths of answers) and the cache and max_num_seqs suffice; rate = B / (OSL TPOT).
+    Model: TPOT(B) = d(B) + B p / OSL with d the round at mean context ISL + OSL / 2 and p the mean
+    time that a prompt adds. A request of n tokens meets about n TPOT B / (OSL TPOT) prompts, a
+    Poisson number, so its own TPOT spreads by sqrt(B E[p^2] cv^2 / (OSL n)). With several ranks a
+    prompt anywhere delays all: of the prompts of a round, the part before the shared operators
+    counts once. B is the largest at which a share ``attainment`` of the answers keeps the limit
+    (normal tail, averaged over the lengths of answers) and the cache and max_num_seqs suffice;
+    rate = ranks x B / (OSL TPOT).
     """
     workload, budget = job.workload, job.software.max_num_batched_tokens
-    isl, osl, slo = workload.isl.mean, workload.osl.mean, workload.slo
-    prompts = [_prompt_s(price, length, budget) for length in _typical(workload.isl)]
+    isl, osl, slo, ranks = workload.isl.mean, workload.osl.mean, workload.slo, layout.ranks
+    lengths = _typical(workload.isl)
+    prompts = [_prompt_s(price, length, budget) for length in lengths]
     prompt_s = sum(prompts) / len(prompts)
+    shared_s = sum(_shared_s(price, n) for n in lengths) / len(lengths)
     spread = sum(p * p for p in prompts) / len(prompts) * workload.arrivals.cv**2
     answers = _typical(workload.osl)
 
     def tpot(batch: int) -> float:
-        decode = price.step_s(batch, round(batch * (isl + osl / 2)), 0, 0, 0.0)
-        return decode + batch * prompt_s / osl
+        context = isl + osl / 2
+        near = batch * local_tokens(price.local, round(context))
+        step_s = price.step_s(batch, round(batch * context), near, 0, 0, 0.0)
+        decode = price.round_s([step_s], batch * ranks)
+        arriving = ranks * batch / osl  # prompts a round
+        meeting = arriving if ranks == 1 else 1 - math.exp(-arriving)
+        return decode + meeting * prompt_s + arriving * shared_s
 
     def kept(batch: int) -> float:
         """Share of the answers whose TPOT keeps the limit."""
         if slo.tpot is None:
             return 1.0
         margin = slo.tpot - tpot(batch)
-        deviations = [math.sqrt(batch * spread / (osl * n)) for n in answers]
+        deviations = [math.sqrt(batch * ranks * spread / (osl * n)) for n in answers]
         return sum(0.5 * math.erfc(-margin / (d * math.sqrt(2))) for d in deviations) / len(answers)
 
-    most = max(1, min(int(cache.tokens // (isl + osl)), job.software.max_num_seqs))
+    held = isl + osl + cache.state_blocks * cache.block_tokens
+    most = max(1, min(int(cache.tokens // held), job.software.max_num_seqs))
     low, high = 1, most
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if kept(middle) >= slo.attainment else (low, middle - 1)
     tpot_s = tpot(low)
-    ttft_s = prompt_s + tpot_s
-    rate = replicas * low / (osl * tpot_s)
+    ttft_s = prompt_s + shared_s + tpot_s
+    rate = replicas * ranks * low / (osl * tpot_s)
     keeps = kept(low) >= slo.attainment and (slo.ttft is None or ttft_s <= slo.ttft)
+    chips = layout.devices * replicas / machine.chip.devices_per_chip
     return Candidate(
-        tp,
+        layout,
         replicas,
         fits=True,
         reason="" if keeps else "cannot keep the SLO",
-        batch=low,
+        batch=low * ranks,
         tpot_s=tpot_s,
         ttft_s=ttft_s,
         requests_per_s=rate,
-        output_tokens_per_s_per_chip=rate * osl / (tp * replicas / machine.chip.devices_per_chip),
-        kv_tokens=cache.tokens,
+        output_tokens_per_s_per_chip=rate * osl / chips,
+        kv_tokens=cache.tokens * ranks,
         within_slo=keeps,
     )
 
@@ -192,41 +265,47 @@ def _typical(lengths: Lengths) -> list[int]:
 
 
 def _prompt_s(price: StepPrice, tokens: int, budget: int) -> float:
-    """Seconds that a prompt adds to the steps that compute it, over the cost of one more token."""
+    """Seconds that a prompt adds to the steps that compute it, over the cost of one more token;
+    without operators that batches share.
+    """
     steps = -(-tokens // budget)
     linear = (steps - 1) * price.tokens_s[budget] + price.tokens_s[tokens - (steps - 1) * budget]
-    attention = price.prefill_work_s * price.prefill_work(0, tokens)
+    attention = price.prefill_attention_s(0, tokens)
     return linear - price.tokens_s[1] + attention + steps * price.prefill_floor_s
 
 
-def _choose(
-    machine: TopologyInput,
-    job: WorkloadInput,
-    dtype: str,
-    candidates: tuple[Candidate, ...],
-    usable: list[Candidate],
-) -> Choice:
+def _shared_s(price: StepPrice, tokens: int) -> float:
+    """Seconds that a prompt adds to the operators that the batches of a replica share."""
+    if price.shared_s is None:
+        return 0.0
+    last = min(tokens, len(price.shared_s) - 1)
+    return float(price.shared_s[last] - price.shared_s[1]) * tokens / last
+
+
+def _choose(wanted: Recipe, candidates: tuple[Candidate, ...], usable: list[Candidate]) -> Choice:
     keeping = [candidate for candidate in usable if candidate.within_slo]
     notes = []
     if keeping:
-        best = max(keeping, key=lambda c: (c.requests_per_s, -c.tp))
+        best = max(keeping, key=lambda c: (c.requests_per_s, -c.layout.devices))
     else:
-        best = min(usable, key=lambda c: (c.tpot_s, c.tp))
+        best = min(usable, key=lambda c: (c.tpot_s, c.layout.devices))
         notes.append("no plan keeps the SLO in the closed form; the one with the lowest TPOT runs")
-    return Choice(dtype, _kv_dtype(job, dtype), best.tp, best.replicas, candidates, tuple(notes))
+    return Choice(wanted, best.layout, best.replicas, candidates, tuple(notes))
 
 
-def _smallest_that_fits(
-    machine: TopologyInput, job: WorkloadInput, precisions: tuple[str, ...]
-) -> str:
-    devices = machine.topology.chips * machine.chip.devices_per_chip
-    for dtype in precisions:
-        if dtype not in machine.chip.peak or dtype not in machine.fits.gemm:
+def _smallest_that_fits(machine: TopologyInput, job: WorkloadInput) -> str:
+    room = min(domain_devices(machine), _devices(machine))
+    for wanted in _recipes(machine, job):
+        if missing(machine.chip, machine.fits, job.model, wanted):
             continue
-        for tp in _divisors(job.model.heads, devices):
+        layouts = [Layout(tp) for tp in divisors(job.model.heads, room)]
+        if job.model.moe is not None:
+            layouts += _attention_groups(job, room)
+        for layout in sorted(layouts, key=lambda lay: lay.devices):
             try:
-                kv_cache(machine.chip, job.model, job.software, tp, dtype, _kv_dtype(job, dtype))
+                kv_cache(machine.chip, job.model, job.software, layout, wanted)
             except DoesNotFitError:
                 continue
-            return f"Smallest plan that fits: tp={tp} in {dtype}."
+            named = f"tp={layout.tp}" if layout.attn_dp == 1 else f"attn_dp={layout.attn_dp}"
+            return f"Smallest plan that fits: {named} in {wanted.name}."
     return f"No plan on {machine.topology.name} fits; take more or larger chips."

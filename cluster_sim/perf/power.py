@@ -10,8 +10,10 @@ from cluster_sim.specs.inputs import TopologyInput
 def chip_power_w(machine: TopologyInput, shares: Mapping[str, float]) -> float:
     """Mean power (W) of a chip whose time is shared out over operator families and ``idle``.
 
-    Model: sum of share x power of the family, from kernel power measurements; glue kernels count as
-    memory-bound GEMMs. Limits: no clock throttling under a rack power cap.
+    Model: sum of share x power of the family, from kernel power measurements; small kernels and
+    experts count as GEMMs of their kind, hand-offs, exchanges and swaps as communication; a rank
+    that waits for others draws what the host phase does. Limits: no clock throttling under a rack
+    power cap.
     """
     curve = machine.fits.power
     watts = {
@@ -19,9 +21,16 @@ def chip_power_w(machine: TopologyInput, shares: Mapping[str, float]) -> float:
         "gemm_weights": curve.gemm_memory_bound,
         "attention_prefill": curve.attention_prefill,
         "attention_decode": curve.attention_decode,
+        "expert_math": curve.gemm_compute_bound,
+        "expert_weights": curve.gemm_memory_bound,
         "glue": curve.gemm_memory_bound,
+        "linear_attention": curve.gemm_memory_bound,
         "all_reduce": curve.communication,
+        "expert_exchange": curve.communication,
+        "handoff": curve.communication,
+        "swap": curve.communication,
         "host": curve.host,
+        "bubble": curve.host,
         "idle": machine.chip.idle_power,
     }
     return sum(share * watts[family] for family, share in shares.items())

@@ -1,52 +1,35 @@
-"""What an engine step costs: tables over integers, compiled once per model, plan and chip.
+"""What an engine step costs: tables over integers, compiled once per model, layout and chip.
 
-The formula of a step is ``StepPrice.step_s``; how the tables come about is ``compile_step_price``
-and ``perf.transformer``. At run time there is only look-up, addition and multiplication, so that
-pricing one step and pricing a stretch of steps give the same floats.
+The formulas are ``StepPrice.step_s`` for one batch and ``StepPrice.round_s`` for the batches that a
+replica works on side by side; how the tables come about is in ``perf.families``. At run time there
+is only look-up, addition, multiplication and the larger of two, so that pricing one step and
+pricing a stretch of steps give the same floats.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.perf.collectives import all_reduce_provenance, all_reduce_s
-from cluster_sim.perf.memory import kv_bytes_per_token
-from cluster_sim.perf.operators import attention_curves, gemm_s, worst_provenance
-from cluster_sim.perf.transformer import glue_bytes, layer_gemms, lm_head
+from cluster_sim.perf.families import Family, operator_families, prompt_attention
+from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.specs.inputs import TopologyInput
-from cluster_sim.specs.model import Model
+from cluster_sim.specs.model import LocalAttention, Model
 from cluster_sim.specs.software import Software
 
 FloatArray = NDArray[np.float64]
-ACTIVATION_BYTES = 2  # activations travel between kernels in bf16
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """Seconds of one operator family, as tables and slopes over what a step consists of.
-
-    ``tokens_s`` by tokens in the step, ``sequences_s`` by sequences in the batch, ``decodes_s`` by
-    decoding sequences (None: nothing); ``context_s`` per token of context that decode attention
-    reads, ``prefill_floor_s`` once per step with a prompt, ``prefill_work_s`` per unit of prompt
-    attention. All over all layers.
-    """
-
-    name: str
-    provenance: str
-    tokens_s: FloatArray | None = None
-    sequences_s: FloatArray | None = None
-    decodes_s: FloatArray | None = None
-    context_s: float = 0.0
-    prefill_floor_s: float = 0.0
-    prefill_work_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class StepPrice:
-    """The price list of one replica; see Family for the meaning of the tables."""
+    """The price list of one replica; see Family for the meaning of the tables.
+
+    ``prompt_s`` and ``prompt_local_s`` price prompt attention over all of the context and over the
+    local part of it, ``half_length`` is where short contexts lose half of the speed.
+    """
 
     families: tuple[Family, ...]
     tokens_s: list[float]
@@ -54,75 +37,118 @@ class StepPrice:
     decodes_s: list[float]
     decode_base_s: list[float]
     context_s: float
+    local_context_s: float
     prefill_floor_s: float
-    prefill_work_s: float
+    prompt_s: float
+    prompt_local_s: float
     half_length: float
+    local: LocalAttention | None
+    swap_s: float
+    shared_s: FloatArray | None
 
     def step_s(
         self,
         decodes: int,
         context: int,
+        local_context: int,
         prefill_tokens: int,
         prefill_sequences: int,
-        prefill_work: float,
+        prefill_s: float,
     ) -> float:
-        """Seconds of one engine step: THE formula.
+        """Seconds of one engine step of one batch: THE formula.
 
-        Model: T = decodes + prompt tokens pass all GEMMs, glue kernels and all-reduces; R = decodes
-        + prompts pass the LM head and the host; B decodes read ``context`` cached tokens; prompt
-        attention adds its floor and its work. ``prefill_work`` is the sum of ``prefill_work()``
-        over the chunks.
+        Model: T = decodes + prompt tokens pass all products, small kernels and all-reduces; R =
+        decodes + prompts pass the LM head and the host; B decodes read ``context`` cached tokens,
+        ``local_context`` of them in layers with local attention; prompt attention adds its floor
+        and ``prefill_s``, the sum of ``prefill_attention_s()`` over the chunks.
         """
         if prefill_tokens == 0:
-            return self.decode_base_s[decodes] + self.context_s * context
+            base = self.decode_base_s[decodes] + self.context_s * context
+            return base + self.local_context_s * local_context
         linear = self.tokens_s[decodes + prefill_tokens]
         rows = self.sequences_s[decodes + prefill_sequences]
         decode = self.decodes_s[decodes] + self.context_s * context
-        prefill = self.prefill_floor_s + self.prefill_work_s * prefill_work
-        return linear + rows + decode + prefill
+        decode = decode + self.local_context_s * local_context
+        return linear + rows + decode + (self.prefill_floor_s + prefill_s)
 
-    def decode_stretch_s(self, decodes: int, context: int, steps: int) -> FloatArray:
-        """Seconds of consecutive decode-only steps, each reading ``decodes`` more tokens; shape
-        (steps,).
+    def round_s(self, steps_s: Sequence[float], tokens: int) -> float:
+        """Seconds until the batches of a replica have all done their step: the slowest decides,
+        then ``tokens`` tokens of all batches pass what they share.
         """
-        contexts = context + decodes * np.arange(steps, dtype=np.float64)
-        return np.asarray(self.decode_base_s[decodes] + self.context_s * contexts, np.float64)
+        slowest = max(steps_s)
+        return slowest if self.shared_s is None else slowest + float(self.shared_s[tokens])
 
-    def prefill_work(self, start: int, end: int) -> float:
-        """Units of attention when a sequence's computed tokens go from ``start`` to ``end``.
+    def decode_stretch_s(
+        self, decodes: int, context: int, local_context: int, growing: int, steps: int
+    ) -> FloatArray:
+        """Seconds of consecutive decode-only steps of one batch; shape (steps,).
 
-        Model: (end^2 - start^2) (1 + half_length / end): causal pairs, slower while the context is
-        short.
+        Each step reads ``decodes`` more tokens than the one before, ``growing`` more in layers with
+        local attention.
         """
-        return (end * end - start * start) * (1 + self.half_length / end)
+        count = np.arange(steps, dtype=np.float64)
+        base = self.decode_base_s[decodes] + self.context_s * (context + decodes * count)
+        return np.asarray(base + self.local_context_s * (local_context + growing * count))
+
+    def prefill_attention_s(self, start: int, end: int) -> float:
+        """Seconds of attention when a sequence's computed tokens go from ``start`` to ``end``.
+
+        Model: (end^2 - start^2) (1 + half_length / end) causal pairs, slower while the context is
+        short; in layers with local attention only the pairs inside window or chunk.
+        """
+        pairs = (end * end - start * start) * (1 + self.half_length / end)
+        if self.local is None:
+            return self.prompt_s * pairs
+        seen = min(end, self.local.tokens)
+        near = local_pairs(self.local, end) - local_pairs(self.local, start)
+        return self.prompt_s * pairs + self.prompt_local_s * (near * (1 + self.half_length / seen))
+
+
+def local_tokens(local: LocalAttention | None, context: int) -> int:
+    """Tokens of a context that a layer with local attention reads."""
+    if local is None:
+        return 0
+    if local.kind == "chunked":
+        return (context - 1) % local.tokens + 1
+    return min(context, local.tokens)
+
+
+def local_change(local: LocalAttention | None, context: int) -> int | None:
+    """Decode steps after which the local part of a context stops growing or starts anew; None:
+    never.
+    """
+    if local is None:
+        return None
+    if local.kind == "chunked":
+        return local.tokens - (context - 1) % local.tokens
+    return local.tokens - context if context < local.tokens else None
+
+
+def local_pairs(local: LocalAttention, length: int) -> int:
+    """Twice the causal pairs of a prompt of ``length`` tokens that local attention computes."""
+    window = local.tokens
+    if local.kind == "chunked":
+        whole, rest = divmod(length, window)
+        return whole * window * window + rest * rest
+    if length <= window:
+        return length * length
+    return window * window + 2 * window * (length - window)
 
 
 def compile_step_price(
-    machine: TopologyInput,
-    model: Model,
-    software: Software,
-    tp: int,
-    weights_dtype: str,
-    kv_dtype: str,
+    machine: TopologyInput, model: Model, software: Software, layout: Layout, recipe: Recipe
 ) -> StepPrice:
-    """Tables for every batch that the engine's limits allow, in seconds on one replica of TP
-    devices.
+    """Tables for every batch that the engine's limits allow, in seconds on one replica.
 
     Raises SpecError when the chip has no curve for a dtype.
     """
-    families = (
-        *_gemm_families(machine, model, software, tp, weights_dtype),
-        _prefill_family(machine, model, software, tp, kv_dtype),
-        _decode_family(machine, model, software, tp, kv_dtype),
-        _glue_family(machine, model, software, tp),
-        _all_reduce_family(machine, model, software, tp),
-        _host_family(software),
-    )
+    families = operator_families(machine, model, software, layout, recipe)
     tokens = _total([family.tokens_s for family in families])
     sequences = _total([family.sequences_s for family in families])
     decodes = _total([family.decodes_s for family in families])
+    shared = [family.shared_s for family in families if family.shared_s is not None]
     most = len(sequences)
-    curve, _ = attention_curves(machine, kv_dtype)
+    prompt = prompt_attention(machine, model, layout, recipe)
     return StepPrice(
         families=families,
         tokens_s=tokens.tolist(),
@@ -130,9 +156,14 @@ def compile_step_price(
         decodes_s=decodes.tolist(),
         decode_base_s=(tokens[:most] + sequences + decodes).tolist(),
         context_s=sum(family.context_s for family in families),
+        local_context_s=sum(family.local_context_s for family in families),
         prefill_floor_s=sum(family.prefill_floor_s for family in families),
-        prefill_work_s=sum(family.prefill_work_s for family in families),
-        half_length=float(curve.half_length),
+        prompt_s=prompt.all_s,
+        prompt_local_s=prompt.local_s,
+        half_length=prompt.half_length,
+        local=model.local,
+        swap_s=sum(family.swap_s for family in families),
+        shared_s=np.sum(shared, axis=0) if shared else None,
     )
 
 
@@ -140,110 +171,3 @@ def _total(tables: list[FloatArray | None]) -> FloatArray:
     present = [table for table in tables if table is not None]
     total: FloatArray = np.sum(present, axis=0, dtype=np.float64)
     return total
-
-
-def _token_counts(software: Software) -> FloatArray:
-    return np.arange(software.max_num_batched_tokens + software.max_num_seqs + 1, dtype=float)
-
-
-def _sequence_counts(software: Software) -> FloatArray:
-    return np.arange(software.max_num_seqs + 1, dtype=float)
-
-
-def _gemm_families(
-    machine: TopologyInput, model: Model, software: Software, tp: int, dtype: str
-) -> tuple[Family, Family]:
-    """GEMM time, split by which side of the roofline binds; the LM head runs in bf16 on one row a
-    sequence.
-    """
-    tokens, rows = _token_counts(software), _sequence_counts(software)
-    math, weights = np.zeros_like(tokens), np.zeros_like(tokens)
-    for shape in layer_gemms(model, tp):
-        seconds, bound = gemm_s(machine, dtype, tokens, shape.n, shape.k)
-        math += model.layers * np.where(bound, seconds, 0.0)
-        weights += model.layers * np.where(bound, 0.0, seconds)
-    head = lm_head(model, tp)
-    head_s, head_bound = gemm_s(machine, "bf16", rows, head.n, head.k)
-    for table in (math, weights, head_s):
-        table[0] = 0.0
-    provenance = worst_provenance(machine, dtype)
-    return (
-        Family("gemm_math", provenance, math, np.where(head_bound, head_s, 0.0)),
-        Family("gemm_weights", provenance, weights, np.where(head_bound, 0.0, head_s)),
-    )
-
-
-def _prefill_family(
-    machine: TopologyInput, model: Model, software: Software, tp: int, kv_dtype: str
-) -> Family:
-    """Causal prompt attention: floor + 2 heads head_dim work / (bf16 peak u_c) a layer.
-
-    FLOP of a prompt of S tokens: 4 heads head_dim S^2 / 2 (scores and values, causal half).
-    """
-    curve, _ = attention_curves(machine, kv_dtype)
-    flop_per_unit = 2 * (model.heads // tp) * model.head_dim
-    peak = machine.chip.peak["bf16"] * curve.compute
-    floor = curve.floor * software.in_situ.attention_floor_factor
-    return Family(
-        "attention_prefill",
-        curve.provenance,
-        prefill_floor_s=model.layers * floor,
-        prefill_work_s=model.layers * flop_per_unit / peak,
-    )
-
-
-def _decode_family(
-    machine: TopologyInput, model: Model, software: Software, tp: int, kv_dtype: str
-) -> Family:
-    """Decode attention: floor + (queries and outputs + KV bytes) / (bandwidth u_m) a layer.
-
-    With 8 or 16 query heads a KV head the FLOP side stays below the bytes on all chips here, so
-    that bytes decide.
-    """
-    _, curve = attention_curves(machine, kv_dtype)
-    bandwidth = machine.chip.memory.bandwidth * curve.memory
-    query_bytes = 2 * (model.heads // tp) * model.head_dim * ACTIVATION_BYTES
-    floor = curve.floor * software.in_situ.attention_floor_factor
-    decodes = model.layers * (floor + _sequence_counts(software) * query_bytes / bandwidth)
-    decodes[0] = 0.0
-    return Family(
-        "attention_decode",
-        curve.provenance,
-        decodes_s=decodes,
-        context_s=kv_bytes_per_token(model, tp, kv_dtype) / bandwidth,
-    )
-
-
-def _glue_family(machine: TopologyInput, model: Model, software: Software, tp: int) -> Family:
-    """Norms, rotary embedding, KV write, activation, residual: kernels x floor + bytes / (bandwidth
-    u_m) a layer.
-    """
-    curve = machine.fits.glue
-    bandwidth = machine.chip.memory.bandwidth * curve.memory
-    floors = software.in_situ.glue_kernels_per_layer * curve.floor
-    moved = _token_counts(software) * glue_bytes(model, tp)
-    tokens = model.layers * (floors + moved / bandwidth)
-    tokens[0] = 0.0
-    return Family("glue", curve.provenance, tokens)
-
-
-def _all_reduce_family(machine: TopologyInput, model: Model, software: Software, tp: int) -> Family:
-    """Two all-reduces of T x hidden activations a layer; none without tensor parallelism."""
-    counts = _token_counts(software)
-    provenance = all_reduce_provenance(machine, software.all_reduce, tp)
-    if tp == 1:
-        return Family("all_reduce", provenance, np.zeros_like(counts))
-    message = counts * (model.hidden * ACTIVATION_BYTES)
-    alone = all_reduce_s(machine, software.all_reduce, message, tp)
-    in_situ = software.in_situ
-    tokens = 2 * model.layers * (alone * in_situ.all_reduce_factor + in_situ.all_reduce_skew)
-    tokens[0] = 0.0
-    return Family("all_reduce", provenance, tokens)
-
-
-def _host_family(software: Software) -> Family:
-    """CPU time that delays the next step: per step and per sequence."""
-    host = software.host
-    sequences = host.per_step + _sequence_counts(software) * host.per_sequence
-    sequences[0] = 0.0
-    return Family("host", "measured", sequences_s=sequences)

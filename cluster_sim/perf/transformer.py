@@ -1,21 +1,29 @@
-"""The operators of one dense decoder layer with grouped-query attention, cut into TP shards."""
+"""The operators of a decoder on one device: matrix products, KV traffic, small kernels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from cluster_sim.perf.layout import Layout, Recipe
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.model import Model
 
 ACTIVATION_BYTES = 2
+STATE_BYTES = 4  # states of linear attention are kept in fp32
+SMALL_WINDOW = 1024  # tokens; engines give layers with such windows a cache of their own
+Part = Literal["attention", "dense", "router"]
 
 
 @dataclass(frozen=True, slots=True)
 class Gemm:
-    """A weight matrix of one shard: k inputs, n outputs."""
+    """A weight matrix of one device: k inputs, n outputs, in ``layers`` layers of the model."""
 
     name: str
+    part: Part
     n: int
     k: int
+    layers: int
 
 
 def kv_heads_per_device(model: Model, tp: int) -> int:
@@ -25,41 +33,181 @@ def kv_heads_per_device(model: Model, tp: int) -> int:
     return -(-model.kv_heads // tp)
 
 
-def layer_gemms(model: Model, tp: int) -> tuple[Gemm, ...]:
-    """The four products of a layer on one shard: qkv, attention output, gate and up, down."""
-    heads = model.heads // tp
-    qkv = (heads + 2 * kv_heads_per_device(model, tp)) * model.head_dim
-    ffn = -(-model.ffn_hidden // tp)
-    return (
-        Gemm("qkv", qkv, model.hidden),
-        Gemm("attention_output", model.hidden, heads * model.head_dim),
-        Gemm("gate_up", 2 * ffn, model.hidden),
-        Gemm("down", model.hidden, ffn),
-    )
+def layer_gemms(model: Model, layout: Layout) -> tuple[Gemm, ...]:
+    """All products of the layers but the routed experts', on one device."""
+    gemms = _mla(model, layout.tp) if model.mla else _grouped_query(model, layout.tp)
+    gemms += _index(model)
+    gemms += _linear_attention(model, layout.tp)
+    gemms += _mlp(model, "dense", model.ffn_hidden, model.dense_layers, layout.tp)
+    if model.moe is not None:
+        layers = model.moe.layers
+        gemms += [Gemm("router", "router", model.moe.experts, model.hidden, layers)]
+        gemms += _mlp(model, "shared", model.moe.shared_hidden, layers, layout.tp)
+    return tuple(gemm for gemm in gemms if gemm.layers and gemm.n)
+
+
+def _grouped_query(model: Model, tp: int) -> list[Gemm]:
+    heads, layers = model.heads // tp, model.cached_layers
+    queries = heads * (2 if model.output_gate else 1)
+    qkv = (queries + 2 * kv_heads_per_device(model, tp)) * model.head_dim
+    return [
+        Gemm("qkv", "attention", qkv, model.hidden, layers),
+        Gemm("attention_output", "attention", model.hidden, heads * model.head_dim, layers),
+    ]
+
+
+def _mla(model: Model, tp: int) -> list[Gemm]:
+    """Latent attention. The expansion of the latent costs the same FLOP and weights whether keys
+    and values are expanded (prompts) or absorbed into queries and outputs (decode).
+    """
+    mla, heads, layers = model.mla, model.heads // tp, model.cached_layers
+    assert mla is not None
+    queries = heads * (mla.nope_dim + mla.rope_dim)
+    down = mla.q_rank + mla.kv_rank + mla.rope_dim
+    return [
+        Gemm("qkv_down", "attention", down, model.hidden, layers),
+        Gemm("q_up", "attention", queries, mla.q_rank or model.hidden, layers),
+        Gemm("kv_up", "attention", heads * (mla.nope_dim + mla.v_dim), mla.kv_rank, layers),
+        Gemm("attention_output", "attention", model.hidden, heads * mla.v_dim, layers),
+    ]
+
+
+def _index(model: Model) -> list[Gemm]:
+    """The index of sparse attention: queries from the query latent, one key and a weight a head."""
+    local = model.local
+    if local is None or local.kind != "sparse":
+        return []
+    source = model.mla.q_rank if model.mla and model.mla.q_rank else model.hidden
+    keys = local.index_dim + local.index_heads
+    return [
+        Gemm("index_q", "attention", local.index_heads * local.index_dim, source, local.layers),
+        Gemm("index_k", "attention", keys, model.hidden, local.layers),
+    ]
+
+
+def _linear_attention(model: Model, tp: int) -> list[Gemm]:
+    linear = model.linear
+    if linear is None:
+        return []
+    keys, values = linear.key_heads * linear.key_dim, linear.value_heads * linear.value_dim
+    inputs = -(-(2 * keys + 2 * values + 2 * linear.value_heads) // tp)
+    return [
+        Gemm("linear_in", "attention", inputs, model.hidden, linear.layers),
+        Gemm("linear_out", "attention", model.hidden, -(-values // tp), linear.layers),
+    ]
+
+
+def _mlp(model: Model, name: str, hidden: int, layers: int, tp: int) -> list[Gemm]:
+    width = -(-hidden // tp)
+    gate_up = (2 if model.gated else 1) * width
+    return [
+        Gemm(f"{name}_gate_up", "dense", gate_up, model.hidden, layers if width else 0),
+        Gemm(f"{name}_down", "dense", model.hidden, width, layers if width else 0),
+    ]
 
 
 def lm_head(model: Model, tp: int) -> Gemm:
     """The product that turns the last hidden state of a sequence into logits."""
-    return Gemm("lm_head", -(-model.vocab // tp), model.hidden)
+    return Gemm("lm_head", "dense", -(-model.vocab // tp), model.hidden, 1)
 
 
-def glue_bytes(model: Model, tp: int) -> int:
-    """Bytes that the kernels between the GEMMs of a layer move for one token on one shard.
+def expert_elements(model: Model, layout: Layout) -> int:
+    """Weights of one expert's slice on one device."""
+    assert model.moe is not None
+    width = -(-model.moe.expert_hidden // layout.expert_slices)
+    return (3 if model.gated else 2) * model.hidden * width
 
-    Model: two norms with residual read two and write two hidden vectors each; rotary embedding
-    reads and writes queries and keys; the KV write moves keys and values; the activation reads two
-    and writes one FFN vector.
+
+def glue_bytes(model: Model, tp: int) -> float:
+    """Bytes that the kernels between the products of a mean layer move for one token on one device.
+
+    Model: two norms with residual (one in parallel blocks) read two and write two hidden vectors
+    each; rotary embedding reads and writes queries and keys; the KV write moves keys and values;
+    the activation reads two (not gated: one) and writes one FFN vector, for routed experts top_k of
+    them.
     """
-    heads, kv = model.heads // tp, kv_heads_per_device(model, tp)
-    norms = 2 * 4 * model.hidden
-    rotary = 2 * (heads + kv) * model.head_dim
-    cache = 2 * 2 * kv * model.head_dim
-    activation = 3 * -(-model.ffn_hidden // tp)
-    return ACTIVATION_BYTES * (norms + rotary + cache + activation)
+    if model.mla is not None:
+        queries = model.heads // tp * (model.mla.nope_dim + model.mla.rope_dim)
+        cached = model.mla.kv_rank + model.mla.rope_dim
+    else:
+        queries = model.heads // tp * model.head_dim
+        cached = 2 * kv_heads_per_device(model, tp) * model.head_dim
+    norms = (1 if model.parallel_block else 2) * 4 * model.hidden
+    rotary = 2 * queries + cached
+    inner = model.dense_layers * model.ffn_hidden
+    if model.moe is not None:
+        chosen = model.moe.top_k * model.moe.expert_hidden + model.moe.shared_hidden
+        inner += model.moe.layers * chosen
+    activation = (3 if model.gated else 2) * inner / model.layers / tp
+    return ACTIVATION_BYTES * (norms + rotary + 2 * cached + activation)
 
 
-def weight_bytes_per_device(model: Model, tp: int, element_bytes: float) -> float:
-    """Weights on one shard: layers at the given width, embedding and LM head in bf16."""
-    layers = model.layers * sum(gemm.n * gemm.k for gemm in layer_gemms(model, tp))
-    tables = (1 if model.tied_embeddings else 2) * -(-model.vocab // tp) * model.hidden
-    return float(layers * element_bytes + tables * ACTIVATION_BYTES)
+def kv_elements_per_layer(model: Model, tp: int) -> int:
+    """Elements that one token leaves in one layer's cache on one device; a latent is replicated."""
+    if model.mla is not None:
+        return model.mla.kv_rank + model.mla.rope_dim
+    return 2 * kv_heads_per_device(model, tp) * model.head_dim
+
+
+def window_layers(model: Model) -> int:
+    """Layers whose cache stays as small as their window."""
+    local = model.local
+    if local is None or local.kind == "sparse" or local.tokens > SMALL_WINDOW:
+        return 0
+    return local.layers
+
+
+def kv_bytes_per_token(model: Model, tp: int, kv_dtype: str) -> float:
+    """Bytes that one more token takes on one device of a single-stage replica, all layers.
+
+    Layers with small windows do not count (see ``state_bytes``); an index of sparse attention adds
+    its fp8 keys.
+    """
+    layers = model.cached_layers - window_layers(model)
+    bytes_ = layers * kv_elements_per_layer(model, tp) * BYTES_PER_ELEMENT[kv_dtype]
+    local = model.local
+    if local is not None and local.kind == "sparse":
+        bytes_ += local.layers * local.index_dim
+    return bytes_
+
+
+def state_bytes(model: Model, tp: int, kv_dtype: str) -> float:
+    """Bytes of a sequence that do not grow: windows of layers with small ones, states of linear
+    attention.
+    """
+    held = 0.0
+    local, linear = model.local, model.linear
+    if local is not None and window_layers(model):
+        per_token = kv_elements_per_layer(model, tp) * BYTES_PER_ELEMENT[kv_dtype]
+        held += local.layers * local.tokens * per_token
+    if linear is not None:
+        held += linear.layers * linear_state_elements(model, tp) * STATE_BYTES
+    return held
+
+
+def linear_state_elements(model: Model, tp: int) -> int:
+    """Elements of one linear-attention layer's state on one device, convolution tail included."""
+    linear = model.linear
+    assert linear is not None
+    heads = -(-linear.value_heads // tp)
+    mixed = 2 * linear.key_heads * linear.key_dim + linear.value_heads * linear.value_dim
+    return heads * linear.key_dim * linear.value_dim + linear.conv * -(-mixed // tp)
+
+
+def weight_bytes_per_device(model: Model, layout: Layout, recipe: Recipe) -> float:
+    """Weights on one device: the layers of its stage, and embedding and LM head in bf16."""
+    width = {
+        "attention": BYTES_PER_ELEMENT[recipe.attention],
+        "dense": BYTES_PER_ELEMENT[recipe.dense],
+        "router": ACTIVATION_BYTES,
+    }
+    layers = sum(
+        gemm.layers * gemm.n * gemm.k * width[gemm.part] for gemm in layer_gemms(model, layout)
+    )
+    if model.moe is not None:
+        experts = model.moe.experts // layout.ep * expert_elements(model, layout)
+        layers += model.moe.layers * experts * BYTES_PER_ELEMENT[recipe.experts]
+    tables = (1 if model.tied_embeddings else 2) * -(-model.vocab // layout.tp) * model.hidden
+    # The first and the last stage hold one table each; the fuller one decides.
+    held = tables if layout.pp == 1 else -(-model.vocab // layout.tp) * model.hidden
+    return float(layers / layout.pp + held * ACTIVATION_BYTES)

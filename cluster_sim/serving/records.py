@@ -38,6 +38,7 @@ class Outcomes:
         "isl",
         "osl",
         "preemptions",
+        "priority",
         "replica",
         "status",
     )
@@ -51,6 +52,9 @@ class Outcomes:
         self.finish_s = array("d", [NEVER]) * count
         self.replica = array("i", [-1]) * count
         self.preemptions = array("i", [0]) * count
+        self.priority = (
+            array("i", requests.priority.tolist()) if requests.priority is not None else None
+        )
         self.status = [Status.RUNNING] * count
         self.finished = 0
 
@@ -77,8 +81,9 @@ class StepCounts:
 
     ``pure[B]`` counts steps of B decodes and nothing else; of the mixed ones ``mixed_tokens[T]``,
     ``mixed_sequences[R]``, ``mixed_decodes[B]`` count tokens, sequences and decodes. ``context``
-    sums the tokens of context read by decode attention, ``prefill_work`` the units of prompt
-    attention.
+    sums the tokens of context read by decode attention, ``local_context`` those inside the windows
+    of local layers, ``prefill_s`` the seconds of prompt attention, ``swapped`` the tokens moved to
+    or from the host.
     """
 
     pure: Counter[int] = field(default_factory=Counter)
@@ -86,14 +91,15 @@ class StepCounts:
     mixed_sequences: Counter[int] = field(default_factory=Counter)
     mixed_decodes: Counter[int] = field(default_factory=Counter)
     context: int = 0
+    local_context: int = 0
     prefill_steps: int = 0
-    prefill_work: float = 0.0
+    prefill_s: float = 0.0
+    swapped: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
     blocks_taken: int = 0
     blocks_returned: int = 0
     blocks_peak: int = 0
-    busy_s: float = 0.0  # only compared with the priced families, never reported
 
     @property
     def steps(self) -> int:

@@ -40,7 +40,8 @@ class Requests:
 
     Turns of a session: ``after[i]`` is the request whose end request i waits for (-1: none), it
     arrives ``think_s[i]`` later; its ``arrival_s`` is that of the first turn. ``slo_class[i]``
-    numbers the class of a mix. ``prefixes`` are what a prefix cache can share.
+    numbers the class of a mix, ``priority[i]`` is its urgency (lower first). ``prefixes`` are what
+    a prefix cache can share.
     """
 
     arrival_s: FloatArray
@@ -50,6 +51,7 @@ class Requests:
     after: IntArray | None = None
     think_s: FloatArray | None = None
     slo_class: IntArray | None = None
+    priority: IntArray | None = None
     prefixes: Prefixes | None = None
 
     def __len__(self) -> int:

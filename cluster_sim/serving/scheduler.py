@@ -11,24 +11,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+SGLANG_MOST_RESERVED = 4096  # CLIP_MAX_NEW_TOKENS_ESTIMATION: longer answers are not reserved for
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A request that still has prompt tokens to compute: ``left`` of them, ``computed`` are in the
-    cache.
+    """A request that still has prompt tokens to compute: ``left`` of them; ``computed`` are in the
+    cache already.
 
-    After a preemption the tokens generated so far count as prompt: they are recomputed.
+    After a preemption the tokens generated so far count as prompt. ``blocks`` need not be taken
+    from the free ones: those that it holds, and cached ones that others hold for it.
     """
 
     request: int
     left: int
     computed: int
+    blocks: int
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A running request, newest first: its blocks, the new blocks its next token needs, what it
-    still has to compute.
+    """A running request, next victim first: the blocks that its eviction frees, the new blocks its
+    next token needs, what it still has to compute.
     """
 
     request: int
@@ -50,32 +54,39 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the step does: evict the newest ``evict`` requests, compute chunks, and decode one token
-    each, or hold.
+    """What the step does: evict the first ``evict`` victims (they wait again, in front, or behind
+    everybody if ``to_back``), compute chunks, and decode one token each, or hold.
     """
 
     prefill: tuple[Chunk, ...] = ()
     evict: int = 0
     decode: bool = True
+    to_back: bool = False
 
 
 @dataclass(slots=True)
 class View:
-    """What a scheduler may read. Counts are of one replica, before the step.
+    """What a scheduler may read. Counts are of one batch, before the step.
 
     ``fresh`` of the ``decoding`` sequences have their first token only; ``decode_blocks`` new
-    blocks are needed to decode all; ``max_output_tokens`` is the limit that the workload declares,
-    not what a request will produce.
+    blocks are needed to decode all. Every sequence takes
+    ``state_blocks`` besides the blocks of its tokens. ``max_output_tokens`` is the limit that the
+    workload declares, not what a request will produce; ``reserved_blocks`` is what the running
+    requests would hold at that limit. ``free_blocks`` counts cached ones that nobody holds.
     """
 
     max_num_seqs: int
     max_num_batched_tokens: int
     block_tokens: int
+    state_blocks: int
+    total_blocks: int
     max_output_tokens: int
+    new_token_ratio: float
     decoding: int
     fresh: int
     free_blocks: int
     decode_blocks: int
+    reserved_blocks: int
     prefilling: tuple[Prompt, ...]
     waiting: Callable[[], Iterator[Prompt]]
     holders: Callable[[], Iterator[Holder]]
@@ -86,8 +97,12 @@ class View:
         return self.decoding + len(self.prefilling)
 
     def blocks_for(self, tokens: int) -> int:
-        """Blocks that so many cached tokens occupy."""
-        return -(-tokens // self.block_tokens)
+        """Blocks that a sequence with so many cached tokens occupies."""
+        return -(-tokens // self.block_tokens) + (self.state_blocks if tokens > 0 else 0)
+
+    def new_blocks(self, prompt: Prompt, tokens: int) -> int:
+        """Blocks that computing so many more tokens of a prompt takes from the free ones."""
+        return self.blocks_for(prompt.computed + tokens) - prompt.blocks
 
 
 Scheduler = Callable[[View], Decision]
@@ -109,16 +124,71 @@ def vllm_v1(view: View) -> Decision:
         if prompt.request in evicted or budget <= 0:
             continue
         tokens = min(prompt.left, budget)
-        blocks = _new_blocks(view, prompt, tokens)
+        blocks = view.new_blocks(prompt, tokens)
         if blocks > free:
-            # The newest request makes room for nobody but itself.
+            # The next victim makes room for nobody but itself.
             return Decision(tuple(chunks), evict + 1)
         chunks.append(Chunk(prompt.request, tokens))
         budget, free = budget - tokens, free - blocks
     if evict:
         return Decision(tuple(chunks), evict)
-    chunks += _admit(view, budget, free)
+    chunks += _admit(view, budget, free, split=True)
     return Decision(tuple(chunks))
+
+
+def trtllm_max_utilization(view: View) -> Decision:
+    """In-flight batching that fills the cache: whole prompts join the decodes while tokens and
+    blocks allow; when blocks run out the newest is paused and recomputed later.
+
+    Source: TensorRT-LLM capacity scheduler policy MAX_UTILIZATION (behaviour). Limits: a prompt
+    longer than max_num_tokens is computed in parts, as with chunked context.
+    """
+    evict, free, budget = _evict_until_decodes_fit(view)
+    if evict:
+        return Decision(evict=evict)
+    chunks, blocked, budget, free = _go_on(view, budget, free)
+    if blocked:
+        return Decision(chunks, evict=1)
+    return Decision((*chunks, *_admit(view, budget, free, split=False)))
+
+
+def trtllm_no_evict(view: View) -> Decision:
+    """In-flight batching that never preempts: a request is admitted only with room for its prompt
+    and ``max_output_tokens`` beside the reservations of all that run.
+
+    Source: TensorRT-LLM capacity scheduler policy GUARANTEED_NO_EVICT (behaviour). A request that
+    reserves more than the whole cache runs alone and is evicted if it must be.
+    """
+    evict, free, budget = _evict_until_decodes_fit(view)
+    if evict:
+        return Decision(evict=evict)
+    chunks, blocked, budget, free = _go_on(view, budget, free)
+    if blocked:
+        return Decision(chunks, evict=1)
+    room = view.total_blocks - view.reserved_blocks
+    return Decision((*chunks, *_admit(view, budget, free, split=False, room=room)))
+
+
+def sglang(view: View) -> Decision:
+    """Prompts first and alone: a step computes prompts while any can be admitted, else it decodes;
+    retracted requests go behind the queue.
+
+    Model: a request is admitted while its prompt and an estimate of what all running ones will
+    produce fit: min(max_output_tokens, 4096) x ``new_token_ratio`` tokens each. When decodes do not
+    fit, the newest are retracted. Source: SGLang ``managers/schedule_policy.py`` and
+    ``schedule_batch.py`` (behaviour). Limits: the ratio is its settled value, its decay after a
+    start and its rise after a retraction are not played; the estimate does not shrink as tokens are
+    generated.
+    """
+    chunks, blocked, budget, free = _go_on(view, view.max_num_batched_tokens, view.free_blocks)
+    if not blocked:
+        each = int(min(view.max_output_tokens, SGLANG_MOST_RESERVED) * view.new_token_ratio)
+        room = free - view.decoding * each // view.block_tokens
+        chunks = (*chunks, *_admit(view, budget, free, split=True, estimate=(room, each)))
+    if chunks:
+        return Decision(chunks, evict=int(blocked), decode=False, to_back=True)
+    evict, _, _ = _evict_until_decodes_fit(view)
+    return Decision(evict=max(evict, int(blocked)), to_back=True)
 
 
 def static(view: View) -> Decision:
@@ -128,38 +198,28 @@ def static(view: View) -> Decision:
     A member is admitted only with room for its prompt and ``max_output_tokens``; nobody joins once
     decoding has begun.
     """
-    evict, free, budget = _evict_until_decodes_fit(view)
+    evict, _, _ = _evict_until_decodes_fit(view)
     if evict or view.fresh < view.decoding:
         return Decision(evict=evict)
-    budget = view.max_num_batched_tokens
-    reserved = sum(
-        view.blocks_for(holder.tokens + holder.left + view.max_output_tokens) - holder.blocks
-        for holder in view.holders()
-    )
-    chunks: list[Chunk] = []
-    for prompt in view.prefilling:
-        if budget > 0:
-            chunks.append(Chunk(prompt.request, min(prompt.left, budget)))
-            budget -= chunks[-1].tokens
-    free, seats = view.free_blocks - reserved, view.max_num_seqs - view.running
-    for prompt in view.waiting():
-        whole = view.blocks_for(prompt.left + view.max_output_tokens)
-        first = seats == view.max_num_seqs
-        if seats <= 0 or budget <= 0 or (whole > free and not first):
-            break
-        tokens = min(prompt.left, budget)
-        if view.blocks_for(tokens) > view.free_blocks:
-            break
-        chunks.append(Chunk(prompt.request, tokens))
-        budget, free, seats = budget - tokens, free - whole, seats - 1
-    return Decision(tuple(chunks), decode=not chunks)
+    chunks, blocked, budget, free = _go_on(view, view.max_num_batched_tokens, view.free_blocks)
+    if blocked:
+        return Decision(chunks, evict=1, decode=not chunks)
+    room = view.total_blocks - view.reserved_blocks
+    chunks = (*chunks, *_admit(view, budget, free, split=True, room=room))
+    return Decision(chunks, decode=not chunks)
 
 
-SCHEDULERS: dict[str, Scheduler] = {"vllm_v1": vllm_v1, "static": static}
+SCHEDULERS: dict[str, Scheduler] = {
+    "vllm_v1": vllm_v1,
+    "trtllm_no_evict": trtllm_no_evict,
+    "trtllm_max_utilization": trtllm_max_utilization,
+    "sglang": sglang,
+    "static": static,
+}
 
 
 def _evict_until_decodes_fit(view: View) -> tuple[int, int, int]:
-    """How many of the newest must go so that the others can decode; the blocks and the budget left
+    """How many of the victims must go so that the others can decode; the blocks and the budget left
     after decoding.
     """
     evict, free, need, decodes = 0, view.free_blocks, view.decode_blocks, view.decoding
@@ -172,22 +232,59 @@ def _evict_until_decodes_fit(view: View) -> tuple[int, int, int]:
     return evict, free - need, view.max_num_batched_tokens - decodes
 
 
-def _new_blocks(view: View, prompt: Prompt, tokens: int) -> int:
-    return view.blocks_for(prompt.computed + tokens) - view.blocks_for(prompt.computed)
+def _go_on(view: View, budget: int, free: int) -> tuple[tuple[Chunk, ...], bool, int, int]:
+    """Chunks of the running prompts, whether blocks ran short, and the budget and blocks left."""
+    chunks: list[Chunk] = []
+    for prompt in view.prefilling:
+        tokens = min(prompt.left, budget)
+        if tokens <= 0:
+            break
+        blocks = view.new_blocks(prompt, tokens)
+        if blocks > free:
+            return tuple(chunks), True, budget, free
+        chunks.append(Chunk(prompt.request, tokens))
+        budget, free = budget - tokens, free - blocks
+    return tuple(chunks), False, budget, free
 
 
-def _admit(view: View, budget: int, free: int) -> list[Chunk]:
+def _admit(
+    view: View,
+    budget: int,
+    free: int,
+    *,
+    split: bool,
+    room: int | None = None,
+    estimate: tuple[int, int] | None = None,
+) -> list[Chunk]:
+    """First chunks of waiting requests, in order, while seats, budget and blocks allow.
+
+    Not ``split``: a prompt waits for a budget that holds all of it, unless the decodes leave no
+    such budget. ``room``:
+    blocks that full reservations may still take. ``estimate``: blocks for prompts and expected
+    answers, and the tokens expected of each. Somebody is admitted to an empty engine in any case.
+    """
     chunks: list[Chunk] = []
     seats = view.max_num_seqs - view.running
-    if seats <= 0 or budget <= 0:
-        return chunks
-    for prompt in view.waiting():
+    alone = view.running == 0
+    for prompt in view.waiting() if seats > 0 and budget > 0 else ():
         tokens = min(prompt.left, budget)
-        blocks = view.blocks_for(tokens)
+        if tokens < prompt.left <= view.max_num_batched_tokens - view.decoding and not split:
+            break
+        blocks = view.new_blocks(prompt, tokens)
         if blocks > free:
             break
+        whole = prompt.left + prompt.computed
+        if room is not None:
+            room -= view.blocks_for(whole + view.max_output_tokens)
+            if room < 0 and not alone:
+                break
+        if estimate is not None:
+            left = estimate[0] - view.new_blocks(prompt, prompt.left + estimate[1])
+            estimate = (left, estimate[1])
+            if left < 0 and not alone:
+                break
         chunks.append(Chunk(prompt.request, tokens))
-        budget, free, seats = budget - tokens, free - blocks, seats - 1
+        budget, free, seats, alone = budget - tokens, free - blocks, seats - 1, False
         if seats <= 0 or budget <= 0:
             break
     return chunks

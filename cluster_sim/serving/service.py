@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -21,6 +22,7 @@ from simpy.events import Event
 
 from cluster_sim.engine.clock import ARRIVAL_RANK, END_RANK, START_RANK, call_at, instant
 from cluster_sim.errors import SimulationError
+from cluster_sim.serving.prefix_cache import PrefixCache
 from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
 from cluster_sim.serving.replica import FastReplica
 from cluster_sim.serving.requests import Requests
@@ -31,21 +33,36 @@ LOOKS_PER_RUN = 64  # how often progress is reported and a watcher may stop the 
 LOOK_GROWTH = 0.25  # of the time so far: the next look once all requests have arrived
 
 
+class Rank(Protocol):
+    """What the checks at the end of a run need of a batch."""
+
+    free: int
+    cache: PrefixCache | None
+    counts: StepCounts
+
+
 class Replica(Protocol):
     """What a service needs of a replica; the reference and the fast one both have it."""
 
     index: int
-    outstanding: int
     in_step: bool
     start_s: float
     end_s: float
-    free: int
+    idle_s: float
     log: StepLog
-    counts: StepCounts
+    shared: Counter[int]
 
     @property
     def has_work(self) -> bool:
         """Whether a step could be started."""
+
+    @property
+    def outstanding(self) -> int:
+        """Unfinished requests."""
+
+    @property
+    def ranks(self) -> Sequence[Rank]:
+        """The batches that work side by side."""
 
     def enqueue(self, request: int, at_s: float) -> None:
         """Queue an arriving request."""
@@ -73,11 +90,19 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything recorded: the facts that metrics are computed from."""
+    """Everything recorded: the facts that metrics are computed from.
+
+    ``counts`` are of all ranks, replica by replica; ``shared[tokens]`` counts steps by the tokens
+    of all ranks of a replica together; ``idle_s`` are seconds without work before a replica's last
+    step.
+    """
 
     outcomes: Outcomes
     logs: tuple[StepLog, ...]
     counts: tuple[StepCounts, ...]
+    shared: tuple[Counter[int], ...]
+    idle_s: tuple[float, ...]
+    hit_tokens: int
     end_s: float
     interrupted: bool
     known_s: float = math.inf  # an interrupted run is recorded completely up to here
@@ -103,7 +128,8 @@ def serve(
     outcomes = Outcomes(requests)
     accepted = _admissible(service, requests, outcomes)
     kind = StepByStepReplica if step_by_step else FastReplica
-    replicas = [kind(i, service.spec, outcomes) for i in range(service.replicas)]
+    replicas: list[StepByStepReplica] | list[FastReplica]
+    replicas = [kind(i, service.spec, outcomes) for i in range(service.replicas)]  # type: ignore[assignment]
     player: _Lazy | _EventDriven
     if service.concurrency is not None or step_by_step:
         player = _EventDriven(service, replicas, accepted, outcomes, watch)
@@ -119,7 +145,10 @@ def serve(
     run = Run(
         outcomes,
         tuple(replica.log for replica in replicas),
-        tuple(replica.counts for replica in replicas),
+        tuple(rank.counts for replica in replicas for rank in replica.ranks),
+        tuple(replica.shared for replica in replicas),
+        tuple(replica.idle_s for replica in replicas),
+        sum(rank.cache.hit_tokens for r in replicas for rank in r.ranks if rank.cache),
         max((replica.log.end_s[-1] for replica in replicas if replica.log.end_s), default=0.0),
         interrupted,
         known_s,
@@ -136,7 +165,7 @@ class _Stopped(Exception):
 def _admissible(service: Service, requests: Requests, outcomes: Outcomes) -> array[int]:
     """Requests that fit context and cache, in order of arrival; the others are marked rejected."""
     tokens = requests.isl + requests.osl
-    cache = service.spec.blocks * service.spec.block_tokens
+    cache = (service.spec.blocks - service.spec.state_blocks) * service.spec.block_tokens
     too_long = tokens > service.max_context
     too_big = ~too_long & (tokens - 1 > cache)
     for request in np.flatnonzero(too_long).tolist():
@@ -335,9 +364,12 @@ def _check_conservation(
     if finished != accepted:
         raise SimulationError(f"{accepted} requests accepted, {finished} finished", run.end_s)
     for replica in replicas:
-        taken, returned = replica.counts.blocks_taken, replica.counts.blocks_returned
-        if taken != returned or replica.free != service.spec.blocks:
-            raise SimulationError(
-                f"replica {replica.index}: {taken} KV blocks taken, {returned} given back",
-                run.end_s,
-            )
+        for rank in replica.ranks:
+            cached = rank.cache.idle_blocks if rank.cache is not None else 0
+            taken, returned = rank.counts.blocks_taken, rank.counts.blocks_returned
+            if taken - returned != cached or rank.free + cached != service.spec.blocks:
+                raise SimulationError(
+                    f"replica {replica.index}: {taken} KV blocks taken, {returned} given back, "
+                    f"{cached} in the prefix cache",
+                    run.end_s,
+                )

@@ -6,19 +6,25 @@ a step works.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster_sim.errors import SimulationError
-from cluster_sim.perf.step_price import StepPrice
+from cluster_sim.perf.step_price import StepPrice, local_tokens
+from cluster_sim.serving.prefix_cache import PrefixCache
+from cluster_sim.serving.queue import WaitingQueue
 from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
+from cluster_sim.serving.requests import Prefixes
 from cluster_sim.serving.scheduler import Decision, Holder, Prompt, Scheduler, View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaSpec:
-    """What all replicas of a run share: prices, cache size in blocks, scheduler and its limits."""
+    """What all replicas of a run share: prices, the batches that work side by side (``ranks``), the
+    cache of each in blocks, scheduler and its limits. ``swap``: preempted sequences keep their KV
+    on the host; else it is recomputed.
+    """
 
     price: StepPrice
     blocks: int
@@ -27,9 +33,18 @@ class ReplicaSpec:
     max_num_seqs: int
     max_num_batched_tokens: int
     max_output_tokens: int
+    ranks: int = 1
+    state_blocks: int = 0
+    new_token_ratio: float = 1.0
+    swap: bool = False
+    prefixes: Prefixes | None = None
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that a sequence with so many cached tokens occupies."""
+        return -(-tokens // self.block_tokens) + (self.state_blocks if tokens > 0 else 0)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Sequence:
     """A request inside the engine. ``computed`` tokens are in the cache, ``generated`` were emitted
     so far.
@@ -38,33 +53,34 @@ class _Sequence:
     request: int
     isl: int
     osl: int
+    priority: int
     generated: int = 0
     computed: int = 0
     prompt: int = 0  # tokens to compute before the next one is emitted; grows at a recompute
-    blocks: int = 0
+    blocks: int = 0  # with those of the prefix cache
     last_token_s: float = 0.0
     last_token_step: int = -1
     decoded: bool = False  # has decoded since its prompt was last computed
+    swapped: bool = False  # its KV is on the host
 
     @property
     def left(self) -> int:
         return max(0, self.prompt - self.computed)
 
 
-class StepByStepReplica:
-    """One copy of the model, advanced one engine step an event."""
+class StepByStepRank:
+    """One batch with its queue and cache, advanced one engine step at a time."""
 
     def __init__(self, index: int, spec: ReplicaSpec, outcomes: Outcomes) -> None:
         self.index, self.spec, self.outcomes = index, spec, outcomes
         self.isl, self.osl = outcomes.isl, outcomes.osl
-        self.waiting: deque[_Sequence] = deque()
+        self.waiting = WaitingQueue(outcomes.priority)
+        self.sequences: dict[int, _Sequence] = {}  # waiting and running
         self.running: list[_Sequence] = []
         self.free = spec.blocks
+        self.cache = PrefixCache(spec.prefixes, spec.block_tokens) if spec.prefixes else None
         self.outstanding = 0
-        self.steps = 0
-        self.in_step = False
-        self.start_s = self.end_s = 0.0
-        self.log, self.counts = StepLog(), StepCounts()
+        self.counts = StepCounts()
         self._decision = Decision()
 
     @property
@@ -72,133 +88,169 @@ class StepByStepReplica:
         """Whether a step could be started."""
         return bool(self.running or self.waiting)
 
-    def enqueue(self, request: int, at_s: float) -> None:
-        """Queue an arriving request; an idle replica will start its next step now."""
-        if not self.in_step and not self.has_work:
-            self.start_s = at_s
-        isl = self.isl[request]
-        self.waiting.append(_Sequence(request, isl, self.osl[request], prompt=isl))
+    def enqueue(self, request: int) -> None:
+        """Queue an arriving request."""
+        isl, priority = self.isl[request], self.outcomes.priority
+        urgency = priority[request] if priority is not None else 0
+        self.sequences[request] = _Sequence(request, isl, self.osl[request], urgency, prompt=isl)
+        self.waiting.append(request)
         self.outstanding += 1
 
-    def begin(self, horizon_s: float) -> None:
-        """Start the step at ``start_s``: ask the scheduler, evict, admit, take blocks, price the
-        step.
+    def begin(self, start_s: float) -> tuple[float, int]:
+        """Start a step: ask the scheduler, evict, admit, take blocks; returns its seconds and
+        tokens.
         """
         self._decision = decision = self.spec.scheduler(self._view())
-        for _ in range(decision.evict):
-            self._evict()
+        swapped = sum(self._evict(decision.to_back) for _ in range(decision.evict))
         decoding = [s for s in self.running if s.left == 0] if decision.decode else []
         for sequence in decoding:
-            self._take_blocks(sequence, sequence.computed + 1)
-        work, tokens = 0.0, 0
+            self._take_blocks(sequence, sequence.computed + 1, start_s)
+        prefill_s, tokens = 0.0, 0
         for chunk in decision.prefill:
-            sequence = self._find(chunk.request)
+            sequence = self.sequences[chunk.request]
+            if sequence not in self.running:
+                swapped += self._admit(sequence)
             start = sequence.computed
-            self._take_blocks(sequence, start + chunk.tokens)
-            work += self.spec.price.prefill_work(start, start + chunk.tokens)
+            self._take_blocks(sequence, start + chunk.tokens, start_s)
+            prefill_s += self.spec.price.prefill_attention_s(start, start + chunk.tokens)
             tokens += chunk.tokens
         if not decoding and not tokens:
-            raise SimulationError(f"replica {self.index}: the scheduler did nothing", self.start_s)
-        used = self.spec.blocks - self.free
+            raise SimulationError(f"rank {self.index}: the scheduler did nothing", start_s)
+        used = self.spec.blocks - self.free - (self.cache.idle_blocks if self.cache else 0)
         self.counts.blocks_peak = max(self.counts.blocks_peak, used)
         context = sum(s.computed + 1 for s in decoding)
-        self._count(len(decoding), context, tokens, len(decision.prefill), work)
-        step_s = self.spec.price.step_s(len(decoding), context, tokens, len(decision.prefill), work)
-        self.counts.busy_s += step_s
-        self.end_s = self.start_s + step_s
-        self.in_step = True
+        near = sum(local_tokens(self.spec.price.local, s.computed + 1) for s in decoding)
+        prompts = len(decision.prefill)
+        self._count(len(decoding), context, near, tokens, prompts, prefill_s, swapped)
+        price = self.spec.price
+        step_s = price.step_s(len(decoding), context, near, tokens, prompts, prefill_s)
+        if swapped:
+            step_s += price.swap_s * swapped
+        return step_s, len(decoding) + tokens
 
-    def complete(self) -> list[int]:
-        """End the step: tokens are emitted, finished requests leave; returns those in order of
-        admission.
+    def complete(self, now: float, step: int, log: StepLog) -> tuple[list[int], int, int]:
+        """End step number ``step``: tokens are emitted, finished requests leave; returns those in
+        order of admission, the tokens, and how many of them follow one of the step before.
         """
-        decision, now, emitted, chained = self._decision, self.end_s, 0, 0
+        decision, emitted, chained = self._decision, 0, 0
         finished: list[_Sequence] = []
         chunks = {chunk.request: chunk.tokens for chunk in decision.prefill}
-        for sequence in list(self.running):
+        for sequence in self.running:
             if sequence.request in chunks:
                 sequence.computed += chunks[sequence.request]
                 if sequence.left:
                     continue
                 sequence.decoded = False
+                if self.cache is not None:
+                    self.cache.insert(sequence.request, sequence.computed)
             elif sequence.left or not decision.decode:
                 continue
             else:
                 sequence.computed += 1
                 sequence.decoded = True
             emitted += 1
-            chained += self._emit(sequence, now)
+            chained += self._emit(sequence, now, step, log)
             if sequence.generated == sequence.osl:
                 finished.append(sequence)
         for sequence in finished:
             self.running.remove(sequence)
-            self._return_blocks(sequence)
+            del self.sequences[sequence.request]
+            if self.cache is not None:
+                self.cache.insert(sequence.request, sequence.computed)
+            self._return_blocks(sequence, leaves=True)
             self.outcomes.finish_s[sequence.request] = now
             self.outcomes.status[sequence.request] = Status.FINISHED
         self.outcomes.finished += len(finished)
         self.outstanding -= len(finished)
-        self.log.end_s.append(now)
-        self.log.emitted.append(emitted)
-        self.log.chained.append(chained)
         self.counts.output_tokens += emitted
-        self.steps += 1
-        self.start_s, self.in_step = now, False
-        return [sequence.request for sequence in finished]
+        return [sequence.request for sequence in finished], emitted, chained
 
-    def shorten(self, at_s: float) -> bool:
-        """A step cannot be shortened; the fast replica's segments can."""
-        return False
-
-    def _emit(self, sequence: _Sequence, now: float) -> int:
+    def _emit(self, sequence: _Sequence, now: float, step: int, log: StepLog) -> int:
         """Record one token; 1 if the step before emitted its predecessor."""
+        chained = 0
         if sequence.generated == 0:
             self.outcomes.first_s[sequence.request] = now
-            chained = 0
-        elif sequence.last_token_step == self.steps - 1:
+        elif sequence.last_token_step == step - 1:
             chained = 1
         else:
-            self.log.lone_gaps.append((now, now - sequence.last_token_s))
-            chained = 0
+            log.lone_gaps.append((now, now - sequence.last_token_s))
         sequence.generated += 1
-        sequence.last_token_s, sequence.last_token_step = now, self.steps
+        sequence.last_token_s, sequence.last_token_step = now, step
         return chained
 
-    def _evict(self) -> None:
-        sequence = self.running.pop()
-        self._return_blocks(sequence)
+    def _evict(self, to_back: bool) -> int:
+        """Preempt the next victim; returns how many tokens go to the host."""
+        sequence = self._victims()[0]
+        self.running.remove(sequence)
+        self._return_blocks(sequence, leaves=False)
+        stored, whole = sequence.computed, sequence.left == 0
+        sequence.swapped = self.spec.swap and whole
         sequence.computed, sequence.decoded = 0, False
         sequence.prompt = sequence.isl + sequence.generated
         self.outcomes.preemptions[sequence.request] += 1
-        self.waiting.appendleft(sequence)
+        if to_back:
+            self.waiting.append(sequence.request)
+        else:
+            self.waiting.appendleft(sequence.request)
+        return stored if sequence.swapped else 0
 
-    def _find(self, request: int) -> _Sequence:
-        """The sequence of a chunk; one that waits is admitted."""
-        for sequence in self.running:
-            if sequence.request == request:
-                return sequence
-        for sequence in self.waiting:
-            if sequence.request == request:
-                self.waiting.remove(sequence)
-                self.running.append(sequence)
-                return sequence
-        raise SimulationError(f"request {request} is not on replica {self.index}", self.start_s)
+    def _victims(self) -> list[_Sequence]:
+        """Running sequences, the least urgent and newest first."""
+        newest_first = list(reversed(self.running))
+        return sorted(newest_first, key=lambda sequence: -sequence.priority)
 
-    def _take_blocks(self, sequence: _Sequence, tokens: int) -> None:
-        new = -(-tokens // self.spec.block_tokens) - sequence.blocks
+    def _admit(self, sequence: _Sequence) -> int:
+        """Take a request from the queue into the batch; returns how many tokens come from the
+        host.
+        """
+        self.waiting.remove(sequence.request)
+        self.running.append(sequence)
+        if sequence.swapped:
+            sequence.swapped = False
+            sequence.computed = sequence.prompt - 1
+            return sequence.computed
+        if self.cache is not None:
+            sequence.computed, _ = self.cache.acquire(sequence.request, sequence.prompt)
+            sequence.blocks = sequence.computed // self.spec.block_tokens
+        return 0
+
+    def _take_blocks(self, sequence: _Sequence, tokens: int, at_s: float) -> None:
+        new = self.spec.blocks_for(tokens) - sequence.blocks
+        if new > self.free and self.cache is not None and self._available() >= new:
+            forgotten = self.cache.forget(new - self.free)
+            self.free += forgotten
+            self.counts.blocks_returned += forgotten
         if new > self.free:
-            raise SimulationError(f"replica {self.index} has no free KV block", self.start_s)
+            raise SimulationError(f"rank {self.index} has no free KV block", at_s)
         sequence.blocks += new
         self.free -= new
         self.counts.blocks_taken += new
 
-    def _return_blocks(self, sequence: _Sequence) -> None:
-        self.free += sequence.blocks
-        self.counts.blocks_returned += sequence.blocks
+    def _return_blocks(self, sequence: _Sequence, *, leaves: bool) -> None:
+        own = sequence.blocks
+        if self.cache is not None:
+            own -= self.cache.release(sequence.request, leaves=leaves)
+        self.free += own
+        self.counts.blocks_returned += own
         sequence.blocks = 0
 
-    def _count(self, decodes: int, context: int, tokens: int, prompts: int, work: float) -> None:
+    def _available(self) -> int:
+        return self.free + (self.cache.idle_blocks if self.cache is not None else 0)
+
+    def _count(
+        self,
+        decodes: int,
+        context: int,
+        near: int,
+        tokens: int,
+        prompts: int,
+        prefill_s: float,
+        swapped: int,
+    ) -> None:
         counts = self.counts
         counts.context += context
+        counts.local_context += near
+        counts.swapped += swapped
         if tokens == 0:
             counts.pure[decodes] += 1
             return
@@ -206,35 +258,119 @@ class StepByStepReplica:
         counts.mixed_sequences[decodes + prompts] += 1
         counts.mixed_decodes[decodes] += 1
         counts.prefill_steps += 1
-        counts.prefill_work += work
+        counts.prefill_s += prefill_s
         counts.prompt_tokens += tokens
 
     def _view(self) -> View:
-        size = self.spec.block_tokens
+        spec = self.spec
         decoding = [s for s in self.running if s.left == 0]
 
         def needs(sequence: _Sequence) -> int:
-            return -(-(sequence.computed + 1) // size) - sequence.blocks if not sequence.left else 0
+            if sequence.left:
+                return 0
+            return spec.blocks_for(sequence.computed + 1) - sequence.blocks
 
-        def waiting() -> Iterator[Prompt]:
-            return (Prompt(s.request, s.prompt, 0) for s in self.waiting)
+        def own(sequence: _Sequence) -> int:
+            """Blocks that an eviction frees: those shared with others stay."""
+            if self.cache is None:
+                return sequence.blocks
+            return sequence.blocks - self.cache.shared_blocks(sequence.request)
 
         def holders() -> Iterator[Holder]:
             return (
-                Holder(s.request, s.blocks, needs(s), s.left, s.computed)
-                for s in reversed(self.running)
+                Holder(s.request, own(s), needs(s), s.left, s.computed) for s in self._victims()
             )
 
         return View(
-            max_num_seqs=self.spec.max_num_seqs,
-            max_num_batched_tokens=self.spec.max_num_batched_tokens,
-            block_tokens=size,
-            max_output_tokens=self.spec.max_output_tokens,
+            max_num_seqs=spec.max_num_seqs,
+            max_num_batched_tokens=spec.max_num_batched_tokens,
+            block_tokens=spec.block_tokens,
+            state_blocks=spec.state_blocks,
+            total_blocks=spec.blocks,
+            max_output_tokens=spec.max_output_tokens,
+            new_token_ratio=spec.new_token_ratio,
             decoding=len(decoding),
             fresh=sum(not s.decoded for s in decoding),
-            free_blocks=self.free,
+            free_blocks=self._available(),
             decode_blocks=sum(needs(s) for s in decoding),
-            prefilling=tuple(Prompt(s.request, s.left, s.computed) for s in self.running if s.left),
-            waiting=waiting,
+            reserved_blocks=sum(
+                spec.blocks_for(s.isl + spec.max_output_tokens) for s in self.running
+            ),
+            prefilling=tuple(
+                Prompt(s.request, s.left, s.computed, s.blocks) for s in self.running if s.left
+            ),
+            waiting=lambda: (self._waiting_prompt(r) for r in self.waiting),
             holders=holders,
         )
+
+    def _waiting_prompt(self, request: int) -> Prompt:
+        sequence = self.sequences[request]
+        if sequence.swapped:
+            return Prompt(request, 1, sequence.prompt - 1, 0)
+        if self.cache is None:
+            return Prompt(request, sequence.prompt, 0, 0)
+        cached, blocks = self.cache.match(request, sequence.prompt)
+        return Prompt(request, sequence.prompt - cached, cached, blocks)
+
+
+class StepByStepReplica:
+    """One copy of the model: its batches do one step together, one event a step."""
+
+    def __init__(self, index: int, spec: ReplicaSpec, outcomes: Outcomes) -> None:
+        self.index, self.spec = index, spec
+        self.ranks = [StepByStepRank(i, spec, outcomes) for i in range(spec.ranks)]
+        self.in_step = False
+        self.start_s = self.end_s = self.idle_s = 0.0
+        self.log = StepLog()
+        self.shared: Counter[int] = Counter()
+        self.steps = 0
+        self._busy: list[StepByStepRank] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step could be started."""
+        return any(rank.has_work for rank in self.ranks)
+
+    @property
+    def outstanding(self) -> int:
+        """Unfinished requests."""
+        return sum(rank.outstanding for rank in self.ranks)
+
+    def enqueue(self, request: int, at_s: float) -> None:
+        """Queue an arriving request where the fewest are; an idle replica will start its next step
+        now.
+        """
+        if not self.in_step and not self.has_work:
+            self.idle_s += at_s - self.start_s
+            self.start_s = at_s
+        min(self.ranks, key=lambda rank: rank.outstanding).enqueue(request)
+
+    def begin(self, horizon_s: float) -> None:
+        """Start the step at ``start_s``; it ends when the slowest batch and what they share is
+        done.
+        """
+        self._busy = [rank for rank in self.ranks if rank.has_work]
+        steps_s, tokens = zip(*(rank.begin(self.start_s) for rank in self._busy), strict=True)
+        self.shared[sum(tokens)] += 1
+        self.end_s = self.start_s + self.spec.price.round_s(steps_s, sum(tokens))
+        self.in_step = True
+
+    def complete(self) -> list[int]:
+        """End the step; returns who finished, in order of rank and admission."""
+        finished: list[int] = []
+        emitted = chained = 0
+        for rank in self._busy:
+            done, tokens, following = rank.complete(self.end_s, self.steps, self.log)
+            finished += done
+            emitted += tokens
+            chained += following
+        self.log.end_s.append(self.end_s)
+        self.log.emitted.append(emitted)
+        self.log.chained.append(chained)
+        self.steps += 1
+        self.start_s, self.in_step = self.end_s, False
+        return finished
+
+    def shorten(self, at_s: float) -> bool:
+        """A step cannot be shortened; the fast replica's segments can."""
+        return False

@@ -97,6 +97,20 @@ class Chip:
     sources: dict[str, str]
 
     @property
+    def device_memory(self) -> float:
+        """Bytes of memory that one device has."""
+        return self.memory.capacity / self.devices_per_chip
+
+    @property
+    def device_bandwidth(self) -> float:
+        """Bytes/s between one device and its memory."""
+        return self.memory.bandwidth / self.devices_per_chip
+
+    def device_peak(self, dtype: PeakDtype) -> float:
+        """Dense FLOP/s of one device in a dtype."""
+        return self.peak[dtype] / self.devices_per_chip
+
+    @property
     def tpp(self) -> float | None:
         """Total processing performance: the largest dense TOP/s x bits of the operands."""
         scores = [flop / 1e12 * BITS[dtype] for dtype, flop in self.peak.items()]

@@ -35,6 +35,9 @@ ENGINE_KEYS = (
     "memory_fraction",
     "block_tokens",
     "kv_dtype",
+    "preemption",
+    "prefix_cache",
+    "new_token_ratio",
 )
 
 
@@ -292,6 +295,7 @@ def _literals(data: dict[str, Any]) -> dict[str, Any]:
         for key in keys:
             data[section][key] = f"{data[section][key]!r} s"
     data["memory"]["overhead"] = f"{data['memory']['overhead']!r} B"
+    data["memory"]["host_link"] = f"{data['memory']['host_link']!r} B/s"
     return data
 
 

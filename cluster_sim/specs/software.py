@@ -9,11 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt, Le
 
+from cluster_sim.specs.chip import Dtype, KvDtype
 from cluster_sim.specs.constraints import PositiveInt, Text
-from cluster_sim.units import BytesOrZero, SecondsOrZero
+from cluster_sim.units import BytesOrZero, BytesPerSecond, SecondsOrZero
 
-SchedulerName = Literal["vllm_v1", "static"]
-RouterName = Literal["round_robin", "least_outstanding"]
+SchedulerName = Literal["vllm_v1", "trtllm_no_evict", "trtllm_max_utilization", "sglang", "static"]
+RouterName = Literal["round_robin", "least_outstanding", "power_of_two"]
 Utilisation = Annotated[float, Gt(0), Le(1)]
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
@@ -24,7 +25,7 @@ class MemoryRule:
 
     ``of_total``: fraction x total - weights - reserve. ``of_free``: fraction x (total - weights -
     reserve). The reserve is ``overhead`` bytes + ``activation_bytes_per_token_hidden`` x max tokens
-    per step x hidden / TP.
+    per step x hidden / TP. ``host_link`` is what one device moves to and from the host.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -33,6 +34,7 @@ class MemoryRule:
     overhead: BytesOrZero
     activation_bytes_per_token_hidden: Annotated[float, Gt(0)]
     block_tokens: PositiveInt
+    host_link: BytesPerSecond
     source: Text
 
 
@@ -72,7 +74,10 @@ class Software:
     scheduler: SchedulerName
     max_num_seqs: PositiveInt
     max_num_batched_tokens: PositiveInt
-    kv_dtype: dict[Literal["bf16", "fp8", "int8"], Literal["bf16", "fp8", "int8"]]
+    kv_dtype: dict[Dtype, KvDtype]
+    preemption: Literal["recompute", "swap"] = "recompute"
+    prefix_cache: bool = True
+    new_token_ratio: Annotated[float, Gt(0), Le(1)] = 1.0
     memory: MemoryRule
     host: HostTime
     in_situ: InSitu

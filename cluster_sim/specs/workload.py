@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
+from cluster_sim.specs.chip import Dtype
 from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
 from cluster_sim.specs.software import RouterName
 from cluster_sim.units import PerSecond, Seconds, SecondsOrZero, Share
@@ -91,20 +92,23 @@ class Slo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How the model is laid out: TP devices a replica, number of replicas; ``None`` is chosen by
-    rule.
+    """How the model is laid out: devices an attention (tp), pipeline stages (pp), devices that the
+    experts are spread over (ep), attention groups (attn_dp), replicas; ``None`` is chosen by rule.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     tp: PositiveInt | None = None
+    pp: PositiveInt | None = None
+    ep: PositiveInt | None = None
+    attn_dp: PositiveInt | None = None
     replicas: PositiveInt | None = None
     router: RouterName = "round_robin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """A serving workload; ``precision`` auto takes the first of fp8, int8, bf16 that the chip has
-    and that fits.
+    """A serving workload; ``precision`` auto takes what the model ships in if the chip runs it,
+    else the first of fp8, int8, bf16 that the chip has and that fits.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -113,7 +117,7 @@ class Workload:
     kind: Literal["serving"] = "serving"
     model: Text
     software: Text = "trtllm"
-    precision: Literal["auto", "fp8", "int8", "bf16"] = "auto"
+    precision: Literal["auto"] | Dtype = "auto"
     traffic: Text
     isl: Lengths
     osl: Lengths

@@ -28,7 +28,7 @@ def service_of(workload: str, changes: list[str], replicas: int) -> tuple[Servic
     machine = load_topology("h200_nvl8")
     job = load_workload(workload, [*changes, "plan.tp=2"])
     choice = dataclasses.replace(resolve(machine, job), replicas=replicas)
-    parts = (job.model, job.software, 2, choice.weights_dtype, choice.kv_dtype)
+    parts = (job.model, job.software, choice.layout, choice.recipe)
     price = compile_step_price(machine, *parts)
     requests = make_requests(job.workload)
     cache = kv_cache(machine.chip, *parts)
@@ -59,7 +59,7 @@ def test_chat_requests_per_second(replicas: int, router: str, count: int) -> Non
     )
     rate = 0.8 * saturated_rate(service, few)
     run, seconds = timed(lambda: serve(service, requests.at_rate(rate)))
-    steps = sum(counts.steps for counts in run.counts)
+    steps = sum(len(log.end_s) for log in run.logs)
     print(f"{replicas} replicas: {count / seconds:,.0f} requests/s, {steps / seconds:,.0f} steps/s")
 
 
@@ -67,7 +67,7 @@ def test_reasoning_steps_per_second() -> None:
     service, requests = service_of("reasoning", ["workload.requests=4000"], 1)
     rate = 0.5 * saturated_rate(service, requests)
     run, seconds = timed(lambda: serve(service, requests.at_rate(rate)))
-    steps = sum(counts.steps for counts in run.counts)
+    steps = sum(len(log.end_s) for log in run.logs)
     print(f"reasoning: {steps / seconds:,.0f} steps/s, {len(requests) / seconds:,.0f} requests/s")
 
 

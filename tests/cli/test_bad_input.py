@@ -67,7 +67,10 @@ OPTIONS = [
     (f"{RUN} --tp 16", "needs 16 devices"),
     (f"{RUN} --plan tp4x4", "needs 16 devices"),
     (f"{RUN} --replicas 9", "lower --replicas"),
-    ("run --topo a100_nvl8 --workload llama70b --precision fp8", "no fp8 in hardware"),
+    (
+        "run --topo a100_nvl8 --workload llama70b --precision fp8",
+        "needs a fp8 peak (it has bf16, int8)",
+    ),
     ("run --topo h100_nvl8 --workload llama405b --tp 4", "Smallest plan that fits: tp=8"),
     ("run --topo a100_nvl8 --workload llama405b --precision bf16", "No plan on a100_nvl8 fits"),
     (f"{RUN} --trace missing.csv", "no such trace"),

@@ -19,12 +19,9 @@ def _set_up(workload: str, count: int) -> tuple[Service, Requests, Slo]:
     machine = load_topology("h200_nvl8")
     job = load_workload(workload, [f"workload.requests={count}"])
     choice = resolve(machine, job)
-    price = compile_step_price(
-        machine, job.model, job.software, choice.tp, choice.weights_dtype, choice.kv_dtype
-    )
-    cache = kv_cache(
-        machine.chip, job.model, job.software, choice.tp, choice.weights_dtype, choice.kv_dtype
-    )
+    parts = (job.model, job.software, choice.layout, choice.recipe)
+    price = compile_step_price(machine, *parts)
+    cache = kv_cache(machine.chip, *parts)
     requests = make_requests(job.workload)
     return make_service(job, choice, price, cache, requests), requests, job.workload.slo
 

@@ -4,8 +4,11 @@ order.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
+from cluster_sim.serving.router import ROUTERS
 from cluster_sim.serving.scheduler import SCHEDULERS, Chunk, Decision, Scheduler, View
 from cluster_sim.serving.service import serve
 from cluster_sim.testing import check_scheduler, facts, random_case
@@ -27,16 +30,26 @@ def test_fast_path_equals_step_by_step(seed: int) -> None:
 
 
 def test_the_cases_reach_every_mechanism() -> None:
-    preempted = rejected = several = closed = static = 0
+    reached: Counter[str] = Counter()
     for seed in range(ALL_CASES):
         service, requests = random_case(seed)
-        run = serve(service, requests)
-        preempted += sum(run.outcomes.preemptions) > 0
-        rejected += any(status > 1 for status in run.outcomes.status)
-        several += service.replicas > 1
-        closed += service.concurrency is not None
-        static += service.spec.scheduler.__name__ == "static"
-    assert min(preempted, rejected, several, closed, static) >= 30
+        run, spec = serve(service, requests), service.spec
+        preempted = sum(run.outcomes.preemptions) > 0
+        reached[spec.scheduler.__name__] += 1
+        reached[service.router] += 1
+        reached["preempted"] += preempted
+        reached["rejected"] += any(status > 1 for status in run.outcomes.status)
+        reached["several replicas"] += service.replicas > 1
+        reached["closed loop"] += service.concurrency is not None
+        reached["several ranks"] += spec.ranks > 1
+        reached["shared operators"] += spec.price.shared_s is not None
+        reached["local attention"] += spec.price.local is not None
+        reached["states"] += spec.state_blocks > 0
+        reached["swapped"] += any(counts.swapped for counts in run.counts)
+        reached["prefix hits"] += run.hit_tokens > 0
+        reached["priorities"] += requests.priority is not None
+    assert min(reached.values()) >= 30, reached
+    assert len(reached) == len(SCHEDULERS) + len(ROUTERS) + 11
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULERS))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster_sim.perf.layout import Layout, recipe
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.specs.find import names
 from cluster_sim.specs.inputs import TopologyInput
@@ -19,7 +20,7 @@ MACHINES = {name: load_topology(name) for name in names("topology")}
 CASES = settings(max_examples=60, deadline=None)
 FAMILIES = (
     *("gemm_math", "gemm_weights", "attention_prefill", "attention_decode"),
-    *("glue", "all_reduce", "host"),
+    *("glue", "all_reduce", "host", "swap"),
 )
 
 
@@ -48,13 +49,14 @@ def steps(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
 
 def price_of(machine: TopologyInput, model: Model, tp: int) -> StepPrice:
     dtype = next(d for d in ("fp8", "int8", "bf16") if d in machine.chip.peak)
-    return compile_step_price(machine, model, CHAT.software, tp, dtype, dtype)
+    dtypes = recipe(machine.chip, model, dtype, dtype)
+    return compile_step_price(machine, model, CHAT.software, Layout(tp), dtypes)
 
 
 def seconds(price: StepPrice, step: tuple[int, int, int, int, int]) -> float:
     decodes, context, tokens, prompts, end = step
-    work = price.prefill_work(end - tokens, end) if tokens else 0.0
-    return price.step_s(decodes, context, tokens, prompts, work)
+    attention_s = price.prefill_attention_s(end - tokens, end) if tokens else 0.0
+    return price.step_s(decodes, context, 0, tokens, prompts, attention_s)
 
 
 def better(machine: TopologyInput, what: str, factor: float) -> TopologyInput:
@@ -104,7 +106,7 @@ def test_families_add_up_and_none_is_negative(
     price = price_of(MACHINES[name], model, 4)
     decodes, context, tokens, prompts, end = step
     assert tuple(family.name for family in price.families) == FAMILIES
-    work = price.prefill_work(end - tokens, end) if tokens else 0.0
+    attention_s = price.prefill_attention_s(end - tokens, end) if tokens else 0.0
     rows = decodes + (prompts if tokens else 0)
     total = 0.0
     for family in price.families:
@@ -113,7 +115,7 @@ def test_families_add_up_and_none_is_negative(
         part += 0.0 if family.sequences_s is None else family.sequences_s[rows]
         part += 0.0 if family.decodes_s is None else family.decodes_s[decodes]
         if tokens:
-            part += family.prefill_floor_s + family.prefill_work_s * work
+            part += family.prefill_floor_s + attention_s * family.prompts
         assert part >= 0
         total += part
     assert total == pytest.approx(seconds(price, step), rel=1e-12)
@@ -131,8 +133,8 @@ def test_a_stretch_has_the_bytes_of_its_steps(
 ) -> None:
     price = price_of(MACHINES[name], CHAT.model, 8)
     context = decodes * each
-    stretch = price.decode_stretch_s(decodes, context, length).tolist()
-    single = [price.step_s(decodes, context + decodes * i, 0, 0, 0.0) for i in range(length)]
+    stretch = price.decode_stretch_s(decodes, context, 0, 0, length).tolist()
+    single = [price.step_s(decodes, context + decodes * i, 0, 0, 0, 0.0) for i in range(length)]
     assert stretch == single
 
 
@@ -142,5 +144,5 @@ def test_chunks_of_a_prompt_are_at_least_its_whole(start: int, first: int, secon
     """Splitting reads short contexts at a lower share of the peak, never a higher one."""
     price = price_of(MACHINES["h200_nvl8"], CHAT.model, 2)
     middle, end = start + first, start + first + second
-    parts = price.prefill_work(start, middle) + price.prefill_work(middle, end)
-    assert parts >= price.prefill_work(start, end) * (1 - 1e-12)
+    parts = price.prefill_attention_s(start, middle) + price.prefill_attention_s(middle, end)
+    assert parts >= price.prefill_attention_s(start, end) * (1 - 1e-12)

@@ -36,9 +36,11 @@ def test_requests_tokens_and_blocks_are_conserved_in_order(seed: int) -> None:
     single = requests.osl == 1
     assert (last[finished & single] == first[finished & single]).all()
     assert (last[finished & ~single] > first[finished & ~single]).all()
-    for log, counts in zip(run.logs, run.counts, strict=True):
+    for log in run.logs:
         assert (np.diff(log.end_s) > 0).all()
-        assert counts.blocks_taken == counts.blocks_returned
+    for counts in run.counts:
+        assert counts.blocks_taken >= counts.blocks_returned
+        assert counts.blocks_taken == counts.blocks_returned or service.spec.prefixes
         assert counts.blocks_peak <= service.spec.blocks
 
 
@@ -48,7 +50,7 @@ def test_a_replica_works_while_it_has_work() -> None:
         service, requests = random_case(seed)
         service = dataclasses.replace(service, replicas=1, concurrency=None)
         run = serve(service, dataclasses.replace(requests, arrival_s=requests.arrival_s * 0))
-        assert run.counts[0].busy_s == pytest.approx(run.end_s, rel=1e-9)
+        assert run.idle_s == (0.0,)
 
 
 def test_the_clock_keeps_floats_and_ranks() -> None:

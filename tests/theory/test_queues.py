@@ -10,14 +10,13 @@ from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.scheduler import vllm_v1
 from cluster_sim.serving.service import Service, serve
 from cluster_sim.serving.stepper import ReplicaSpec
-from cluster_sim.testing import SyntheticPrice
+from cluster_sim.testing import synthetic_price
 
 
 def one_server(service_s: float) -> Service:
     """A replica that serves one request of one token at a time, each in the same time."""
-    price = SyntheticPrice([service_s] * 10, [service_s] * 10, 0.0)
     spec = ReplicaSpec(
-        price=price,  # type: ignore[arg-type]
+        price=synthetic_price(service_s, 0.0),
         blocks=10,
         block_tokens=1,
         scheduler=vllm_v1,

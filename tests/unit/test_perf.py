@@ -9,6 +9,7 @@ from cluster_sim.errors import DoesNotFitError
 from cluster_sim.machine.host import build_graph, scale_up_bandwidth
 from cluster_sim.output.tables import FAMILY_WORDS
 from cluster_sim.perf.collectives import all_reduce_s
+from cluster_sim.perf.layout import Layout, recipe
 from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.operators import gemm_s
 from cluster_sim.perf.plan import resolve
@@ -19,7 +20,8 @@ from cluster_sim.specs.load import load_topology, load_workload
 
 
 def price_of(machine: TopologyInput, job: WorkloadInput, tp: int = 2) -> StepPrice:
-    return compile_step_price(machine, job.model, job.software, tp, "fp8", "fp8")
+    dtypes = recipe(machine.chip, job.model, "fp8", "fp8")
+    return compile_step_price(machine, job.model, job.software, Layout(tp), dtypes)
 
 
 def faster(machine: TopologyInput, what: str) -> TopologyInput:
@@ -45,13 +47,14 @@ def test_a_better_machine_is_never_slower(
     assert all(a <= b for a, b in zip(after.tokens_s, before.tokens_s, strict=True))
     assert all(a <= b for a, b in zip(after.decode_base_s, before.decode_base_s, strict=True))
     assert after.context_s <= before.context_s
-    assert after.prefill_work_s <= before.prefill_work_s
+    assert after.prompt_s <= before.prompt_s
 
 
 def test_families_add_up_to_the_step(h200: TopologyInput, chat: WorkloadInput) -> None:
     price = price_of(h200, chat)
-    assert {family.name for family in price.families} == set(FAMILY_WORDS) - {"idle"}
-    decodes, context, tokens, prompts, work = 7, 9000, 1500, 2, price.prefill_work(0, 1500)
+    assert {family.name for family in price.families} <= set(FAMILY_WORDS)
+    decodes, context, tokens, prompts = 7, 9000, 1500, 2
+    attention_s = price.prefill_attention_s(0, 1500)
     total = 0.0
     for family in price.families:
         for table, index in (
@@ -60,14 +63,16 @@ def test_families_add_up_to_the_step(h200: TopologyInput, chat: WorkloadInput) -
             (family.decodes_s, decodes),
         ):
             total += 0.0 if table is None else table[index]
-        total += family.context_s * context + family.prefill_floor_s + family.prefill_work_s * work
-    assert total == pytest.approx(price.step_s(decodes, context, tokens, prompts, work), rel=1e-12)
+        total += family.context_s * context + family.prefill_floor_s
+        total += attention_s * family.prompts
+    step_s = price.step_s(decodes, context, 0, tokens, prompts, attention_s)
+    assert total == pytest.approx(step_s, rel=1e-12)
 
 
 def test_a_stretch_has_the_bytes_of_its_steps(h200: TopologyInput, chat: WorkloadInput) -> None:
     price = price_of(h200, chat)
-    stretch = price.decode_stretch_s(37, 51_234, 500).tolist()
-    assert stretch == [price.step_s(37, 51_234 + 37 * i, 0, 0, 0.0) for i in range(500)]
+    stretch = price.decode_stretch_s(37, 51_234, 0, 0, 500).tolist()
+    assert stretch == [price.step_s(37, 51_234 + 37 * i, 0, 0, 0, 0.0) for i in range(500)]
 
 
 def test_a_large_gemm_nears_the_fitted_share_of_the_peak(h200: TopologyInput) -> None:
@@ -105,7 +110,7 @@ def test_batch_one_decode_is_near_the_roofline_with_latencies(
     h200: TopologyInput, chat: WorkloadInput
 ) -> None:
     """35.3 GB of weights at 75 % of HBM, 160 one-shot all-reduces of 16 KiB, host time: 11 ms."""
-    step = price_of(h200, chat).step_s(1, 1000, 0, 0, 0.0)
+    step = price_of(h200, chat).step_s(1, 1000, 0, 0, 0, 0.0)
     reduces = 160 * float(all_reduce_s(h200, ("one_shot",), np.array([16384.0]), 2)[0])
     host = chat.software.host.per_step + chat.software.host.per_sequence
     reference = 35.3e9 / (0.75 * 4.8e12) + reduces + host
@@ -116,7 +121,8 @@ def test_batch_one_decode_is_near_the_roofline_with_latencies(
 
 def test_kv_blocks_by_hand(h200: TopologyInput, chat: WorkloadInput) -> None:
     """TensorRT-LLM's rule on an H200 at TP2: 0.9 of what weights and reserve leave free."""
-    cache = kv_cache(h200.chip, chat.model, chat.software, 2, "fp8", "fp8")
+    dtypes = recipe(h200.chip, chat.model, "fp8", "fp8")
+    cache = kv_cache(h200.chip, chat.model, chat.software, Layout(2), dtypes)
     layer = 8192 * 128 * (2 * 32 + 2 * 4) + 3 * 8192 * 14336
     weights = 80 * layer + 2 * 64128 * 8192 * 2
     reserve = 3.5e9 + 11 * 8192 * 8192 / 2
@@ -134,5 +140,5 @@ def test_what_does_not_fit_says_what_does() -> None:
 
 def test_precision_is_the_first_that_the_chip_has() -> None:
     job = load_workload("llama70b")
-    assert resolve(load_topology("a100_nvl8"), job).weights_dtype == "int8"
-    assert resolve(load_topology("h20_nvl8"), job).weights_dtype == "fp8"
+    assert resolve(load_topology("a100_nvl8"), job).recipe.name == "int8"
+    assert resolve(load_topology("h20_nvl8"), job).recipe.name == "fp8"

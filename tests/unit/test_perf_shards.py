@@ -8,11 +8,17 @@ import pytest
 
 from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.perf.collectives import all_reduce_provenance, all_reduce_s, link_bytes
-from cluster_sim.perf.memory import kv_bytes_per_token, kv_cache
+from cluster_sim.perf.layout import Layout, Recipe, recipe
+from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.operators import attention_curves, gemm_curve
 from cluster_sim.perf.power import chip_power_w
 from cluster_sim.perf.step_price import compile_step_price
-from cluster_sim.perf.transformer import kv_heads_per_device, layer_gemms, weight_bytes_per_device
+from cluster_sim.perf.transformer import (
+    kv_bytes_per_token,
+    kv_heads_per_device,
+    layer_gemms,
+    weight_bytes_per_device,
+)
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology
 
@@ -24,11 +30,12 @@ def with_fits(machine: TopologyInput, **changes: Any) -> TopologyInput:
 @pytest.mark.parametrize("tp", [1, 2, 4, 8])
 def test_shards_hold_the_whole_model(chat: WorkloadInput, tp: int) -> None:
     model = chat.model
-    per_layer = sum(gemm.n * gemm.k for gemm in layer_gemms(model, tp))
-    assert tp * per_layer == model.layer_matmul_parameters
+    layers = sum(gemm.layers * gemm.n * gemm.k for gemm in layer_gemms(model, Layout(tp)))
+    assert tp * layers == model.layers * model.layer_matmul_parameters
     tables = 2 * model.vocab * model.hidden
     whole = model.layers * model.layer_matmul_parameters + 2 * tables
-    assert tp * weight_bytes_per_device(model, tp, 1) == whole
+    dtypes = Recipe("fp8", "fp8", "fp8", "fp8", "fp8")
+    assert tp * weight_bytes_per_device(model, Layout(tp), dtypes) == whole
 
 
 def test_kv_heads_are_split_replicated_and_never_lost(chat: WorkloadInput) -> None:
@@ -41,7 +48,9 @@ def test_kv_heads_are_split_replicated_and_never_lost(chat: WorkloadInput) -> No
 
 def test_a_cache_byte_costs_what_the_cache_holds(h200: TopologyInput, chat: WorkloadInput) -> None:
     model = dataclasses.replace(chat.model, heads=48, kv_heads=8)
-    price = compile_step_price(h200, model, chat.software, 3, "fp8", "fp8")
+    price = compile_step_price(
+        h200, model, chat.software, Layout(3), recipe(h200.chip, model, "fp8", "fp8")
+    )
     read = h200.chip.memory.bandwidth * h200.fits.attention_decode["fp8"].memory
     assert price.context_s == pytest.approx(kv_bytes_per_token(model, 3, "fp8") / read, rel=1e-12)
 
@@ -49,14 +58,16 @@ def test_a_cache_byte_costs_what_the_cache_holds(h200: TopologyInput, chat: Work
 def test_of_total_says_what_the_engine_may_use(h200: TopologyInput, chat: WorkloadInput) -> None:
     memory = dataclasses.replace(chat.software.memory, rule="of_total", fraction=0.5)
     software = dataclasses.replace(chat.software, memory=memory)
+    dtypes = recipe(h200.chip, chat.model, "bf16", "bf16")
     with pytest.raises(DoesNotFitError, match=r"may use 70\.2 of 140\.4 GiB"):
-        kv_cache(h200.chip, chat.model, software, 1, "bf16", "bf16")
+        kv_cache(h200.chip, chat.model, software, Layout(1), dtypes)
 
 
 def test_missing_curves_are_named(h200: TopologyInput, chat: WorkloadInput) -> None:
     bare = with_fits(h200, attention_decode={"bf16": h200.fits.attention_decode["bf16"]})
+    dtypes = recipe(h200.chip, chat.model, "fp8", "fp8")
     with pytest.raises(SpecError, match=r"no fitted attention curves for a fp8 .*it has bf16"):
-        compile_step_price(bare, chat.model, chat.software, 2, "fp8", "fp8")
+        compile_step_price(bare, chat.model, chat.software, Layout(2), dtypes)
     assert attention_curves(h200, "int8") == attention_curves(h200, "fp8")
     with pytest.raises(SpecError, match=r"a100.*no fp8 in hardware"):
         gemm_curve(load_topology("a100_nvl8"), "fp8")

@@ -1,0 +1,347 @@
+"""What each operator family adds to an engine step: tables over what the step consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_sim.perf.collectives import (
+    all_reduce_provenance,
+    all_reduce_s,
+    exchange_s,
+    handoff_s,
+)
+from cluster_sim.perf.experts import expert_time
+from cluster_sim.perf.layout import Layout, Recipe
+from cluster_sim.perf.operators import (
+    attention_curves,
+    gemm_curve,
+    gemm_s,
+    mla_curves,
+    weakest,
+)
+from cluster_sim.perf.transformer import (
+    ACTIVATION_BYTES,
+    STATE_BYTES,
+    glue_bytes,
+    kv_bytes_per_token,
+    kv_elements_per_layer,
+    layer_gemms,
+    linear_state_elements,
+    lm_head,
+)
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT
+from cluster_sim.specs.inputs import TopologyInput
+from cluster_sim.specs.model import Model
+from cluster_sim.specs.software import Software
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Seconds of one operator family, as tables and slopes over what a step consists of.
+
+    ``tokens_s`` by tokens in the step, ``sequences_s`` by sequences in the batch, ``decodes_s`` by
+    decoding sequences (None: nothing); ``context_s`` per token of context that decode attention
+    reads and ``local_context_s`` per token inside the window of local layers; ``prefill_floor_s``
+    once per step with a prompt, and ``prompts`` if the seconds of prompt attention belong here;
+    ``swap_s`` per token moved to or from the host; ``shared_s`` by tokens of all batches of the
+    replica. All over all layers.
+    """
+
+    name: str
+    provenance: str
+    tokens_s: FloatArray | None = None
+    sequences_s: FloatArray | None = None
+    decodes_s: FloatArray | None = None
+    context_s: float = 0.0
+    local_context_s: float = 0.0
+    prefill_floor_s: float = 0.0
+    prompts: bool = False
+    swap_s: float = 0.0
+    shared_s: FloatArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAttention:
+    """Seconds per unit of prompt attention, in layers that see everything and in local ones."""
+
+    all_s: float
+    local_s: float
+    half_length: float
+    floor_s: float
+    provenance: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What all families are computed from, and the counts that their tables run over."""
+
+    machine: TopologyInput
+    model: Model
+    software: Software
+    layout: Layout
+    recipe: Recipe
+
+    @property
+    def tokens(self) -> FloatArray:
+        software = self.software
+        return np.arange(software.max_num_batched_tokens + software.max_num_seqs + 1, dtype=float)
+
+    @property
+    def sequences(self) -> FloatArray:
+        return np.arange(self.software.max_num_seqs + 1, dtype=float)
+
+    @property
+    def all_tokens(self) -> FloatArray:
+        """Tokens of all batches together."""
+        return np.arange((len(self.tokens) - 1) * self.layout.attn_dp + 1, dtype=float)
+
+
+def operator_families(
+    machine: TopologyInput, model: Model, software: Software, layout: Layout, recipe: Recipe
+) -> tuple[Family, ...]:
+    """All families that a model has under a layout; raises SpecError when a curve is missing."""
+    case = _Case(machine, model, software, layout, recipe)
+    families = [*_gemm_families(case), _prefill_family(case), _decode_family(case)]
+    families.append(_glue_family(case))
+    if model.linear is not None:
+        families.append(_linear_attention_family(case))
+    families.append(_all_reduce_family(case))
+    if model.moe is not None:
+        families += _expert_families(case)
+    if layout.pp > 1:
+        families.append(_handoff_family(case))
+    families += [_host_family(case), _swap_family(case)]
+    return tuple(families)
+
+
+def _gemm_families(case: _Case) -> tuple[Family, Family]:
+    """GEMM time, split by which side of the roofline binds; the LM head runs in bf16 on one row a
+    sequence, routers in bf16.
+    """
+    machine, recipe = case.machine, case.recipe
+    tokens, rows = case.tokens, case.sequences
+    dtypes = {"attention": recipe.attention, "dense": recipe.dense, "router": "bf16"}
+    math, weights = np.zeros_like(tokens), np.zeros_like(tokens)
+    used = {"bf16"}
+    for shape in layer_gemms(case.model, case.layout):
+        dtype = dtypes[shape.part]
+        used.add(dtype)
+        seconds, bound = gemm_s(machine, dtype, tokens, shape.n, shape.k)
+        math += shape.layers * np.where(bound, seconds, 0.0)
+        weights += shape.layers * np.where(bound, 0.0, seconds)
+    head = lm_head(case.model, case.layout.tp)
+    head_s, head_bound = gemm_s(machine, "bf16", rows, head.n, head.k)
+    for table in (math, weights, head_s):
+        table[0] = 0.0
+    provenance = weakest(gemm_curve(machine, dtype).provenance for dtype in sorted(used))
+    return (
+        Family("gemm_math", provenance, math, np.where(head_bound, head_s, 0.0)),
+        Family("gemm_weights", provenance, weights, np.where(head_bound, 0.0, head_s)),
+    )
+
+
+def prompt_attention(
+    machine: TopologyInput, model: Model, layout: Layout, recipe: Recipe
+) -> PromptAttention:
+    """Causal prompt attention: FLOP / (bf16 peak u_c) a unit of end^2 - start^2, and the floor.
+
+    FLOP of a prompt of S tokens: heads (key dim + value dim) S^2, the causal half of scores and
+    values. Sparse layers compute the chosen tokens, and their index all of them.
+    """
+    heads, dims, curve = model.heads // layout.tp, 2 * model.head_dim, None
+    if model.mla is not None:
+        dims = model.mla.nope_dim + model.mla.rope_dim + model.mla.v_dim
+        curve, _ = mla_curves(machine, recipe.kv)
+    else:
+        curve, _ = attention_curves(machine, recipe.kv)
+    rate = machine.chip.device_peak("bf16") * curve.compute
+    flop, local = heads * dims, model.local_layers
+    index = 0
+    if model.local is not None and model.local.kind == "sparse":
+        index = local * model.local.index_heads * model.local.index_dim
+    return PromptAttention(
+        all_s=((model.cached_layers - local) * flop + index) / rate,
+        local_s=local * flop / rate,
+        half_length=float(curve.half_length),
+        floor_s=model.cached_layers * curve.floor,
+        provenance=curve.provenance,
+    )
+
+
+def _prefill_family(case: _Case) -> Family:
+    prompt = prompt_attention(case.machine, case.model, case.layout, case.recipe)
+    return Family(
+        "attention_prefill",
+        prompt.provenance,
+        prefill_floor_s=prompt.floor_s * case.software.in_situ.attention_floor_factor,
+        prompts=True,
+    )
+
+
+def _decode_family(case: _Case) -> Family:
+    """Decode attention: floor + (queries and outputs + cache bytes) / (bandwidth u_m) a layer.
+
+    Grouped queries stay below the FLOP side on all chips here, so that bytes decide. Over latents a
+    token costs the larger of its bytes and 2 (2 kv_rank + rope_dim) FLOP a head.
+    """
+    machine, model, layout = case.machine, case.model, case.layout
+    heads = model.heads // layout.tp
+    width = BYTES_PER_ELEMENT[case.recipe.kv]
+    layer_bytes = kv_elements_per_layer(model, layout.tp) * width
+    if model.mla is not None:
+        _, grouped = mla_curves(machine, case.recipe.kv)
+        provenance, floor, share = grouped.provenance, grouped.floor, grouped.memory
+        reach = 2 * model.mla.kv_rank + model.mla.rope_dim
+        rate = machine.chip.device_peak("bf16") * grouped.compute
+        token_s = max(
+            layer_bytes / (machine.chip.device_bandwidth * share), 2 * heads * reach / rate
+        )
+        query_bytes = heads * reach * ACTIVATION_BYTES
+    else:
+        _, stream = attention_curves(machine, case.recipe.kv)
+        provenance, floor, share = stream.provenance, stream.floor, stream.memory
+        token_s = layer_bytes / (machine.chip.device_bandwidth * share)
+        query_bytes = 2 * heads * model.head_dim * ACTIVATION_BYTES
+    bandwidth = machine.chip.device_bandwidth * share
+    floor *= case.software.in_situ.attention_floor_factor
+    decodes = model.cached_layers * (floor + case.sequences * query_bytes / bandwidth)
+    decodes[0] = 0.0
+    context_s = (model.cached_layers - model.local_layers) * token_s
+    if model.local is not None and model.local.kind == "sparse":
+        context_s += model.local.layers * model.local.index_dim / bandwidth
+    return Family(
+        "attention_decode",
+        provenance,
+        decodes_s=decodes,
+        context_s=context_s,
+        local_context_s=model.local_layers * token_s,
+    )
+
+
+def _glue_family(case: _Case) -> Family:
+    """Norms, rotary embedding, KV write, activation, residual: kernels x floor + bytes / (bandwidth
+    u_m) a layer.
+    """
+    curve = case.machine.fits.glue
+    bandwidth = case.machine.chip.device_bandwidth * curve.memory
+    floors = case.software.in_situ.glue_kernels_per_layer * curve.floor
+    moved = case.tokens * glue_bytes(case.model, case.layout.tp)
+    tokens = case.model.layers * (floors + moved / bandwidth)
+    tokens[0] = 0.0
+    return Family("glue", curve.provenance, tokens)
+
+
+def _linear_attention_family(case: _Case) -> Family:
+    """Gated-delta layers: every sequence reads and writes its state once a step, every token costs
+    the chunked form's FLOP.
+
+    Model: decode bytes 2 x 4 x state a sequence over the glue curve; 6 x state FLOP a token at the
+    rate of prompt attention. Limits: assumed, no timings of such kernels.
+    """
+    model, machine = case.model, case.machine
+    assert model.linear is not None
+    curve, (prefill, _) = machine.fits.glue, attention_curves(machine, case.recipe.kv)
+    state = linear_state_elements(model, case.layout.tp)
+    bandwidth = machine.chip.device_bandwidth * curve.memory
+    flop_s = 6 * state / (machine.chip.device_peak("bf16") * prefill.compute)
+    tokens = model.linear.layers * (curve.floor + case.tokens * flop_s)
+    sequences = model.linear.layers * case.sequences * (2 * STATE_BYTES * state / bandwidth)
+    tokens[0] = 0.0
+    return Family("linear_attention", "assumed", tokens, sequences)
+
+
+def _all_reduce_family(case: _Case) -> Family:
+    """Sums of T x hidden activations over the devices of an attention, or of a stage; none without
+    tensor parallelism.
+
+    One after attention and one after the MLP of each layer (parallel blocks: one). Experts of
+    several attention groups exchange tokens instead, see the expert families.
+    """
+    machine, model, layout = case.machine, case.model, case.layout
+    algorithms = case.software.all_reduce
+    provenance = all_reduce_provenance(machine, algorithms, layout.tp)
+    sums = (1 if model.parallel_block else 2) * model.layers
+    if layout.attn_dp > 1 and model.moe is not None:
+        sums -= model.moe.layers
+    if layout.tp == 1:
+        return Family("all_reduce", provenance, np.zeros_like(case.tokens))
+    message = case.tokens * (model.hidden * ACTIVATION_BYTES)
+    alone = all_reduce_s(machine, algorithms, message, layout.tp)
+    in_situ = case.software.in_situ
+    tokens = sums * (alone * in_situ.all_reduce_factor + in_situ.all_reduce_skew)
+    tokens[0] = 0.0
+    return Family("all_reduce", provenance, tokens)
+
+
+def _expert_families(case: _Case) -> list[Family]:
+    """Routed experts, and with several attention groups the exchange of tokens around them.
+
+    With one attention group all devices have all tokens: no exchange, the all-reduce adds up.
+    """
+    model, layout = case.model, case.layout
+    assert model.moe is not None
+    alone = layout.attn_dp == 1
+    counts = case.tokens if alone else case.all_tokens
+    time = expert_time(case.machine, model, layout, case.recipe, len(counts) - 1)
+    layers = model.moe.layers
+    math, weights = layers * time.math_s, layers * time.weights_s
+    if alone:
+        return [
+            Family("expert_math", time.provenance, math),
+            Family("expert_weights", time.provenance, weights),
+        ]
+    return [
+        Family("expert_math", time.provenance, shared_s=math),
+        Family("expert_weights", time.provenance, shared_s=weights),
+        _exchange_family(case, counts),
+    ]
+
+
+def _exchange_family(case: _Case, counts: FloatArray) -> Family:
+    """Dispatch in the experts' dtype and combine in bf16, once a layer with experts.
+
+    Model: a group's tokens go to min(top_k, n - 1) of the other devices; with experts on every
+    device of a stage (ep 1) to all of them. The devices of a group share its tokens.
+    """
+    model, layout = case.model, case.layout
+    assert model.moe is not None
+    ranks = layout.stage_devices
+    copies = ranks - 1 if layout.ep == 1 else min(model.moe.top_k, ranks - 1)
+    tokens = np.ceil(counts / ranks)
+    width = min(BYTES_PER_ELEMENT[case.recipe.experts], ACTIVATION_BYTES)
+    if case.recipe.experts in ("w4a16", "w8a16"):
+        width = ACTIVATION_BYTES
+    sent = tokens * copies * model.hidden
+    dispatch = exchange_s(case.machine, sent * width, ranks)
+    combine = exchange_s(case.machine, sent * ACTIVATION_BYTES, ranks)
+    shared = model.moe.layers * (dispatch + combine)
+    shared[0] = 0.0
+    curve = case.machine.fits.all_to_all
+    return Family("expert_exchange", curve.provenance if curve else "assumed", shared_s=shared)
+
+
+def _handoff_family(case: _Case) -> Family:
+    """Activations from stage to stage and the sampled tokens back to the first: pp hand-offs."""
+    message = case.tokens * (case.model.hidden * ACTIVATION_BYTES / case.layout.tp)
+    tokens = case.layout.pp * handoff_s(case.machine, message)
+    tokens[0] = 0.0
+    return Family("handoff", "assumed", tokens)
+
+
+def _host_family(case: _Case) -> Family:
+    """CPU time that delays the next step: per step and per sequence."""
+    host = case.software.host
+    sequences = host.per_step + case.sequences * host.per_sequence
+    sequences[0] = 0.0
+    return Family("host", "measured", sequences_s=sequences)
+
+
+def _swap_family(case: _Case) -> Family:
+    """KV that preempted sequences move to the host and back, over the device's host link."""
+    moved = kv_bytes_per_token(case.model, case.layout.tp, case.recipe.kv) / case.layout.pp
+    return Family("swap", "datasheet", swap_s=moved / case.software.memory.host_link)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from cluster_sim.specs.workload import Economics
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+PRECISIONS = ("auto", "bf16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4a16")
+DEGREES = ("tp", "pp", "ep", "attn_dp", "replicas")
 
 _OPTIONS = (
     click.option("--topo", type=Name("topology"), required=True, help="Topology, name or file."),
@@ -25,9 +27,12 @@ _OPTIONS = (
     click.option("--model", type=Name("model"), help="Another model."),
     click.option("--chips", type=click.IntRange(min=1), help="Use so many chips of the topology."),
     click.option("--tp", type=click.IntRange(min=1), help="Tensor parallel degree."),
+    click.option("--pp", type=click.IntRange(min=1), help="Pipeline stages."),
+    click.option("--ep", type=click.IntRange(min=1), help="Devices that experts are spread over."),
+    click.option("--attn-dp", type=click.IntRange(min=1), help="Attention groups of a replica."),
     click.option("--replicas", type=click.IntRange(min=1), help="Copies of the model."),
-    click.option("--plan", type=PlanType(), help="auto, tp2 or tp2x4."),
-    click.option("--precision", type=click.Choice(["auto", "fp8", "int8", "bf16"])),
+    click.option("--plan", type=PlanType(), help="auto, tp2, tp2x4 or tp1-ep8-dp8x1."),
+    click.option("--precision", type=click.Choice(PRECISIONS)),
     click.option("--slo", type=SloType(), help="ttft=2s,tpot=50ms,attainment=99%."),
     click.option("--rate", type=Rate(), help="Open traffic at so many requests/s."),
     click.option("--concurrency", type=click.IntRange(min=1), help="Closed loop of clients."),
@@ -90,16 +95,14 @@ def _replacements(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plan(options: dict[str, Any]) -> dict[str, int | None]:
-    """The plan's keys; ``--plan`` sets both, so that ``auto`` takes back what the workload says."""
-    tp, replicas = options["tp"], options["replicas"]
-    if options["plan"] is not None:
-        if tp is not None or replicas is not None:
-            raise click.UsageError(
-                "--plan already says TP and replicas; leave out --tp, --replicas"
-            )
-        return dict(zip(("plan.tp", "plan.replicas"), options["plan"], strict=True))
-    plan = {"plan.tp": tp, "plan.replicas": replicas}
-    return {key: value for key, value in plan.items() if value is not None}
+    """The plan's keys; ``--plan`` sets all, so that ``auto`` takes back what the workload says."""
+    given = {name: options[name] for name in DEGREES if options[name] is not None}
+    if options["plan"] is None:
+        return {f"plan.{name}": value for name, value in given.items()}
+    if given:
+        twice = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"--plan already says TP and replicas; leave out {twice}")
+    return {f"plan.{name}": options["plan"].get(name) for name in DEGREES}
 
 
 def _arrivals(options: dict[str, Any]) -> dict[str, Any]:

@@ -67,22 +67,28 @@ class Time(click.ParamType[Any]):
 
 
 class PlanType(click.ParamType[Any]):
-    """``auto``, ``tp2`` or ``tp2x4`` (TP degree x replicas)."""
+    """``auto``, ``tp2``, ``tp2x4`` (TP degree x replicas) or all degrees: ``tp1-pp2-ep8-dp8x1``."""
 
     name = "plan"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int | None, int | None]:
-        """TP and replicas; None is chosen by rule."""
-        if isinstance(value, tuple):
+    ) -> dict[str, int]:
+        """Degrees by the plan's keys; what is left out is chosen by rule, or 1 beside others."""
+        if isinstance(value, dict):
             return value
         if value == "auto":
-            return None, None
-        match = re.fullmatch(r"tp([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", str(value).lower())
-        if match is None:
-            self.fail(f"write auto, tp2 or tp2x4 (got {value})", param, ctx)
-        return int(match[1]), int(match[2]) if match[2] else None
+            return {}
+        text, _, copies = str(value).lower().partition("x")
+        number = r"([1-9]\d{0,4})"
+        match = re.fullmatch(rf"tp{number}(?:-pp{number})?(?:-ep{number})?(?:-dp{number})?", text)
+        if match is None or not re.fullmatch(rf"({number})?", copies) or value.endswith("x"):
+            self.fail(f"write auto, tp2, tp2x4 or tp1-ep8-dp8x1 (got {value})", param, ctx)
+        degrees = dict(zip(("tp", "pp", "ep", "attn_dp"), match.groups(), strict=True))
+        given = {name: int(degree) for name, degree in degrees.items() if degree}
+        if "attn_dp" in given or "ep" in given:
+            given = {"ep": 1, "attn_dp": 1, **given}
+        return {**given, "replicas": int(copies)} if copies else given
 
 
 class SloType(click.ParamType[Any]):

@@ -114,16 +114,20 @@ class FastRank:
         return steps
 
     def _steps_with_blocks(self, steps: int) -> int:
-        """How many decode steps the free blocks last; the caller has checked the first."""
-        size, available = self.spec.block_tokens, self._available()
-        rounds = min(available // self.decoding, steps // size)
-        done, free = rounds * size, available - rounds * self.decoding
+        """How many decode steps the free blocks last, at least one: the caller has checked that.
+
+        A step that makes the prefix cache forget stands alone, since a waiting request may fit
+        after it.
+        """
+        size = self.spec.block_tokens
+        rounds = min(self.free // self.decoding, steps // size)
+        done, free = rounds * size, self.free - rounds * self.decoding
         while done < steps:
             free -= self._needs[-(self._decodes + done) % size]
             if free < 0:
                 break
             done += 1
-        return done
+        return max(1, done)
 
     def decode(
         self, steps: int, first_s: float, last_s: float, step: int, log: StepLog
@@ -410,6 +414,7 @@ class FastRank:
 
     def _take(self, blocks: int, at_s: float) -> None:
         if blocks > self.free and self.cache is not None and self._available() >= blocks:
+            self._ask = True
             forgotten = self.cache.forget(blocks - self.free)
             self.free += forgotten
             self.counts.blocks_returned += forgotten

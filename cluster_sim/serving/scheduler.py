@@ -118,22 +118,10 @@ def vllm_v1(view: View) -> Decision:
     Source: vLLM v1 ``core/sched/scheduler.py`` (behaviour, not code).
     """
     evict, free, budget = _evict_until_decodes_fit(view)
-    evicted = {holder.request for holder, _ in zip(view.holders(), range(evict), strict=False)}
-    chunks: list[Chunk] = []
-    for prompt in view.prefilling:
-        if prompt.request in evicted or budget <= 0:
-            continue
-        tokens = min(prompt.left, budget)
-        blocks = view.new_blocks(prompt, tokens)
-        if blocks > free:
-            # The next victim makes room for nobody but itself.
-            return Decision(tuple(chunks), evict + 1)
-        chunks.append(Chunk(prompt.request, tokens))
-        budget, free = budget - tokens, free - blocks
+    chunks, evict, budget, free = _go_on(view, budget, free, evict)
     if evict:
-        return Decision(tuple(chunks), evict)
-    chunks += _admit(view, budget, free, split=True)
-    return Decision(tuple(chunks))
+        return Decision(chunks, evict)
+    return Decision((*chunks, *_admit(view, budget, free, split=True)))
 
 
 def trtllm_max_utilization(view: View) -> Decision:
@@ -144,11 +132,9 @@ def trtllm_max_utilization(view: View) -> Decision:
     longer than max_num_tokens is computed in parts, as with chunked context.
     """
     evict, free, budget = _evict_until_decodes_fit(view)
+    chunks, evict, budget, free = _go_on(view, budget, free, evict)
     if evict:
-        return Decision(evict=evict)
-    chunks, blocked, budget, free = _go_on(view, budget, free)
-    if blocked:
-        return Decision(chunks, evict=1)
+        return Decision(chunks, evict)
     return Decision((*chunks, *_admit(view, budget, free, split=False)))
 
 
@@ -160,11 +146,9 @@ def trtllm_no_evict(view: View) -> Decision:
     reserves more than the whole cache runs alone and is evicted if it must be.
     """
     evict, free, budget = _evict_until_decodes_fit(view)
+    chunks, evict, budget, free = _go_on(view, budget, free, evict)
     if evict:
-        return Decision(evict=evict)
-    chunks, blocked, budget, free = _go_on(view, budget, free)
-    if blocked:
-        return Decision(chunks, evict=1)
+        return Decision(chunks, evict)
     room = view.total_blocks - view.reserved_blocks
     return Decision((*chunks, *_admit(view, budget, free, split=False, room=room)))
 
@@ -180,15 +164,16 @@ def sglang(view: View) -> Decision:
     start and its rise after a retraction are not played; the estimate does not shrink as tokens are
     generated.
     """
-    chunks, blocked, budget, free = _go_on(view, view.max_num_batched_tokens, view.free_blocks)
+    budget, free = view.max_num_batched_tokens, view.free_blocks
+    chunks, blocked, budget, free = _go_on(view, budget, free, decoding=False)
     if not blocked:
         each = int(min(view.max_output_tokens, SGLANG_MOST_RESERVED) * view.new_token_ratio)
         room = free - view.decoding * each // view.block_tokens
         chunks = (*chunks, *_admit(view, budget, free, split=True, estimate=(room, each)))
     if chunks:
-        return Decision(chunks, evict=int(blocked), decode=False, to_back=True)
+        return Decision(chunks, evict=blocked, decode=False, to_back=True)
     evict, _, _ = _evict_until_decodes_fit(view)
-    return Decision(evict=max(evict, int(blocked)), to_back=True)
+    return Decision(evict=max(evict, blocked), to_back=True)
 
 
 def static(view: View) -> Decision:
@@ -201,9 +186,10 @@ def static(view: View) -> Decision:
     evict, _, _ = _evict_until_decodes_fit(view)
     if evict or view.fresh < view.decoding:
         return Decision(evict=evict)
-    chunks, blocked, budget, free = _go_on(view, view.max_num_batched_tokens, view.free_blocks)
-    if blocked:
-        return Decision(chunks, evict=1, decode=not chunks)
+    budget, free = view.max_num_batched_tokens, view.free_blocks
+    chunks, evict, budget, free = _go_on(view, budget, free, decoding=False)
+    if evict:
+        return Decision(chunks, evict, decode=not chunks)
     room = view.total_blocks - view.reserved_blocks
     chunks = (*chunks, *_admit(view, budget, free, split=True, room=room))
     return Decision(chunks, decode=not chunks)
@@ -232,19 +218,38 @@ def _evict_until_decodes_fit(view: View) -> tuple[int, int, int]:
     return evict, free - need, view.max_num_batched_tokens - decodes
 
 
-def _go_on(view: View, budget: int, free: int) -> tuple[tuple[Chunk, ...], bool, int, int]:
-    """Chunks of the running prompts, whether blocks ran short, and the budget and blocks left."""
-    chunks: list[Chunk] = []
+def _go_on(
+    view: View, budget: int, free: int, evict: int = 0, *, decoding: bool = True
+) -> tuple[tuple[Chunk, ...], int, int, int]:
+    """Chunks of the running prompts, how many victims must go for them, and the budget and blocks
+    left.
+
+    A prompt that lacks blocks takes those of the next victims, until it is one itself. The first
+    ``evict`` victims have gone already; ``decoding``: the others' next tokens are in the budget.
+    """
+    victims = iter(view.holders())
+    gone = {next(victims).request for _ in range(evict)}
+    taken: dict[int, tuple[int, int]] = {}  # request -> tokens, blocks
     for prompt in view.prefilling:
+        if prompt.request in gone or budget <= 0:
+            continue
         tokens = min(prompt.left, budget)
-        if tokens <= 0:
-            break
         blocks = view.new_blocks(prompt, tokens)
-        if blocks > free:
-            return tuple(chunks), True, budget, free
-        chunks.append(Chunk(prompt.request, tokens))
-        budget, free = budget - tokens, free - blocks
-    return tuple(chunks), False, budget, free
+        while blocks > free:
+            victim = next(victims)
+            evict += 1
+            gone.add(victim.request)
+            if victim.request == prompt.request:
+                break
+            returned, more = taken.pop(victim.request, (0, 0))
+            decodes = decoding and victim.left == 0
+            budget += returned + decodes
+            free += victim.blocks + more + (victim.needs if decodes else 0)
+        else:
+            taken[prompt.request] = (tokens, blocks)
+            budget, free = budget - tokens, free - blocks
+    chunks = tuple(Chunk(request, tokens) for request, (tokens, _) in taken.items())
+    return chunks, evict, budget, free
 
 
 def _admit(

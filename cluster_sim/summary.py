@@ -267,16 +267,18 @@ def _money_and_energy(
     used_w = chip_power_w(
         machine, {**busy, "bubble": ledger.share("bubble"), "idle": ledger.share("idle")}
     )
-    idle_chips = topology.chips - facts.chips_used
-    chips_w = facts.chips_used * used_w + idle_chips * machine.chip.idle_power
-    power_w = wall_power_w(chips_w, topology.host_power, facts.economics)
+    power_w = None
+    if used_w is not None:
+        idle_chips = topology.chips - facts.chips_used
+        chips_w = facts.chips_used * used_w + idle_chips * machine.chip.idle_power
+        power_w = wall_power_w(chips_w, topology.host_power, facts.economics)
     output, total = row["output_tokens_per_s"], row["total_tokens_per_s"]
     return {
         "chip_usd_per_h": usd_per_h,
         "usd_per_m_output_tokens": usd_per_million_tokens(usd_per_h, topology.chips, output),
         "usd_per_m_total_tokens": usd_per_million_tokens(usd_per_h, topology.chips, total),
         "power_w": power_w,
-        "j_per_output_token": power_w / output if output else None,
+        "j_per_output_token": power_w / output if output and power_w is not None else None,
     }
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from cluster_sim.specs.inputs import TopologyInput
 
 
-def chip_power_w(machine: TopologyInput, shares: Mapping[str, float]) -> float:
-    """Mean power (W) of a chip whose time is shared out over operator families and ``idle``.
+def chip_power_w(machine: TopologyInput, shares: Mapping[str, float]) -> float | None:
+    """Mean power (W) of a chip whose time is shared out over operator families and ``idle``; None
+    without a power curve.
 
     Model: sum of share x power of the family, from kernel power measurements; small kernels and
     experts count as GEMMs of their kind, hand-offs, exchanges and swaps as communication; a rank
@@ -16,6 +17,8 @@ def chip_power_w(machine: TopologyInput, shares: Mapping[str, float]) -> float:
     power cap.
     """
     curve = machine.fits.power
+    if curve is None:
+        return None
     watts = {
         "gemm_math": curve.gemm_compute_bound,
         "gemm_weights": curve.gemm_memory_bound,

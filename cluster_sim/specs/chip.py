@@ -211,7 +211,8 @@ class PowerCurve:
 class Fits:
     """Fitted curves of one chip: GEMM, expert GEMM and attention per dtype, glue kernels,
     collectives, power. A chip without timings of its own ``borrows`` all that it does not give
-    itself from a relative: same shares of peak and floors, marked transferred, power scaled by TDP.
+    itself from a relative: same shares of peak and floors, marked transferred, power scaled by TDP
+    (none if a TDP is unknown).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -226,4 +227,4 @@ class Fits:
     glue: StreamCurve
     all_reduce: dict[Literal["one_shot", "ring", "in_switch"], CollectiveCurve]
     all_to_all: CollectiveCurve | None = None
-    power: PowerCurve
+    power: PowerCurve | None = None

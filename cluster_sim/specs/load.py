@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cluster_sim.errors import SpecError
+from cluster_sim.errors import SpecError, UnknownNameError
 from cluster_sim.specs.chip import Chip, Fits
-from cluster_sim.specs.find import FileRecord, find
+from cluster_sim.specs.find import FOLDERS, FileRecord, find
+from cluster_sim.specs.fits import MOST_RELATIVES, borrowed
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
@@ -51,11 +52,46 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     _override(data, split_overrides(overrides), "topology", source)
     topology = build(Topology, data, source, record.name)
     chip_record, chip = load_spec("chip", topology.chip, Chip)
-    fits_record, fits_data, fits_lines = read("fits", chip_record.name)
-    fits = build(Fits, fits_data, _Source(fits_record.path, fits_lines))
+    fits, _, fits_records = load_fits(chip)
     return TopologyInput(
-        topology=topology, chip=chip, fits=fits, files=(record, chip_record, fits_record)
+        topology=topology, chip=chip, fits=fits, files=(record, chip_record, *fits_records)
     )
+
+
+def load_fits(
+    chip: Chip, lenders: tuple[str, ...] = ()
+) -> tuple[Fits, dict[str, Any], tuple[FileRecord, ...]]:
+    """The curves of a chip, what it borrows from relatives included; their file form; the files.
+
+    ``lenders`` are the chips that borrow from this one, nearest last. Raises SpecError for an
+    unknown relative, a circle, and a chain that is too long.
+    """
+    try:
+        record, data, lines = read("fits", chip.name)
+    except UnknownNameError:
+        raise SpecError(
+            f"{chip.name}: no curves; write {FOLDERS['fits']}/{chip.name}.yaml, for example with "
+            "'borrows: h100_sxm'"
+        ) from None
+    source = _Source(record.path, lines)
+    records: tuple[FileRecord, ...] = (record,)
+    if data.get("borrows"):
+        chain = (*lenders, chip.name)
+        try:
+            found, relative = load_spec("chip", str(data["borrows"]), Chip)
+        except UnknownNameError as error:
+            raise SpecError(source.problem(("borrows",), str(error))) from None
+        if relative.name in chain:
+            circle = " > ".join((*chain, relative.name))
+            raise SpecError(source.problem(("borrows",), f"goes round in a circle: {circle}"))
+        if len(chain) > MOST_RELATIVES:
+            text = f"the chain {' > '.join((*chain, relative.name))} is too long; borrow from a "
+            raise SpecError(source.problem(("borrows",), text + "chip with curves of its own"))
+        _, lent, more = load_fits(relative, chain)
+        ratio = chip.tdp / relative.tdp if chip.tdp and relative.tdp else None
+        data = borrowed(data, lent, relative.name, ratio)
+        records = (record, *more, found)
+    return build(Fits, data, source), data, records
 
 
 def load_workload(

@@ -17,6 +17,7 @@ from cluster_sim.specs.chip import Chip, Fits
 from cluster_sim.specs.find import FileRecord, find
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.model import Model
+from cluster_sim.specs.pod import merge, resolve_pod
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.topology import Topology
 from cluster_sim.specs.workload import Economics, Workload
@@ -47,7 +48,11 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     """
     record, data, lines = read("topology", name)
     source = _Source(record.path, lines)
-    _override(data, split_overrides(overrides), "topology", source)
+    parts = split_overrides(overrides)
+    if any(keys == ["chips"] for keys, _ in parts["topology"]):
+        data.pop("hosts", None)
+    _override(data, parts, "topology", source)
+    data = resolve_pod(data, source.problem)
     topology = build(Topology, data, source, record.name)
     chip_record, chip = load_spec("chip", topology.chip, Chip)
     fits_record, fits_data, fits_lines = read("fits", chip_record.name)
@@ -121,7 +126,7 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
         raise SpecError(
             f"{record.path}: extends: '{base}' extends another file itself; one level only"
         )
-    return record, _merge(merged, data), lines
+    return record, merge(merged, data), lines
 
 
 def split_overrides(overrides: Sequence[str]) -> dict[str, list[tuple[list[str], str]]]:
@@ -348,15 +353,6 @@ def _assign(data: dict[str, Any], keys: Sequence[str], value: Any) -> None:
             raise TypeError(key)
         data = inner
     data[keys[-1]] = value
-
-
-def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
-    return merged
 
 
 def _keys(kind: type[Any], path: tuple[str | int, ...]) -> list[str]:

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from cluster_sim.specs.constraints import PositiveInt, Text
-from cluster_sim.units import BytesPerSecond, WattsOrZero
+from cluster_sim.specs.fabric import Board, Fabric, Inner
+from cluster_sim.units import BytesPerSecond, SecondsOrZero, WattsOrZero
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
+# An NVSwitch passes a packet in about 0.1 us (recalled); forward error correction adds 0.2 us a
+# link (IEEE 802.3 contribution on KP4). Other technologies: assumed the same.
+SCALE_UP_SWITCH_S = 0.1e-6
+SCALE_UP_LINK_S = 0.2e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +36,10 @@ class ScaleUp:
     package_bandwidth: BytesPerSecond | None = None
     in_switch_reduction: bool = False
     domain: PositiveInt | None = None
+    inner: Inner | None = None
+    switch_latency: SecondsOrZero = SCALE_UP_SWITCH_S
+    link_latency: SecondsOrZero = SCALE_UP_LINK_S
+    package_latency: SecondsOrZero = SCALE_UP_LINK_S
 
     def __post_init__(self) -> None:
         if (self.kind == "switched") != bool(self.links_per_switch):
@@ -44,7 +53,8 @@ class ScaleUp:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
     """``chips`` chips of one kind with their scale-up links, ``chips_per_host`` in a host (default:
-    all). ``host_power`` is all of the machine but its chips.
+    all). ``host_power`` is all of the machine but its chips. ``board`` is what else a host holds,
+    ``fabric`` the network between hosts.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -55,4 +65,6 @@ class Topology:
     chips_per_host: PositiveInt | None = None
     scale_up: ScaleUp
     host_power: WattsOrZero
+    board: Board | None = None
+    fabric: Fabric | None = None
     sources: dict[str, str]

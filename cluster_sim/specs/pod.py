@@ -6,43 +6,52 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster_sim.errors import SpecError
+from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.find import find
 from cluster_sim.units import parse_quantity
 
 Problem = Callable[[tuple[str | int, ...], str], str]
 
 
-def resolve_pod(data: dict[str, Any], problem: Problem) -> dict[str, Any]:
-    """The mapping of a topology with ``host`` and ``hosts`` resolved; one without stays as it is.
-
-    ``host`` names the topology whose chips, links and board every host has, ``hosts`` or ``chips``
-    say how many there are. A host is ``chips_per_host`` chips of that file, a scale-up domain all
-    of its chips; the power of hosts grows with their number.
+def with_host(data: dict[str, Any], problem: Problem) -> dict[str, Any]:
+    """The mapping of a topology laid over that of the topology that its ``host`` names, without
+    the number of chips there; one without ``host`` stays as it is.
     """
     from cluster_sim.specs.yaml_text import parse
 
     data = dict(data)
-    name, hosts = data.pop("host", None), data.pop("hosts", None)
+    name = data.pop("host", None)
     if name is None:
-        if hosts is not None:
+        if data.get("hosts") is not None:
             raise SpecError(
                 problem(("hosts",), "counts copies of a host; name it with host, or use chips")
             )
         return data
     if not isinstance(name, str):
         raise SpecError(problem(("host",), f"must be a name (got {name!r})"))
+    if data.get("chips") is None and data.get("hosts") is None:
+        raise SpecError(problem(("host",), "says what a host is; say how many with hosts"))
     record = find("topology", name)
     base, _ = parse(record.text, record.path)
     if "host" in base or "extends" in base:
         raise SpecError(problem(("host",), f"'{name}' is built on another file itself; one level"))
-    whole = base.get("chips", 1)
-    per_host = base.get("chips_per_host", whole)
-    chips = data.get("chips")
+    base["whole"] = base.pop("chips", None)
+    return merge(base, data)
+
+
+def with_chips(data: dict[str, Any], chip: Chip, problem: Problem) -> dict[str, Any]:
+    """The mapping with ``hosts`` turned into ``chips``; the power of hosts grows with them."""
+    if "whole" not in data:
+        return data
+    data = dict(data)
+    whole, hosts, chips = data.pop("whole"), data.pop("hosts", None), data.get("chips")
+    per_host = data.get("chips_per_host") or (chip.host.chips if chip.host else whole)
     for key, value in (("hosts", hosts), ("chips", chips)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise SpecError(problem((key,), f"must be a whole number > 0 (got {value!r})"))
-    if chips is None and hosts is None:
-        raise SpecError(problem(("host",), "says what a host is; say how many with hosts"))
+    if not isinstance(per_host, int) or per_host < 1:
+        raise SpecError(problem(("chips_per_host",), f"must be > 0 (got {per_host!r})"))
+    per_host = min(per_host, whole)
     if chips is None:
         chips = hosts * per_host
     elif hosts is not None and hosts * per_host != chips:
@@ -53,12 +62,13 @@ def resolve_pod(data: dict[str, Any], problem: Problem) -> dict[str, Any]:
         raise SpecError(
             problem(("chips",), f"must be whole hosts of {per_host} chips (got {chips})")
         )
-    if "host_power" in base and "host_power" not in data:
-        power = parse_quantity(base["host_power"], "power") * chips / whole
-        data["host_power"] = f"{power!r} W"
-    if "domain" not in (base.get("scale_up") or {}):
-        base["scale_up"] = {**(base.get("scale_up") or {}), "domain": whole}
-    return merge({**base, "chips_per_host": per_host}, {**data, "chips": chips})
+    if "host_power" in data:
+        data["host_power"] = f"{parse_quantity(data['host_power'], 'power') * chips / whole!r} W"
+    scale_up = data.get("scale_up", {})
+    known = chip.scale_up is not None and chip.scale_up.domain is not None
+    if "domain" not in scale_up and not known:
+        data["scale_up"] = {**scale_up, "domain": whole}
+    return {**data, "chips": chips, "chips_per_host": per_host}
 
 
 def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

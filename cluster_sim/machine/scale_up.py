@@ -292,5 +292,6 @@ def _crossed(
 
 
 def _short(switch: str) -> str:
-    """A name for the nodes: NVSwitch4 -> nvswitch."""
-    return "".join(c for c in switch.lower() if c.isalpha()) or "switch"
+    """A name for the nodes: NVSwitch4 -> nvswitch, UB L1 + L2 -> ub."""
+    word = switch.lower().split()[0] if switch.strip() else ""
+    return "".join(c for c in word if c.isalpha()) or "switch"

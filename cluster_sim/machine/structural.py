@@ -305,46 +305,50 @@ def _dragonfly(
     way.add(flow, fabric.nics.forward(source))
     here, there = fabric.leaf_of(source), fabric.leaf_of(target)
     group, goal = here // fabric.leaves, there // fabric.leaves
-    one = rules.mode != "adaptive"
-    for far, choices in (
-        ((here != there) & (group == goal), fabric.spines),
-        (group != goal, fabric.between),
+    inside = (here != there) & (group == goal)
+    over = group != goal
+    for far, choices, fly in (
+        (inside, fabric.spines, _fly_inside),
+        (over, fabric.between, _fly_over),
     ):
         if not far.any():
             continue
         some = tuple(part[far] for part in ids)
-        picks = [hashed(rules.seed, 1, *some) % choices] if one else [
-            np.full(len(some[0]), k, dtype=np.int64) for k in range(choices)
-        ]  # fmt: skip
-        for stage in range(3):
-            for k in picks:
-                _fly(fabric, stage, flow[far], here[far], there[far], k, 1 / len(picks), way)
+        picks = [np.full(len(some[0]), k, dtype=np.int64) for k in range(choices)]
+        if rules.mode != "adaptive":
+            picks = [hashed(rules.seed, 1, *some) % choices]
+        fly(fabric, flow[far], here[far], there[far], picks, way)
     way.add(flow, fabric.nics.back(target))
 
 
-def _fly(
-    fabric: Dragonfly,
-    stage: int,
-    flow: Ints,
-    here: Ints,
-    there: Ints,
-    k: Ints,
-    share: float,
-    way: Ways,
+def _fly_inside(
+    fabric: Dragonfly, flow: Ints, here: Ints, there: Ints, picks: list[Ints], way: Ways
 ) -> None:
-    """Leg ``stage`` of path k: up to a spine, to the other group (if it is one), down."""
+    for spine in picks:
+        way.add(flow, fabric.up.forward(here * fabric.spines + spine), 1 / len(picks))
+    for spine in picks:
+        way.add(flow, fabric.up.back(there * fabric.spines + spine), 1 / len(picks))
+
+
+def _fly_over(
+    fabric: Dragonfly, flow: Ints, here: Ints, there: Ints, picks: list[Ints], way: Ways
+) -> None:
+    """Up to the spines that hold the cables, across, down: several cables may share a spine."""
     group, goal = here // fabric.leaves, there // fabric.leaves
-    direct = group == goal
-    spine = np.where(direct, k, fabric.port_spine(group, goal, k))
-    last = np.where(direct, k, fabric.port_spine(goal, group, k))
-    if stage == 0:
-        way.add(flow, fabric.up.forward(here * fabric.spines + spine), share)
-    elif stage == 2:
-        way.add(flow, fabric.up.back(there * fabric.spines + last), share)
-    else:
-        over = ~direct
-        low, high = np.minimum(group, goal)[over], np.maximum(group, goal)[over]
-        cable = pair_number(fabric.groups, low, high) * fabric.between + k[over]
-        forward = group[over] < goal[over]
-        hop = np.where(forward, fabric.across.forward(cable), fabric.across.back(cable))
-        way.add(flow[over], hop, share)
+    last = [fabric.port_spine(goal, group, k) for k in picks]
+    first = [fabric.port_spine(group, goal, k) for k in picks]
+    _fan(fabric, flow, fabric.up.forward(here * fabric.spines), first, way)
+    pair = pair_number(fabric.groups, np.minimum(group, goal), np.maximum(group, goal))
+    for k in picks:
+        cable = pair * fabric.between + k
+        hop = np.where(group < goal, fabric.across.forward(cable), fabric.across.back(cable))
+        way.add(flow, hop, 1 / len(picks))
+    _fan(fabric, flow, fabric.up.back(there * fabric.spines), last, way)
+
+
+def _fan(fabric: Dragonfly, flow: Ints, base: Ints, spines: list[Ints], way: Ways) -> None:
+    """Each flow's share on the link to each spine: how many of its cables are there."""
+    for spine in range(fabric.spines):
+        held = np.sum([place == spine for place in spines], axis=0)
+        used = held > 0
+        way.add(flow[used], base[used] + spine, held[used] / len(spines))

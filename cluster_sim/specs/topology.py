@@ -22,13 +22,14 @@ class ScaleUp:
 
     ``switched``: ``links_per_switch[s]`` links of ``link_bandwidth`` from every chip to every
     switch. ``mesh``: ``links_per_peer`` links between every pair of chips. ``host``: every chip has
-    one link into the host (PCIe). ``domain`` chips make a domain (default: all; of kind host those
+    one link into the host (PCIe). ``torus``: a grid with a link to every neighbour. ``inner``: what
+    of a domain one layer of switches cannot hold. ``domain`` chips make a domain (default: all; of kind host those
     of one host). The devices of one package are joined by ``package_bandwidth``.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     technology: Text
-    kind: Literal["switched", "mesh", "host"] = "switched"
+    kind: Literal["switched", "mesh", "host", "torus"] = "switched"
     switch: str = ""
     links_per_switch: tuple[PositiveInt, ...] = ()
     links_per_peer: PositiveInt | None = None
@@ -46,17 +47,25 @@ class ScaleUp:
             raise ValueError("links_per_switch belongs to kind switched, and only there")
         if (self.kind == "mesh") != (self.links_per_peer is not None):
             raise ValueError("links_per_peer belongs to kind mesh, and only there")
+        grid = self.inner is not None and self.inner.kind == "torus"
+        if (self.kind == "torus") != grid:
+            raise ValueError("kind torus and inner: {kind: torus, shape: ...} belong together")
+        if self.inner is not None and self.kind not in ("torus", "switched"):
+            raise ValueError(f"inner belongs to kinds switched and torus (got {self.kind})")
         if self.in_switch_reduction and self.kind != "switched":
             raise ValueError("in_switch_reduction needs kind switched")
 
     def bandwidth(self, chips: int) -> float:
         """Bytes/s per direction that one chip can send to the others of a group of ``chips`` chips:
-        in a mesh only the links to its members count.
+        in a mesh only the links to its members count, in a torus at most one to each of them.
         """
         if self.kind == "switched":
             return sum(self.links_per_switch) * self.link_bandwidth
         if self.kind == "mesh":
             return (self.links_per_peer or 0) * (chips - 1) * self.link_bandwidth
+        if self.inner is not None and self.kind == "torus":
+            neighbours = sum(min(size - 1, 2) for size in self.inner.shape)
+            return min(chips - 1, neighbours) * self.link_bandwidth
         return self.link_bandwidth
 
 

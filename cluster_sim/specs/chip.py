@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from cluster_sim.specs.constraints import Fraction, PositiveInt, Text
+from cluster_sim.specs.fabric import Board
+from cluster_sim.specs.topology import ScaleUp
 from cluster_sim.units import (
     Bytes,
     BytesPerSecond,
@@ -15,6 +17,7 @@ from cluster_sim.units import (
     Usd,
     UsdPerHour,
     Watts,
+    WattsOrZero,
 )
 
 PeakDtype = Literal["bf16", "fp8", "int8", "fp6", "fp4"]
@@ -59,21 +62,34 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What one chip costs: rent per hour, purchase, both optional; ``power_all_in`` is utility
-    power per chip.
-    """
+    """What one chip costs: rent per hour, purchase, both optional, and what each figure means."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     rent: UsdPerHour | None = None
     rent_basis: str = ""
     purchase: Usd | None = None
+    purchase_basis: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The machine that a chip usually comes in: ``chips`` of them, the power per chip of all the
+    rest of it, and what is on its board.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    chips: PositiveInt
+    power: WattsOrZero | None = None
+    board: Board | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chip:
     """A chip as bought and counted. Peaks are dense; ``sources`` names where each group of facts
-    was read. Memory and peaks are of the whole package; software sees ``devices_per_chip`` equal
-    shares. Peaks that nobody published are left out: a run names what is missing.
+    was read, ``notes`` where published figures differ. Memory, peaks, links and powers are of the
+    whole package; software sees ``devices_per_chip`` equal shares. What nobody published is left
+    out: without a bf16 peak no run is possible, without a TDP power and energy stay empty.
+    ``scale_up`` and ``host`` are what a topology of the chip has unless it says otherwise.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -84,17 +100,27 @@ class Chip:
     architecture: Text
     status: Status = "shipping"
     process: str = ""
-    dies: PositiveInt = 1
+    dies: PositiveInt | None = None
     die_area_mm2: PositiveInt | None = None
     devices_per_chip: PositiveInt = 1
     memory: Memory
     peak: dict[PeakDtype, FlopPerSecond] = field(default_factory=dict)
+    scale_up: ScaleUp | None = None
     nic: BytesPerSecond | None = None
-    tdp: Watts
-    idle_power: Watts
+    host: Host | None = None
+    tdp: Watts | None = None
+    idle_power: Watts | None = None
     sm_count: PositiveInt | None = None
     price: Price = field(default_factory=Price)
     sources: dict[str, str]
+    notes: tuple[Text, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.tdp is None) != (self.idle_power is None):
+            raise ValueError("tdp and idle_power come together: give both or neither")
+        package = self.scale_up and self.scale_up.package_bandwidth
+        if self.devices_per_chip > 1 and self.scale_up and not package:
+            raise ValueError("a chip of several devices needs scale_up.package_bandwidth")
 
     @property
     def device_memory(self) -> float:

@@ -47,12 +47,25 @@ def names(family: str) -> list[str]:
     return sorted({path.stem for root, _ in _roots() for path in _files(root, family)})
 
 
+def texts(family: str) -> dict[str, str]:
+    """The texts of all files of a family by name, sorted; a name's first file counts."""
+    found: dict[str, str] = {}
+    for root, _ in _roots():
+        for path in _files(root, family):
+            if path.stem not in found:
+                try:
+                    found[path.stem] = path.read_text("utf-8")
+                except (OSError, UnicodeDecodeError):
+                    found[path.stem] = ""
+    return dict(sorted(found.items()))
+
+
 def find(family: str, name: str) -> FileRecord:
     """The file behind a name or a path; raises UnknownNameError with the nearest names, SpecError
     if unreadable.
 
     Names compare without case and with ``- _ .`` and space alike; a bare framework name takes its
-    newest version.
+    newest version. A topology may be written inline.
     """
     if _is_path(name):
         return _read(Path(name), Path(name).stem, name, "path")
@@ -67,6 +80,11 @@ def find(family: str, name: str) -> FileRecord:
         versions = [known for known in names(family) if known.split("-")[0] == name.lower()]
         if versions:
             return find(family, max(versions, key=_version))
+    if not matches and family == "topology":
+        from cluster_sim.specs.inline import inline_topology, is_inline
+
+        if is_inline(name):
+            return inline_topology(name)
     if not matches:
         raise UnknownNameError(family, name, names(family))
     path, root, origin = matches[0]

@@ -17,8 +17,10 @@ from cluster_sim.errors import SpecError, UnknownNameError
 from cluster_sim.specs.chip import Chip, Fits
 from cluster_sim.specs.find import FOLDERS, FileRecord, find
 from cluster_sim.specs.fits import MOST_RELATIVES, borrowed
+from cluster_sim.specs.inline import with_chip_facts
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.model import Model
+from cluster_sim.specs.pod import merge, with_chips, with_host
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.topology import Topology
 from cluster_sim.specs.workload import Economics, Workload
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 Spec = TypeVar("Spec")
 Lines = Mapping[tuple[str | int, ...], int]
-ROOTS = ("topology", "workload", "plan", "engine", "economics")
+ROOTS = ("topology", "chip", "workload", "plan", "engine", "economics")
 ENGINE_KEYS = (
     "scheduler",
     "max_num_seqs",
@@ -44,14 +46,28 @@ ENGINE_KEYS = (
 
 
 def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
-    """A topology by name or path, with its chip and curves; ``overrides`` are
-    ``topology.key=value`` texts.
+    """A topology by name, path or inline text (``4 x h200_sxm``), with its chip and curves;
+    ``overrides`` are texts with the roots topology. and chip.
     """
     record, data, lines = read("topology", name)
-    source = _Source(record.path, lines)
-    _override(data, split_overrides(overrides), "topology", source)
-    topology = build(Topology, data, source, record.name)
-    chip_record, chip = load_spec("chip", topology.chip, Chip)
+    source, parts = _Source(record.path, lines), split_overrides(overrides)
+    if any(keys == ["chips"] for keys, _ in parts["topology"]):
+        data.pop("hosts", None)
+    _override(data, parts, "topology", source)
+    data = with_host(data, source.problem)
+    if not isinstance(data.get("chip"), str):
+        build(Topology, data, source, record.name)  # raises, with all other problems
+    chip_record, facts, chip_lines = read("chip", data["chip"])
+    chip_source = _Source(chip_record.path, chip_lines)
+    _override(facts, parts, "chip", chip_source)
+    chip = build(Chip, facts, chip_source, chip_record.name)
+    if chip.scale_up is None and "scale_up" not in data:
+        raise SpecError(
+            f"{record.path}: the file of {chip.name} gives no scale-up links; "
+            "write a topology with scale_up"
+        )
+    data = with_chips(data, chip, source.problem)
+    topology = build(Topology, with_chip_facts(data, chip, facts), source, record.name)
     fits, _, fits_records = load_fits(chip)
     return TopologyInput(
         topology=topology, chip=chip, fits=fits, files=(record, chip_record, *fits_records)
@@ -158,7 +174,7 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
         raise SpecError(
             f"{record.path}: extends: '{base}' extends another file itself; one level only"
         )
-    return record, _merge(merged, data), lines
+    return record, merge(merged, data), lines
 
 
 def split_overrides(overrides: Sequence[str]) -> dict[str, list[tuple[list[str], str]]]:
@@ -378,15 +394,6 @@ def _assign(data: dict[str, Any], keys: Sequence[str], value: Any) -> None:
             raise TypeError(key)
         data = inner
     data[keys[-1]] = value
-
-
-def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
-    return merged
 
 
 def _keys(kind: type[Any], path: tuple[str | int, ...]) -> list[str]:

@@ -61,7 +61,7 @@ def nccl(
         priced = _in_domain(fits, shape, operation, message, choices, free)
     else:
         priced = _over_hosts(fits, shape, operation, message, choices, algorithm is None)
-    return priced.added(fits.nccl.call.get(call, 0.0))
+    return priced if operation == "send_recv" else priced.added(fits.nccl.call.get(call, 0.0))
 
 
 def _point_to_point(

@@ -267,9 +267,24 @@ def load_collective_fits(
         nccl=own.nccl or lent.nccl,
         hosts=own.hosts or lent.hosts,
         custom={**lent.custom, **own.custom},
-        experts={**lent.experts, **own.experts},
+        experts={**lent.experts, **_over_nics(own, lent)},
         hccl=own.hccl or lent.hccl,
     )
+
+
+def _over_nics(own: CollectiveFits, lent: CollectiveFits) -> dict[Any, ExpertLibrary]:
+    """A chip's own expert libraries with a relative's rates over NICs where it has none."""
+    found: dict[Any, ExpertLibrary] = {}
+    for name, library in own.experts.items():
+        other = lent.experts.get(name)
+        if other is not None:
+            library = replace(
+                library,
+                dispatch_hosts=library.dispatch_hosts or other.dispatch_hosts,
+                combine_hosts=library.combine_hosts or other.combine_hosts,
+            )
+        found[name] = library
+    return found
 
 
 def _lent(fits: CollectiveFits, name: str) -> CollectiveFits:

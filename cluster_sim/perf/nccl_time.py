@@ -60,7 +60,8 @@ def nccl(
         free = algorithm is None and protocol is None
         priced = _in_domain(fits, shape, operation, message, choices, free)
     else:
-        priced = _over_hosts(fits, shape, operation, message, choices, algorithm is None)
+        free = algorithm is None and protocol is None
+        priced = _over_hosts(fits, shape, operation, message, choices, free)
     return priced if operation == "send_recv" else priced.added(fits.nccl.call.get(call, 0.0))
 
 
@@ -158,25 +159,34 @@ def _over_hosts(
     choices: Sequence[Choice],
     free: bool,
 ) -> Priced:
-    """Several domains: all-reduces on domains whose switches reduce go through the hierarchy, the
-    others as the tuner says.
+    """Several domains: through the hierarchy, or by a ring where that is faster; the tuner names
+    the algorithm and protocol of each way.
+
+    Left free, two domains and fabrics that reduce use the hierarchy, and rings LL128 or Simple: the
+    tuner's latencies of NICs, on which short rings live, are too low for measured networks.
     """
     hosts = _hosts(fits, shape)
-    if free and operation == "all_reduce" and shape.in_switch:
-        choices = [c for c in choices if c[0] in HIERARCHICAL] or choices
-    best = choose(shape, operation, message, choices)
-    seconds = np.empty_like(message)
-    provenance = []
-    for choice in dict.fromkeys(best):
-        mask = np.array([entry == choice for entry in best])
-        if choice[0] in HIERARCHICAL:
-            seconds[mask] = _hierarchy_s(fits, hosts, shape, message[mask])
-            provenance.append(hosts.all_reduce.provenance)
-        else:
-            ratio = _ratio(shape, operation, message[mask], choice, [RING_SIMPLE])
-            seconds[mask] = _ring_s(fits, hosts, shape, operation, message[mask]) * ratio
-            provenance.append(hosts.ring.provenance)
-    return _priced(seconds, *_split(best), weakest(provenance))
+    ways: list[tuple[list[Choice], FloatArray, str]] = []
+    tall = [choice for choice in choices if choice[0] in HIERARCHICAL]
+    flat = [choice for choice in choices if choice[0] not in HIERARCHICAL]
+    if free and tall:
+        both = shape.domains > 2 and not shape.in_network
+        flat = [choice for choice in flat if choice[1] != "LL"] if both else []
+    if tall:
+        seconds = _hierarchy_s(fits, hosts, shape, message)
+        picked = choose(shape, operation, message, tall)
+        ways.append((picked, seconds, hosts.all_reduce.provenance))
+    if flat:
+        best = choose(shape, operation, message, flat)
+        seconds = _ring_s(fits, hosts, shape, operation, message)
+        for choice in dict.fromkeys(best):
+            mask = np.array([entry == choice for entry in best])
+            seconds[mask] *= _ratio(shape, operation, message[mask], choice, [RING_SIMPLE])
+        ways.append((best, seconds, hosts.ring.provenance))
+    winner = np.stack([seconds for _, seconds, _ in ways]).argmin(axis=0).tolist()
+    seconds = np.stack([seconds for _, seconds, _ in ways]).min(axis=0)
+    best = [ways[way][0][place] for place, way in enumerate(winner)]
+    return _priced(seconds, *_split(best), weakest(ways[way][2] for way in set(winner)))
 
 
 def _hierarchy_s(
@@ -215,7 +225,8 @@ def _ring_s(
     passes = 2 if operation == "all_reduce" else 1
     steps, across = passes * (n - 1), passes * (domains - 1)
     chunk = message / n
-    latency = (steps - across) * curve.step + across * curve.hop
+    slower = _hop(hosts.all_reduce, shape.technology) / hosts.all_reduce.hop["other"]
+    latency = (steps - across) * curve.step + across * curve.hop * slower
     latency = latency * (1 + curve.growth * chunk / (chunk + curve.chunk))
     latency = latency * (1 + curve.spread * math.log2(domains))
     nics = curve.nic_bandwidth * shape.nic_bytes_per_s / hosts.nic * shape.per_domain

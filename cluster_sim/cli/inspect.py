@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import click
 
 from cluster_sim.cli.options import resolve_inputs, run_options
+from cluster_sim.cli.topology import checked_machine, is_graph, print_file, show_topology
 from cluster_sim.specs.find import names
 
 FAMILIES = {
@@ -36,20 +36,39 @@ def list_names(family: str | None) -> None:
 @click.command()
 @click.argument("family", type=click.Choice([*FAMILIES.values()]))
 @click.argument("name")
-def show(family: str, name: str) -> None:
-    """Show a file of a family, checked, with its sources."""
+@click.option("--draw", type=click.Path(), help="Draw a topology: FILE.svg, .html or .png.")
+@click.option("--export", type=click.Path(), help="Write a topology as node-link JSON.")
+@click.option("--chips", type=click.IntRange(min=1), help="A pod of so many chips.")
+@click.option("--set", "overrides", multiple=True, metavar="ROOT.KEY=VALUE", help="Any input.")
+def show(
+    family: str,
+    name: str,
+    draw: str | None,
+    export: str | None,
+    chips: int | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Show a file of a family, checked, with its sources; a topology also as a machine.
+
+    A topology may be a graph too: node-link JSON, or an ASTRA-sim network file.
+    """
     from cluster_sim.specs.load import read
 
+    if family == "topology":
+        changes = [*overrides, *([f"topology.chips={chips}"] if chips else [])]
+        show_topology(name, changes, draw, export)
+        return
+    for option, given in (
+        ("--draw", draw),
+        ("--export", export),
+        ("--chips", chips),
+        ("--set", overrides),
+    ):
+        if given:
+            raise click.UsageError(f"{option} has no effect: only topologies are machines")
     _load(family, name)
     record, data, _ = read(family, name)
-    click.echo(f"# {record.path}")
-    if re.search(r"^extends:", record.text, re.MULTILINE):
-        import yaml
-
-        click.echo("# as resolved with the file that it extends")
-        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
-    else:
-        click.echo(record.text.rstrip())
+    print_file(record, data)
 
 
 @click.command()
@@ -102,6 +121,8 @@ def _family_of(file: str) -> str:
     for family in FAMILIES.values():
         if file in names(family):
             return family
+    if is_graph(file):
+        return "topology"
     keys = set(read("topology", file)[1]) if ("/" in file or file.endswith("ml")) else set()
     marks = {"chip": "topology", "arrivals": "workload", "layers": "model", "host": "software"}
     marks |= {"peak": "chip", "memory": "chip", "scale_up": "topology", "isl": "workload"}
@@ -113,13 +134,13 @@ def _family_of(file: str) -> str:
 
 def _load(family: str, name: str) -> None:
     from cluster_sim.specs.chip import Chip
-    from cluster_sim.specs.load import load_spec, load_topology, load_workload
+    from cluster_sim.specs.load import load_spec, load_workload
     from cluster_sim.specs.model import Model
     from cluster_sim.specs.software import Software
 
     kinds: dict[str, type[Any]] = {"chip": Chip, "model": Model, "software": Software}
     if family == "topology":
-        load_topology(name)
+        checked_machine(name, [])
     elif family == "workload":
         load_workload(name)
     else:

@@ -36,16 +36,10 @@ def build_machine(machine: TopologyInput) -> Machine:
 
 def locate(machine: TopologyInput, problem: str) -> str:
     """``key: text`` with the file and line of the key in front."""
-    from cluster_sim.specs.yaml_text import parse
+    from cluster_sim.specs.yaml_text import located
 
     record = machine.files[0]
-    key = problem.partition(":")[0]
-    lines = parse(record.text, record.path)[1] if record.text else {}
-    parts: tuple[str | int, ...] = tuple(key.split("."))
-    for length in range(len(parts), 0, -1):
-        if parts[:length] in lines:
-            return f"{record.path}:{lines[parts[:length]]}: {problem}"
-    return f"{record.path}: {problem}"
+    return located(record.text, record.path, problem)
 
 
 def _build(machine: TopologyInput) -> Machine:
@@ -82,7 +76,7 @@ def _build(machine: TopologyInput) -> Machine:
         devices=devices,
         devices_per_chip=per_chip,
         devices_per_host=chips_per_host * per_chip,
-        devices_per_domain=min(devices, (topology.scale_up.domain or topology.chips) * per_chip),
+        devices_per_domain=topology.domain * per_chip,
         nodes=tuple(draft.nodes),
         links=tuple(draft.links),
         shape=Shape(package=package, scale_up=scale_up, nics=nics, scale_out=scale_out),

@@ -116,6 +116,11 @@ class Machine:
         """Nodes of all kinds."""
         return sum(node.count for node in self.nodes)
 
+    @property
+    def has_switches(self) -> bool:
+        """Whether it has switches at all; else devices pass traffic on."""
+        return any(node.kind == "switch" for node in self.nodes)
+
     def node_class(self, name: str) -> NodeClass:
         """A node class by name; KeyError if there is none."""
         return next(node for node in self.nodes if node.name == name)

@@ -12,6 +12,7 @@ import numpy as np
 
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.machine.classes import Draft, Ends, Ints, Machine, NodeKind
+from cluster_sim.specs.yaml_text import located
 from cluster_sim.units import Quantity, parse_quantity
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ KINDS: dict[str, NodeKind] = {
     "pcie": "pcie",
     "cpu": "cpu",
 }
+MOST_PROBLEMS = 20  # of a graph, shown at once
 TIER_OF = {"device": 0, "pcie": 1, "nic": 2, "switch": 3, "cpu": -1}
 
 
@@ -126,22 +128,22 @@ def from_node_link(text: str, shown: str, name: str) -> Machine:
     if not isinstance(edges, list):
         raise SpecError(f"{shown}: edges: missing; node-link JSON has the lists nodes and edges")
     problems: list[str] = []
-    nodes = _nodes(data["nodes"], shown, problems)
-    cables = _edges(edges, nodes, shown, problems, multi=bool(data.get("multigraph")))
+    nodes = _nodes(data["nodes"], problems)
+    cables = _edges(edges, nodes, problems, multi=bool(data.get("multigraph")))
     if data.get("directed"):
-        cables = _both_ways(cables, shown, problems)
+        cables = _both_ways(cables, problems)
     if problems:
-        raise SpecError(problems)
+        raise SpecError([located(text, shown, problem) for problem in problems[:MOST_PROBLEMS]])
     facts = data.get("graph", {})
     if not isinstance(facts, dict):
         raise SpecError(f"{shown}: graph: must be a mapping (got {facts!r})")
     return _machine(str(facts.get("name") or name), nodes, cables, facts, shown)
 
 
-def _nodes(rows: list[Any], shown: str, problems: list[str]) -> dict[str, dict[str, Any]]:
+def _nodes(rows: list[Any], problems: list[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows):
-        where = f"{shown}: nodes.{number}"
+        where = f"nodes.{number}"
         if not isinstance(row, dict) or "id" not in row:
             problems.append(f"{where}: needs an id")
             continue
@@ -152,11 +154,11 @@ def _nodes(rows: list[Any], shown: str, problems: list[str]) -> dict[str, dict[s
         if kind not in KINDS:
             near = nearest(str(kind), KINDS)
             hint = f"; did you mean '{near[0]}'?" if near else f"; write one of {', '.join(KINDS)}"
-            problems.append(f"{where}: kind: unknown (got {kind!r}){hint}")
+            problems.append(f"{where}.kind: unknown (got {kind!r}){hint}")
             kind = "switch"
         ports = row.get("ports")
         if ports is not None and (not isinstance(ports, int) or ports < 1):
-            problems.append(f"{where}: ports: must be a whole number > 0 (got {ports!r})")
+            problems.append(f"{where}.ports: must be a whole number > 0 (got {ports!r})")
             ports = None
         latency = _number(row, "latency", "time", where, problems, zero_ok=True)
         tier = row.get("tier")
@@ -171,7 +173,6 @@ Cable = tuple[str, str, float, float, int]
 def _edges(
     rows: list[Any],
     nodes: Mapping[str, Any],
-    shown: str,
     problems: list[str],
     *,
     multi: bool,
@@ -179,7 +180,7 @@ def _edges(
     found: list[Cable] = []
     seen: dict[tuple[str, str], int] = {}
     for number, row in enumerate(rows):
-        where = f"{shown}: edges.{number}"
+        where = f"edges.{number}"
         if not isinstance(row, dict) or "source" not in row or "target" not in row:
             problems.append(f"{where}: needs source and target")
             continue
@@ -201,10 +202,10 @@ def _edges(
         latency = _number(row, "latency", "time", where, problems, zero_ok=True)
         cables = row.get("cables", 1)
         if not isinstance(cables, int) or cables < 1:
-            problems.append(f"{where}: cables: must be a whole number > 0 (got {cables!r})")
+            problems.append(f"{where}.cables: must be a whole number > 0 (got {cables!r})")
             cables = 1
         if bandwidth is None and not problems:
-            problems.append(f"{where}: bandwidth: missing; write for example '400 Gb/s'")
+            problems.append(f"{where}.bandwidth: missing; write for example '400 Gb/s'")
         total_given = "bandwidth_bytes_per_s" in row
         each = (bandwidth or 0.0) / (cables if total_given else 1)
         found.append((*ends, each, latency or 0.0, cables))
@@ -232,22 +233,22 @@ def _number(
             return Quantity(kind, zero_ok=zero_ok).parse(value)
         bare = float(value) if isinstance(value, int | float) else parse_quantity(value, kind)
     except ValueError as error:
-        problems.append(f"{where}: {key}: {error} (got {value})")
+        problems.append(f"{where}.{key}: {error} (got {value})")
         return None
     if not math.isfinite(bare) or bare < 0 or (bare == 0 and not zero_ok):
-        problems.append(f"{where}: {base}: must be > 0 and finite (got {value})")
+        problems.append(f"{where}.{base}: must be > 0 and finite (got {value})")
         return None
     return bare
 
 
-def _both_ways(cables: list[Cable], shown: str, problems: list[str]) -> list[Cable]:
+def _both_ways(cables: list[Cable], problems: list[str]) -> list[Cable]:
     """One cable for each pair of opposite directed edges."""
     by_ends = {(a, b): (speed, latency, n) for a, b, speed, latency, n in cables}
     kept = []
     for a, b, speed, latency, n in cables:
         if by_ends.get((b, a)) != (speed, latency, n):
             problems.append(
-                f"{shown}: edges: '{a}' to '{b}' has no equal edge back; a cable works both ways"
+                f"edges: '{a}' to '{b}' has no equal edge back; a cable works both ways"
             )
         elif a < b:
             kept.append((a, b, speed, latency, n))

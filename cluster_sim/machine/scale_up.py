@@ -21,14 +21,16 @@ class Package:
 
     link: LinkClass
     size: int
+    devices: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
-    """A link between every two of ``size`` devices."""
+    """A link between every two of ``size`` devices; the last mesh may be smaller."""
 
     link: LinkClass
     size: int
+    devices: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,56 +73,63 @@ def add_scale_up(
         link = draft.add_links(
             "package",
             (device, device),
-            devices // per_chip * (per_chip * (per_chip - 1) // 2),
+            _pairs(devices, per_chip),
             topology.scale_up.package_bandwidth,
-            _all_pairs(per_chip),
+            _all_pairs(devices, per_chip),
             latency_s=topology.scale_up.package_latency,
         )
-        package = Package(link=link, size=per_chip)
+        package = Package(link=link, size=per_chip, devices=devices)
     inner = topology.scale_up.inner
-    domain = (topology.scale_up.domain or topology.chips) * per_chip
+    domain = topology.domain * per_chip
     if domain == 1:
         return package, None
     if topology.scale_up.kind == "mesh":
-        return package, _mesh(draft, topology, device, devices, domain)
+        return package, _mesh(draft, topology, device, devices, per_chip)
     if inner is not None and inner.kind == "torus":
         return package, _torus(draft, topology, device, devices, inner.shape)
     return package, _switched(draft, topology, device, devices, per_chip)
 
 
-def pair_number(size: int, low: Ints, high: Ints) -> Ints:
+def pair_number(size: int | Ints, low: Ints, high: Ints) -> Ints:
     """Number of the pair low < high among the pairs of ``size``."""
     return low * size - low * (low + 1) // 2 + high - low - 1
 
 
-def _all_pairs(size: int) -> Ends:
-    rows, columns = np.triu_indices(size, 1)
+def _pairs(devices: int, size: int) -> int:
+    """Pairs inside groups of ``size`` devices and in the rest."""
+    full, rest = divmod(devices, size)
+    return full * (size * (size - 1) // 2) + rest * (rest - 1) // 2
+
+
+def _all_pairs(devices: int, size: int) -> Ends:
+    full, rest = divmod(devices, size)
+    whole, part = np.triu_indices(size, 1), np.triu_indices(rest, 1)
+    rows, columns = np.concatenate([whole[0], part[0]]), np.concatenate([whole[1], part[1]])
+    each = size * (size - 1) // 2
 
     def ends(cable: Ints) -> tuple[Ints, Ints]:
-        group, pair = np.divmod(cable, len(rows))
+        group = np.minimum(cable // each, full)
+        pair = cable - group * each + np.where(group == full, each, 0)
         return group * size + rows[pair], group * size + columns[pair]
 
     return ends
 
 
-def _mesh(draft: Draft, topology: Topology, device: str, devices: int, domain: int) -> Mesh:
-    if devices % domain:
-        raise SpecError(
-            f"chips: {devices} devices are not whole meshes of {domain}; "
-            f"take a multiple of {domain}"
-        )
-    scale_up = topology.scale_up
+def _mesh(draft: Draft, topology: Topology, device: str, devices: int, per_chip: int) -> Mesh:
+    if per_chip > 1:
+        raise SpecError("scale_up.kind: a mesh of chips with several devices is not modelled")
+    domain, scale_up = topology.domain, topology.scale_up
     links = scale_up.links_per_peer or 1
     link = draft.add_links(
         "mesh",
         (device, device),
-        devices // domain * (domain * (domain - 1) // 2),
+        _pairs(devices, domain),
         links * scale_up.link_bandwidth,
-        _all_pairs(domain),
+        _all_pairs(devices, domain),
         latency_s=scale_up.link_latency,
         lanes=links,
     )
-    return Mesh(link=link, size=domain)
+    return Mesh(link=link, size=domain, devices=devices)
 
 
 def _torus(

@@ -38,22 +38,23 @@ def add_all(
     _across(machine, flow, start, stop, key, rules, way)
 
 
-def _hop(link: LinkClass, size: int, start: Ints, stop: Ints) -> Ints:
-    """Link between two members of a full mesh of ``size``."""
+def _hop(link: LinkClass, size: int, devices: int, start: Ints, stop: Ints) -> Ints:
+    """Link between two members of a full mesh of ``size``; the last may be smaller."""
     group = start // size
     low, high = np.minimum(start, stop) % size, np.maximum(start, stop) % size
-    cable = group * (size * (size - 1) // 2) + pair_number(size, low, high)
+    here = np.minimum(size, devices - group * size)
+    cable = group * (size * (size - 1) // 2) + pair_number(here, low, high)
     return np.where(start < stop, link.forward(cable), link.back(cable))
 
 
 def _package(package: Package, flow: Ints, start: Ints, stop: Ints, way: Ways) -> None:
-    way.add(flow, _hop(package.link, package.size, start, stop))
+    way.add(flow, _hop(package.link, package.size, package.devices, start, stop))
 
 
 def _in_domain(machine: Machine, flow: Ints, start: Ints, stop: Ints, way: Ways) -> None:
     kind = machine.shape.scale_up
     if isinstance(kind, Mesh):
-        way.add(flow, _hop(kind.link, kind.size, start, stop))
+        way.add(flow, _hop(kind.link, kind.size, kind.devices, start, stop))
     elif isinstance(kind, Torus):
         _torus(kind, flow, start, stop, way)
     elif isinstance(kind, Switched):

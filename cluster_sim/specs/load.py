@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import difflib
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -286,7 +287,8 @@ class _Source:
             return self.problem(path, "missing")
         if code == "literal_error":
             text = f"must be one of {context['expected'].replace(' or ', ', ')}"
-            return self.problem(path, text + shown)
+            known = re.findall(r"'([^']*)'", context["expected"])
+            return self.problem(path, text + shown + _hint(_short(got), known))
         if code == "value_error":
             return self.problem(path, str(context["error"]) + (shown if path else ""))
         bounds = {

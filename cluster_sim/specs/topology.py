@@ -23,8 +23,8 @@ class ScaleUp:
     ``switched``: ``links_per_switch[s]`` links of ``link_bandwidth`` from every chip to every
     switch. ``mesh``: ``links_per_peer`` links between every pair of chips. ``host``: every chip has
     one link into the host (PCIe). ``torus``: a grid with a link to every neighbour. ``inner``: what
-    of a domain one layer of switches cannot hold. ``domain`` chips make a domain (default: all; of kind host those
-    of one host). The devices of one package are joined by ``package_bandwidth``.
+    of a domain one layer of switches cannot hold. ``domain`` chips make a domain (default: all; of
+    kind host those of one host). The devices of one package are joined by ``package_bandwidth``.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT

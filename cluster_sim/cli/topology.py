@@ -1,0 +1,93 @@
+"""What ``show topology`` and ``check`` do with a topology: build it, print, draw, export."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from cluster_sim.machine.classes import Machine
+    from cluster_sim.specs.find import FileRecord
+
+
+def show_topology(
+    name: str, overrides: Sequence[str], draw: str | None, export: str | None
+) -> None:
+    """Print the file and the machine that it makes; draw or export it on request."""
+    from cluster_sim.output.machine_text import machine_report
+    from cluster_sim.specs.load import read
+
+    machine = checked_machine(name, overrides)
+    if is_graph(name):
+        click.echo(f"# {name}")
+    else:
+        record, data, _ = read("topology", name)
+        print_file(record, data)
+    click.echo()
+    click.echo(machine_report(machine))
+    if draw:
+        from cluster_sim.output.drawing import draw as write_picture
+
+        write_picture(machine, draw)
+        click.echo(f"Drawn to {draw}", err=True)
+    if export:
+        _export(machine, export)
+
+
+def checked_machine(name: str, overrides: Sequence[str]) -> Machine:
+    """The machine behind a topology or a graph file; raises SpecError with all that is wrong."""
+    from cluster_sim.errors import SpecError
+    from cluster_sim.machine.build import build_machine
+    from cluster_sim.machine.exchange import load_graph
+    from cluster_sim.machine.facts import problems
+    from cluster_sim.specs.load import load_topology
+
+    if is_graph(name):
+        if overrides:
+            raise click.UsageError("--set and --chips have no effect on a graph file")
+        shown, machine = name, load_graph(name)
+    else:
+        inputs = load_topology(name, overrides)
+        shown, machine = inputs.files[0].path, build_machine(inputs)
+    wrong = problems(machine)
+    if wrong:
+        raise SpecError([f"{shown}: {problem}" for problem in wrong])
+    return machine
+
+
+def is_graph(name: str) -> bool:
+    """Whether a name is a graph file: JSON, or YAML with the keys of ASTRA-sim."""
+    path = Path(name)
+    if path.suffix == ".json":
+        return True
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return False
+    text = path.read_text("utf-8", errors="replace")
+    return bool(re.search(r"^npus_count *:", text, re.MULTILINE))
+
+
+def print_file(record: FileRecord, data: dict[str, Any]) -> None:
+    """A file as it stands, or as resolved with the one that it extends."""
+    click.echo(f"# {record.path}")
+    if re.search(r"^extends:", record.text, re.MULTILINE):
+        import yaml
+
+        click.echo("# as resolved with the file that it extends")
+        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
+    else:
+        click.echo(record.text.rstrip())
+
+
+def _export(machine: Machine, file: str) -> None:
+    from cluster_sim.errors import SpecError
+    from cluster_sim.machine.exchange import to_node_link
+
+    try:
+        Path(file).write_text(to_node_link(machine))
+    except OSError as error:
+        raise SpecError(f"{file}: cannot write: {error.strerror}") from None
+    click.echo(f"Exported to {file}", err=True)

@@ -43,13 +43,13 @@ class Activity:
             )
         if not self.resources:
             return
-        if not 0 < self.alone_s:
+        if not self.alone_s > 0:
             raise ValueError("alone_s(=0) must be > 0 where resources are used")
         if not 0 < self.size < math.inf or not 0 < self.weight < math.inf:
             raise ValueError(
                 f"size(={self.size}) and weight(={self.weight}) must be > 0 and finite"
             )
-        if not (0 < min(self.demand) and max(self.demand) < math.inf):
+        if not (min(self.demand) > 0 and max(self.demand) < math.inf):
             raise ValueError(f"demand(={self.demand}) must be > 0 and finite; leave out zeros")
         if len(set(self.resources)) < len(self.resources) or min(self.resources) < 0:
             raise ValueError(f"resources(={self.resources}) must be distinct and not negative")

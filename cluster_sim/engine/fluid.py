@@ -88,6 +88,7 @@ class Running(Handle):
         return max(self.share * self.activity.alone_s - (self.env.now - self.since_s), 0.0)
 
     def disturb(self) -> None:
+        """Go into the pool."""
         left_s = self._left_s()
         if not left_s > 0:
             return  # it ends at this instant
@@ -98,12 +99,14 @@ class Running(Handle):
         self.engine.join(self, left_s)
 
     def account(self, meter: Meter) -> None:
+        """Add what is done since it was last booked."""
         if self.row >= 0:
             meter.carry(self.activity, self.done - self._booked)
         else:
             meter.alone(self.activity, self.done, self.env.now - self.since_s)
 
     def cancel(self) -> float:
+        """Stop it; returns the share of the activity that is done."""
         if self.triggered or self._cancelled:
             return self.share
         done = self.done

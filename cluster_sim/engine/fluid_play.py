@@ -114,6 +114,7 @@ class Play(Handle):
         return did
 
     def account(self, meter: Meter) -> None:
+        """Add what the stretch did; parts account for themselves."""
         for phases, share in self._did():
             for activity in (phase.activity for phase in phases):
                 meter.alone(activity, share, share * activity.alone_s)
@@ -132,6 +133,7 @@ class Play(Handle):
         self._stretch_s = []
 
     def disturb(self) -> None:
+        """Play by parts from now on."""
         if self._stretch_s[-1] > self.env.now:
             self._stop_alone()
             self._alternate()
@@ -186,6 +188,7 @@ class Play(Handle):
             self._start_part()
 
     def cancel(self) -> float:
+        """Stop it; returns the share of its time alone that is done."""
         total_s = sum(self._seconds)
         if not self.triggered and not self._cancelled:
             if self._stretch_s:

@@ -8,16 +8,17 @@ that these disturb, until everybody is held again, which is the condition of max
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cluster_sim.engine.fluid_loops import TIE
 from cluster_sim.engine.fluid_solver import (
     Bools,
     Fill,
     Floats,
     Ints,
-    TIE,
     entries_of,
     fill_some,
     left_over,
@@ -34,6 +35,9 @@ LONGEST_BACK_OFF = 64
 HELD = 1e-11
 # Rounding of the sum of many uses, relative to the capacity.
 SUM_ROUNDING = 4e-15
+# With more entries than this share of all resources, renumbering them does not pay. Source:
+# assumed.
+WIDE = 0.25
 # Dead rows are dropped once they are more than half and more than this.
 FEW_ROWS = 64
 
@@ -86,7 +90,7 @@ class Pool:
         self.used, self.top = np.zeros((2, resources)), np.zeros((2, resources))
         self.peak = np.zeros(resources)
         self.members: list[Member | None] = []
-        self.rows = self.entries = self.dead = 0
+        self.rows = self.entries = self.dead = self._kernels = 0
         for name, kind in (*_ROW_COLUMNS, *_ENTRY_COLUMNS):
             setattr(self, name, np.zeros(FEW_ROWS, kind))
         self._flag, self._index = np.zeros(resources, np.bool_), np.zeros(resources, np.int64)
@@ -118,6 +122,7 @@ class Pool:
         self.per_level[at : at + more] = activity.demand
         self.per_level[at : at + more] *= activity.weight / activity.size
         self.of[at : at + more] = row
+        self._kernels += int(self.kernel[row])
         self.rows, self.entries = row + 1, at + more
         self.members.append(member)
         member.row = row
@@ -131,6 +136,7 @@ class Pool:
         self._touched[kind].extend(self.resource[at : at + self.count[row]].tolist())
         self.alive[row], self.end_s[row], self.members[row] = False, np.inf, None
         self.dead += 1
+        self._kernels -= kind
 
     def resize(self, resource: int, capacity: float) -> None:
         """Change a capacity."""
@@ -157,9 +163,10 @@ class Pool:
         before[self._fresh] = -1.0
         columns = self._distinct(self._touched[0] + self._resized)
         moved = self._round(0, columns, self.capacity[columns])
-        columns = self._distinct([*self._touched[1], *self._resized, *moved.tolist()])
-        free = left_over(self.capacity[columns], self.used[0, columns])
-        moved = self._distinct([*moved.tolist(), *self._round(1, columns, free).tolist()])
+        if self._kernels or self._touched[1]:
+            columns = self._distinct(self._touched[1] + self._resized, moved)
+            free = left_over(self.capacity[columns], self.used[0, columns])
+            moved = self._distinct([], moved, self._round(1, columns, free))
         used, capacity = self.used[:, moved].sum(0), self.capacity[moved]
         share = np.divide(used, capacity, out=np.zeros(len(moved)), where=capacity > 0)
         self.peak[moved] = np.maximum(self.peak[moved], share)
@@ -199,11 +206,14 @@ class Pool:
                 grown = self._grow(kind, mine, seeds, limit)
                 if grown is not None:
                     self._failures = 0
-                    return np.concatenate([columns, grown])
+                    return self._distinct([], columns, grown)
                 self._failures = min(self._failures + 1, LONGEST_BACK_OFF.bit_length() - 1)
                 self._skip = 2**self._failures
-        solved, _, _ = self._solve(kind, mine, above)
-        return np.concatenate([columns, solved])
+        if int(self.count[: self.rows][above].sum()) > WIDE * len(self.capacity):
+            solved = self._solve_wide(kind, mine, above)
+        else:
+            solved, _, _ = self._solve(kind, mine, above)
+        return self._distinct([], columns, solved)
 
     def _disturbed(
         self, kind: int, columns: Ints, mine: Bools, row: Ints, entry: Ints, local: Ints
@@ -277,6 +287,28 @@ class Pool:
         self._measure(kind, columns, row, entry, local)
         return columns, row, local
 
+    def _solve_wide(self, kind: int, mine: Bools, above: Bools) -> Ints:
+        """The same for many rows, without renumbering: those above a level that nobody else
+        reaches.
+        """
+        of, resource = self.of[: self.entries], self.resource[: self.entries]
+        per_level, columns = self.per_level[: self.entries], len(self.capacity)
+        stay = np.where(mine & ~above, self.level[: self.rows], 0.0)
+        used = np.bincount(resource, per_level * stay.take(of), columns)
+        free = np.maximum(self._free[kind] - used, 0.0)
+        rows, entries = np.flatnonzero(above), np.flatnonzero(above.take(of))
+        resource, per_level = resource.take(entries), per_level.take(entries)
+        count = self.count[rows]
+        start = np.concatenate([[0], np.cumsum(count)])
+        solved = fill_some(start, resource, per_level, self.ceiling[rows], free, self.fill)
+        self.level[rows] = solved
+        level = np.repeat(solved, count)
+        self.used[kind] = used + np.bincount(resource, per_level * level, columns)
+        moved = self._distinct(resource)
+        self.top[kind, moved] = 0.0
+        np.maximum.at(self.top[kind], resource, level)
+        return moved
+
     def _measure(self, kind: int, columns: Ints, row: Ints, entry: Ints, local: Ints) -> None:
         """Use and largest level of some columns, from all their users."""
         level = self.level[row]
@@ -308,23 +340,20 @@ class Pool:
         self._index[columns] = np.arange(len(columns))
         return row, entry, self._index.take(self.resource[entry])
 
-    def _distinct(self, columns: list[int] | Ints) -> Ints:
-        self._flag[columns] = True
-        distinct = np.flatnonzero(self._flag)
-        self._flag[distinct] = False
-        return distinct
+    def _distinct(self, columns: list[int] | Ints, *more: Ints) -> Ints:
+        """Columns in order, each once."""
+        every = np.concatenate([np.asarray(columns, np.int64), *more])
+        return np.flatnonzero(np.bincount(every, minlength=len(self._index)))
 
     def _flagged(self, rows: Ints) -> Ints:
-        flag = np.zeros(self.rows, np.bool_)
-        flag[rows] = True
-        return np.flatnonzero(flag)
+        return np.flatnonzero(np.bincount(rows, minlength=self.rows))
 
     def _make_room(self, names: tuple[tuple[str, type], ...], used: int, more: int) -> None:
         for name, kind in names:
             old = getattr(self, name)
             if used + more <= len(old):
                 return
-            new = np.zeros(2 * (used + more), kind)
+            new: NDArray[Any] = np.zeros(2 * (used + more), kind)
             new[:used] = old[:used]
             setattr(self, name, new)
 

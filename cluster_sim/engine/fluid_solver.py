@@ -94,11 +94,18 @@ def solve(problem: Problem, fill: Fill | None = None) -> Floats:
         ceiling = problem.size[rows] / (problem.alone_s[rows] * problem.weight[rows])
         entries, start = entries_of(problem.start, count, rows)
         resource, coefficient = problem.resource[entries], per_level[entries]
-        level = fill_some(start, resource, coefficient, ceiling, free, fill or fill_rounds)
+        columns = np.flatnonzero(np.bincount(resource, minlength=len(free)))
+        column = np.searchsorted(columns, resource)
+        level = fill_some(start, column, coefficient, ceiling, free[columns], fill or fill_rounds)
         rate[rows] = level / ceiling / problem.alone_s[rows]
-        used = np.bincount(resource, coefficient * np.repeat(level, count[rows]), len(free))
+        used = totals(resource, coefficient * np.repeat(level, count[rows]), len(free))
         free = left_over(problem.capacity, used)
     return rate
+
+
+def totals(index: Ints, values: Floats, length: int) -> Floats:
+    """The sum of the values of each index, added in their order."""
+    return np.asarray(np.bincount(index, values, length), np.float64)
 
 
 def left_over(capacity: Floats, used: Floats) -> Floats:
@@ -117,34 +124,28 @@ def entries_of(first: Ints, count: Ints, rows: Ints) -> tuple[Ints, Ints]:
 
 
 def fill_some(
-    start: Ints, resource: Ints, per_level: Floats, ceiling: Floats, free: Floats, fill: Fill
+    start: Ints, column: Ints, per_level: Floats, ceiling: Floats, free: Floats, fill: Fill
 ) -> Floats:
-    """Fill the rows given, of which each has entries, after renumbering the resources they use."""
-    if not len(ceiling):
-        return np.zeros(0)
-    if len(resource) <= FEW_ENTRIES:
-        columns: dict[int, int] = {}
-        column = [columns.setdefault(r, len(columns)) for r in resource.tolist()]
-        level = [0.0] * len(ceiling)
-        fill_loops(
-            start.tolist(),
-            column,
-            per_level.tolist(),
-            ceiling.tolist(),
-            [float(free[r]) for r in columns],
-            level,
-            *([0.0] * len(columns) for _ in range(3)),
-            [False] * len(columns),
-            [0] * len(columns),
-            [0] * len(ceiling),
-        )
-        return np.array(level)
-    there = np.zeros(len(free), np.bool_)
-    there[resource] = True
-    used = np.flatnonzero(there)
-    index = np.empty(len(free), np.int64)
-    index[used] = np.arange(len(used))
-    return fill(start, index[resource], per_level, ceiling, free[used])
+    """Fill with plain loops over lists where that is faster."""
+    if len(column) > FEW_ENTRIES:
+        return fill(start, column, per_level, ceiling, free)
+    level = [0.0] * len(ceiling)
+    columns = range(len(free))
+    fill_loops(
+        start.tolist(),
+        column.tolist(),
+        per_level.tolist(),
+        ceiling.tolist(),
+        free.tolist(),
+        level,
+        [0.0 for _ in columns],
+        [0.0 for _ in columns],
+        [0.0 for _ in columns],
+        [False for _ in columns],
+        list(columns),
+        [0] * len(ceiling),
+    )
+    return np.array(level)
 
 
 def fill_rounds(
@@ -198,7 +199,7 @@ def certify(problem: Problem, rate: Floats, tolerance: float = TOLERANCE) -> lis
     np.add.at(used, problem.resource, problem.demand * rate[row])
     capacity = problem.capacity
     for r in np.flatnonzero(used > capacity * (1 + tolerance)):
-        wrong.append(f"resource {r}: {used[r]!r} used of {capacity[r]!r}")
+        wrong += [f"resource {r}: {used[r]!r} used of {capacity[r]!r}"]
     round_used = np.zeros(len(capacity))
     alone = 1 / np.where(problem.alone_s > 0, problem.alone_s, np.inf)
     for kernel in (False, True):
@@ -213,5 +214,5 @@ def certify(problem: Problem, rate: Floats, tolerance: float = TOLERANCE) -> lis
         held[of[full & (level[of] >= top[where] * (1 - tolerance))]] = True
         for i in np.flatnonzero((problem.kernel == kernel) & ~held):
             if abs(rate[i] - alone[i]) > tolerance * alone[i] and problem.alone_s[i] > 0:
-                wrong.append(f"activity {i}: rate {rate[i]!r} of {alone[i]!r}, held by nobody")
+                wrong += [f"activity {i}: rate {rate[i]!r} of {alone[i]!r}, held by nobody"]
     return wrong

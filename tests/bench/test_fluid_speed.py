@@ -52,7 +52,13 @@ def fat_tree_flows(radix: int, flows: int, seed: int) -> tuple[list[Activity], i
     return activities, 6 * hosts
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.skipif(not NUMBA, reason="numba is not installed"))])
+@pytest.mark.parametrize(
+    "compiled",
+    [
+        False,
+        pytest.param(True, marks=pytest.mark.skipif(not NUMBA, reason="numba is not installed")),
+    ],
+)
 @pytest.mark.parametrize("flows", [1000, 10_000])
 def test_fat_tree_completions_per_second(flows: int, compiled: bool) -> None:
     activities, links = fat_tree_flows(16, flows, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,20 +18,21 @@ from cluster_sim.perf.collective_shape import (
     FloatArray,
     Priced,
 )
-from cluster_sim.perf.collective_time import NCCL_CALLS, collective, default_library, known_name
+from cluster_sim.perf.collective_time import collective, default_library, known_name
 from cluster_sim.perf.expert_exchange import Routing
 from cluster_sim.work import Activity, Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """A phase's bytes on links for one byte of message, and the seconds that the fullest link takes
-    for them.
+    """A phase's bytes on links for one byte of message; on the link that takes longest for them
+    (``fullest``), and the seconds that it takes.
     """
 
     name: str
     links: Ints
     size: Floats
+    fullest: float
     bound_s: float
 
 
@@ -53,9 +53,7 @@ class Call:
         """The same with our names, and a library; raises SpecError for unknown ones."""
         operation = known_name("operation", self.operation, OPERATIONS)
         library = self.library or default_library(group.fits, operation)
-        return replace(
-            self, operation=operation, library=known_name("library", library, LIBRARIES)
-        )
+        return replace(self, operation=operation, library=known_name("library", library, LIBRARIES))
 
 
 def alone(group: Group, call: Call, message: FloatArray) -> Priced:
@@ -79,7 +77,7 @@ def alone(group: Group, call: Call, message: FloatArray) -> Priced:
 
 
 def bound_s(group: Group, call: Call, algorithm: str) -> float:
-    """Seconds per byte of message that the links need at least: the fullest of each phase, summed."""
+    """Seconds per byte of message that the links need at least: of the fullest, over all phases."""
     return sum(load.bound_s for load in loads(group, call, algorithm))
 
 
@@ -106,8 +104,19 @@ def _loads(group: Group, call: Call, algorithm: str) -> list[Load]:
         total = route.load(machine.n_links, flows.size)
         used = np.flatnonzero(total > 0)
         size = total[used]
-        bound = float((size / machine.link_bandwidth[used]).max(initial=0.0))
-        found.append(Load(name=name, links=used, size=size, bound_s=bound))
+        seconds = size / machine.link_bandwidth[used]
+        if not len(used):
+            continue
+        longest = int(seconds.argmax())
+        found.append(
+            Load(
+                name=name,
+                links=used,
+                size=size,
+                fullest=float(size[longest]),
+                bound_s=float(seconds[longest]),
+            )
+        )
     return found
 
 
@@ -115,8 +124,8 @@ def collective_activity(group: Group, call: Call, message_bytes: float) -> list[
     """The phases of one collective: its time alone split as the links need it, its bytes on every
     directed link.
 
-    Fairness counts the bytes on the most loaded link. Limits: phases that libraries pipeline are
-    one; a group of one rank has none.
+    Fairness counts the bytes on the link that is full longest. Limits: phases that libraries
+    pipeline are one; a group of one rank has none.
     """
     call = call.resolved(group)
     message = np.array([float(message_bytes)])
@@ -130,45 +139,9 @@ def collective_activity(group: Group, call: Call, message_bytes: float) -> list[
         activity = Activity(
             kind="traffic",
             alone_s=max(float(priced.seconds[0]) * share, part.bound_s * message_bytes),
-            size=float(demand.max()),
+            size=part.fullest * message_bytes,
             resources=tuple(part.links.tolist()),
             demand=tuple(demand.tolist()),
         )
         phases.append(Phase(name=part.name, activity=activity))
     return phases
-
-
-def fold(
-    activities: Sequence[Activity], capacity: Mapping[int, float] | Floats
-) -> tuple[list[Activity], list[float]]:
-    """The same activities on one link of every class, and the capacities of those links.
-
-    Links of equal capacity on which every activity puts equal bytes are full together; one stands
-    for all of them. Links that all activities together cannot fill are left out. Both leave the
-    rates as they are. An activity that has no link left keeps its fullest.
-    """
-    links = sorted({link for activity in activities for link in activity.resources})
-    place = {link: row for row, link in enumerate(links)}
-    table = np.zeros((len(links), len(activities)))
-    for column, activity in enumerate(activities):
-        rows = [place[link] for link in activity.resources]
-        table[rows, column] = activity.demand
-    limit = np.array([capacity[link] for link in links])
-    alone_s = np.array([activity.alone_s for activity in activities])
-    binding = (table / alone_s).sum(axis=1) > limit
-    relative = table / limit[:, None]
-    for column in range(len(activities)):
-        if not (binding & (table[:, column] > 0)).any():
-            binding[int(relative[:, column].argmax())] = True
-    rows = np.flatnonzero(binding)
-    signature = np.column_stack([limit[rows], table[rows]])
-    _, first = np.unique(signature, axis=0, return_index=True)
-    rows = rows[np.sort(first)]
-    folded = []
-    for column, activity in enumerate(activities):
-        used = np.flatnonzero(table[rows, column] > 0)
-        demand = table[rows[used], column]
-        folded.append(
-            replace(activity, resources=tuple(used.tolist()), demand=tuple(demand.tolist()))
-        )
-    return folded, limit[rows].tolist()

@@ -12,9 +12,7 @@ from cluster_sim.specs.collective_fits import CollectiveFits, Custom
 MOST_RANKS = 8  # the kernels know no more ranks; beyond, the engines call NCCL
 
 
-def custom_all_reduce(
-    fits: CollectiveFits, name: str, shape: Shape, message: FloatArray
-) -> Priced:
+def custom_all_reduce(fits: CollectiveFits, name: str, shape: Shape, message: FloatArray) -> Priced:
     """Seconds of an engine's all-reduce: one-shot, two-shot, then NCCL as messages grow.
 
     Model: one-shot, every rank reads all others: latency + S (n - 1) / B. Two-shot: latency + wire

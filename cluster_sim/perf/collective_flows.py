@@ -162,7 +162,7 @@ def _sharp(group: Group, operation: str) -> Pieces:
 
 
 def _tree(group: Group, operation: str) -> Pieces:
-    """Chains inside domains, up and down, as many as ranks, each begun at another; trees between."""
+    """Chains inside domains, up and down, one begun at every rank; trees between."""
     pieces = _trees(group, 1.0)
     for grid in _grids(group):
         share = 1 - 1 / grid.shape[1]
@@ -291,7 +291,11 @@ def _experts(group: Group, routing: Routing, copies: str) -> Pieces:
         share = unit * node_destinations(routing.top_k, domains, routing.node_limit)
         for shift in range(1, domains):
             pieces += [
-                (head, np.roll(head, -shift), share / (domains - 1) * per_domain / len(_heads(group)))
+                (
+                    head,
+                    np.roll(head, -shift),
+                    share / (domains - 1) * per_domain / len(_heads(group)),
+                )
                 for head in _heads(group)
             ]
     return pieces

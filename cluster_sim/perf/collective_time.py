@@ -25,7 +25,7 @@ CUSTOM = ("trtllm_custom", "vllm_custom")
 
 
 def default_library(fits: CollectiveFits, operation: str) -> str:
-    """What a chip's software calls when nothing is said: its vendor's library, DeepEP for experts."""
+    """What is called when nothing is said: the vendor's library, DeepEP for experts."""
     if operation in EXPERT_OPERATIONS and fits.experts:
         return "deepep_normal"
     return "nccl" if fits.nccl is not None else "hccl"

@@ -27,9 +27,10 @@ def hccl(
     """Seconds of a collective: the fastest of mesh, ring and halving-doubling in the domain, then
     over the NICs on a domain's share, then in the domain again.
 
-    Model (alpha per step, B per rank): mesh ``p (alpha + w)``, ring ``p (n - 1) alpha + p w``,
-    halving-doubling ``p log2 n alpha + p w``; p is 2 for all-reduce, else 1; w the bytes of a pass
-    over B. On a mesh of direct links a ring uses one link, mesh all. Raises SpecError without
+    Model (alpha per step, B per rank): mesh ``p (alpha + (n - 1) peer + w)``, ring ``p (n - 1)
+    alpha + p w``, halving-doubling ``p log2 n alpha + p w``; p is 2 for all-reduce, else 1; w the
+    bytes of a pass over B, peer the time to post to one. On a mesh of direct links a ring uses one
+    link, mesh all. Raises SpecError without
     constants and for an unknown algorithm.
     """
     constants = fits.hccl
@@ -85,12 +86,13 @@ def _pass_s(
             rate = pair
     if n == 2 and name == "HD":
         steps = 1
-    return passes * steps * line.latency + bus_factor(operation, n) * message / rate
+    latency = passes * steps * line.latency
+    if name == "Mesh" and operation != "send_recv":
+        latency += passes * (n - 1) * line.per_peer
+    return latency + bus_factor(operation, n) * message / rate
 
 
-def _across_s(
-    constants: Hccl, shape: Shape, operation: str, message: FloatArray
-) -> FloatArray:
+def _across_s(constants: Hccl, shape: Shape, operation: str, message: FloatArray) -> FloatArray:
     """Ring or halving-doubling over the NICs on what one rank of a domain holds."""
     domains, nic = shape.domains, constants.nic
     rate = min(nic.bandwidth, shape.nic_bytes_per_s or nic.bandwidth)

@@ -76,7 +76,9 @@ def _point_to_point(
         line = fits.nccl.send_recv if operation == "send_recv" else fits.nccl.exchange
         wire = message * bus_factor(operation, n)
         peers = 0 if operation == "send_recv" else n - 1
-        seconds = line.latency + line.per_peer * peers + wire / (line.bandwidth * _speed(fits, shape))
+        seconds = (
+            line.latency + line.per_peer * peers + wire / (line.bandwidth * _speed(fits, shape))
+        )
         return _priced(seconds, *named, line.provenance)
     hosts = _hosts(fits, shape)
     speed = shape.nic_bytes_per_s / hosts.nic
@@ -226,16 +228,16 @@ def _ring_s(
     steps, across = passes * (n - 1), passes * (domains - 1)
     chunk = message / n
     slower = _hop(hosts.all_reduce, shape.technology) / hosts.all_reduce.hop["other"]
-    latency = (steps - across) * curve.step + across * curve.hop * slower
-    latency = latency * (1 + curve.growth * chunk / (chunk + curve.chunk))
-    latency = latency * (1 + curve.spread * math.log2(domains))
+    alone = (steps - across) * curve.step + across * curve.hop * slower
+    alone *= 1 + curve.spread * math.log2(domains)
+    latency = alone * (1 + curve.growth * chunk / (chunk + curve.chunk))
     nics = curve.nic_bandwidth * shape.nic_bytes_per_s / hosts.nic * shape.per_domain
     rate = min(curve.domain_bandwidth * _speed(fits, shape), nics)
     if shape.per_domain == 1:
         rate = nics
     work = bus_factor(operation, n) * message / rate
     base = cast(Nccl, fits.nccl).gather.small.latency
-    return cast(FloatArray, base + latency + work + np.sqrt(work * curve.fill) / domains)
+    return base + latency + work + np.sqrt(work * curve.fill) / domains
 
 
 def _small_s(
@@ -306,4 +308,3 @@ def _priced(
         protocol=tuple(protocol),
         provenance=provenance,
     )
-

@@ -189,7 +189,7 @@ def tuner_s(shape: Shape, operation: str, message: FloatArray, choice: Choice) -
 def choose(
     shape: Shape, operation: str, message: FloatArray, choices: Iterable[Choice]
 ) -> list[Choice]:
-    """For each message the one of ``choices`` that the tuner thinks fastest; the first of equals."""
+    """For each message the fastest of ``choices`` by the tuner's estimate; the first of equals."""
     listed = list(choices)
     times = np.stack([tuner_s(shape, operation, message, choice) for choice in listed])
     return [listed[index] for index in times.argmin(axis=0).tolist()]
@@ -271,4 +271,5 @@ def _tree_share(shape: Shape, message: FloatArray, protocol: str) -> FloatArray:
         return np.ones_like(message)
     knots = np.array([16.0, 18.0, 21.0])
     share = np.array([1.0, TREE_DIP[protocol], 1.0])
-    return np.interp(np.log2(np.maximum(message / shape.domains, 1.0)), knots, share)
+    host = np.log2(np.maximum(message / shape.domains, 1.0))
+    return np.asarray(np.interp(host, knots, share), dtype=np.float64)

@@ -336,7 +336,7 @@ def _faster(value: Any, ratio: float) -> Any:
 
 
 def _mapped(value: Any, change: Any) -> Any:
-    """A tree of dataclasses and mappings with ``change`` applied to each dataclass, leaves first."""
+    """A tree of dataclasses and mappings with ``change`` applied to each dataclass, leaves up."""
     if isinstance(value, dict):
         return {key: _mapped(inner, change) for key, inner in value.items()}
     if not is_dataclass(value) or isinstance(value, type):

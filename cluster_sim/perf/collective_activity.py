@@ -8,7 +8,7 @@ import numpy as np
 
 from cluster_sim.machine.classes import Floats, Ints
 from cluster_sim.machine.routes import Routing as Routes
-from cluster_sim.machine.routes import paths
+from cluster_sim.machine.routes import link_load
 from cluster_sim.perf.collective_flows import flows_of
 from cluster_sim.perf.collective_group import Group
 from cluster_sim.perf.collective_shape import (
@@ -21,6 +21,8 @@ from cluster_sim.perf.collective_shape import (
 from cluster_sim.perf.collective_time import collective, default_library, known_name
 from cluster_sim.perf.expert_exchange import Routing
 from cluster_sim.work import Activity, Phase
+
+FLOWS_AT_ONCE = 32_768  # routed together: what fits into the processor's cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +102,11 @@ def _loads(group: Group, call: Call, algorithm: str) -> list[Load]:
     copies = experts.copies if experts is not None else "rank"
     machine, found = group.machine, []
     for name, flows in flows_of(group, call.operation, algorithm, call.routing, copies):
-        route = paths(machine, flows.source, flows.target, None, Routes(seed=call.seed))
-        total = route.load(machine.n_links, flows.size)
+        total = np.zeros(machine.n_links)
+        for first in range(0, len(flows.size), FLOWS_AT_ONCE):
+            part = slice(first, first + FLOWS_AT_ONCE)
+            source, target, size = flows.source[part], flows.target[part], flows.size[part]
+            total += link_load(machine, source, target, size, Routes(seed=call.seed))
         used = np.flatnonzero(total > 0)
         size = total[used]
         seconds = size / machine.link_bandwidth[used]

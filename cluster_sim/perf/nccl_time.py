@@ -102,7 +102,8 @@ def _in_domain(
     free: bool,
 ) -> Priced:
     """One domain: short messages by LL or LL128, long ones by Simple, from the size on at which
-    NCCL was seen to change. A forced choice is priced by the form of its protocol.
+    NCCL was seen to change; never longer than a message of that size. A forced choice is priced by
+    the form of its protocol.
     """
     domain = _family(cast(Nccl, fits.nccl), operation)
     threshold = domain.switch * shape.ranks
@@ -111,6 +112,8 @@ def _in_domain(
         picked = choose(shape, operation, message, short)
         small = _small_s(domain.small, fits, shape, operation, message)
         large, in_switch = _large_s(domain, fits, shape, operation, message)
+        at_switch = _large_s(domain, fits, shape, operation, np.array([threshold]))
+        small = np.minimum(small, min(float(way[0]) for way in at_switch))
         seconds = np.where(message < threshold, small, np.minimum(large, in_switch))
         best = [
             choice if size < threshold else ("NVLS" if fast else "Ring", "Simple")
@@ -237,7 +240,8 @@ def _ring_s(
         rate = nics
     work = bus_factor(operation, n) * message / rate
     base = cast(Nccl, fits.nccl).gather.small.latency
-    return base + latency + work + np.sqrt(work * curve.fill) / domains
+    seconds = base + latency + work + np.sqrt(work * curve.fill) / domains
+    return np.asarray(seconds, dtype=np.float64)
 
 
 def _small_s(
@@ -268,7 +272,7 @@ def _large(large: Large, wire: FloatArray, fits: CollectiveFits, shape: Shape) -
 
 
 def _norm(latency: float, work: FloatArray, power: float) -> FloatArray:
-    return cast(FloatArray, (latency**power + work**power) ** (1 / power))
+    return np.asarray((latency**power + work**power) ** (1 / power), dtype=np.float64)
 
 
 def _family(constants: Nccl, operation: str) -> Domain:
@@ -292,7 +296,7 @@ def _ratio(
     shape: Shape, operation: str, message: FloatArray, choice: Choice, to: Sequence[Choice]
 ) -> FloatArray:
     base = np.stack([tuner_s(shape, operation, message, other) for other in to]).min(axis=0)
-    return tuner_s(shape, operation, message, choice) / base
+    return np.asarray(tuner_s(shape, operation, message, choice) / base, dtype=np.float64)
 
 
 def _split(best: Sequence[Choice]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -277,12 +277,11 @@ def parse_nccl_tests(text: str, shown: str) -> list[Measured]:
             continue
         if not words[2][:1].isalpha():
             continue
-        numbers = [word for word in words[3:] if re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", word)]
-        if len(numbers) % 4 == 1 and len(numbers) > 4:
+        counted = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|N/A")
+        numbers = [word for word in words[3:] if counted.fullmatch(word)]
+        if len(numbers) % 4 == 1:
             numbers = numbers[1:]  # the root
-        elif "N/A" in words and len(numbers) % 3 == 1:
-            numbers = numbers[1:]
-        if len(numbers) < 3 or int(words[0]) == 0:
+        if len(numbers) < 4 or numbers[0] == "N/A" or int(words[0]) == 0:
             continue
         found.append(Measured(size_bytes=int(words[0]), time_us=float(numbers[0])))
     if not found:

@@ -58,6 +58,11 @@ def fits_of(chip: str) -> CollectiveFits:
     return load_collective_fits(chip, lender)
 
 
+@cache
+def architecture_of(chip: str) -> str:
+    return load_spec("chip", chip, Chip)[1].architecture
+
+
 def rows(shared: Path) -> list[dict[str, str]]:
     text = (shared / "ground_truth" / "collective_cases.csv").read_text()
     return [
@@ -81,7 +86,7 @@ def shape_of(row: dict[str, str]) -> Shape:
         in_switch=reduces,
         in_network="SHARP" in row["library"],
         technology=row["scale_out"],
-        architecture=load_spec("chip", chip, Chip)[1].architecture,
+        architecture=architecture_of(chip),
     )
 
 

@@ -82,7 +82,9 @@ def _count(number: str, what: str, text: str) -> int:
     return int(number)
 
 
-def with_chip_facts(data: Mapping[str, Any], chip: Chip, facts: Mapping[str, Any]) -> dict[str, Any]:
+def with_chip_facts(
+    data: Mapping[str, Any], chip: Chip, facts: Mapping[str, Any]
+) -> dict[str, Any]:
     """A topology's mapping with what it leaves out taken from its chip: links, chips in a host,
     power of the hosts.
 

@@ -263,6 +263,12 @@ def _second_tier(
         )
         for plane in range(planes)
     )
+    number = sum(link.count * link.lanes for link in uplinks)
+    if inner.links_per_cable > 1:
+        draft.notes.append(
+            f"{number:,} links between the tiers of the domain, {inner.links_per_cable} in each of "
+            f"{number // inner.links_per_cable:,} cables"
+        )
     return Switched(links=links, shares=shares, uplinks=uplinks, spines=spines)
 
 

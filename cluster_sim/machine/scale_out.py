@@ -212,6 +212,12 @@ def _tiers(fabric: Fabric, ports: int, uplinks: int, rails: int, leaves: int) ->
 
 def _tree(draft: Draft, fabric: Fabric, nics: Nics) -> Tree:
     counts = plan_tree(fabric, nics.per_host, nics.count)
+    short = ceil(nics.count / nics.per_host) % counts.hosts_per_leaf
+    if counts.rails and short:
+        draft.notes.append(
+            f"the last leaf of every rail has {short} of {counts.hosts_per_leaf} hosts; whole "
+            f"scalable units are multiples of {counts.hosts_per_leaf} hosts"
+        )
     speed = fabric.link or nics.bandwidth_bytes_per_s
     of_rail = counts.leaves // counts.rails if counts.rails else 0
     draft.add_nodes(

@@ -20,6 +20,7 @@ fabric:
   hosts_per_leaf: 32
 sources: {all: test}
 """
+ROUTE = "ports: 64\n  routes: [[host0/gpu0, host1/gpuO]]"
 GRID = """title: mine
 chip: h100_sxm
 chips: 64
@@ -70,7 +71,7 @@ FILES = [
     (POD.replace("h100_nvl8", "l40s_8"), "fabric: needs the NICs of a host"),
     (POD.replace("rail_tree", "graph"), "kind graph needs file"),
     (POD.replace("sources", "board: {chips_per_nic: 3}\nsources"), "3 does not divide"),
-    (POD.replace("ports: 64", "ports: 64\n  routes: [[host0/gpu0, host1/gpuO]]"), "fabric.routes.0: no node named"),
+    (POD.replace("ports: 64", ROUTE), "mine.yaml:7: fabric.routes.0: no node named 'host1/gpuO'"),
     (GRID.replace("[8, 8]", "[8, 9]"), "mine.yaml:8: scale_up.inner.shape: 8 x 9 is 72 devices"),
     (GRID.replace("  inner: {kind: torus, shape: [8, 8]}\n", ""), "belong together"),
     (GRID.replace("shape: [8, 8]", "spines: 2"), "spines belongs to kind two_tier"),
@@ -96,6 +97,11 @@ def test_bytes_for_bits_are_noticed_with_both_readings(runner: CliRunner) -> Non
     words = " ".join(result.output.split())
     assert "400 GB/s are 3200 Gb/s a NIC, the chip's file says 400 Gb/s" in words
     assert "if 400 Gb/s was meant (= 50 GB/s), write it so" in words
+
+
+def test_a_rail_that_is_not_filled_is_noted(runner: CliRunner) -> None:
+    result = runner.invoke(cli, ["show", "topology", "h100_superpod", "--chips", "1000"])
+    assert "the last leaf of every rail has 29 of 32 hosts" in " ".join(result.output.split())
 
 
 def net(**changes: object) -> str:

@@ -95,7 +95,7 @@ def test_bytes_for_bits_are_noticed_with_both_readings(runner: CliRunner) -> Non
     result = runner.invoke(cli, ["show", "topology", "./mine.yaml"])
     assert result.exit_code == 0, result.output
     words = " ".join(result.output.split())
-    assert "400 GB/s are 3200 Gb/s a NIC, the chip's file says 400 Gb/s" in words
+    assert "400 GB/s are 3200 Gb/s a port, the chip's file says 400 Gb/s" in words
     assert "if 400 Gb/s was meant (= 50 GB/s), write it so" in words
 
 

@@ -8,7 +8,7 @@ import click
 
 from cluster_sim.cli.options import resolve_inputs, run_options
 from cluster_sim.cli.topology import checked_machine, is_graph, print_file, show_topology
-from cluster_sim.specs.find import names
+from cluster_sim.specs.find import chip_marks, names
 
 FAMILIES = {
     "topologies": "topology",
@@ -22,15 +22,20 @@ FAMILIES = {
 @click.command("list")
 @click.argument("family", required=False, type=click.Choice(list(FAMILIES)))
 def list_names(family: str | None) -> None:
-    """List the names of topologies, chips, models, workloads, software."""
+    """List the names of topologies, chips, models, workloads, software.
+
+    Behind a chip stand its status unless it ships, and what a run of it lacks.
+    """
     for plural, singular in FAMILIES.items():
         if family in (None, plural):
             indent = ""
             if family is None:
                 click.echo(f"{plural}:")
                 indent = "  "
-            for name in names(singular):
-                click.echo(indent + name)
+            marks = chip_marks() if singular == "chip" else dict.fromkeys(names(singular), "")
+            width = max(map(len, marks), default=0)
+            for name, mark in marks.items():
+                click.echo(indent + (f"{name:{width}}  {mark}" if mark else name))
 
 
 @click.command()
@@ -48,10 +53,12 @@ def show(
     chips: int | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Show a file of a family, checked, with its sources; a topology also as a machine.
+    """Show a file of a family, checked, with its sources; of chips and topologies also figures
+    that follow from it.
 
     A topology may be a graph too: node-link JSON, or an ASTRA-sim network file.
     """
+    from cluster_sim.output.facts import facts_of
     from cluster_sim.specs.load import read
 
     if family == "topology":
@@ -66,9 +73,11 @@ def show(
     ):
         if given:
             raise click.UsageError(f"{option} has no effect: only topologies are machines")
-    _load(family, name)
+    spec = _load(family, name)
     record, data, _ = read(family, name)
     print_file(record, data)
+    for line in facts_of(spec):
+        click.echo(f"# {line}")
 
 
 @click.command()
@@ -116,12 +125,13 @@ def schema(family: str) -> None:
 def _family_of(file: str) -> str:
     """The family of a name, or of a file by the folder it lies in and the keys it has."""
     from cluster_sim.errors import SpecError
+    from cluster_sim.specs.inline import is_inline
     from cluster_sim.specs.load import read
 
     for family in FAMILIES.values():
         if file in names(family):
             return family
-    if is_graph(file):
+    if is_graph(file) or is_inline(file):
         return "topology"
     keys = set(read("topology", file)[1]) if ("/" in file or file.endswith("ml")) else set()
     marks = {"chip": "topology", "arrivals": "workload", "layers": "model", "host": "software"}
@@ -132,7 +142,8 @@ def _family_of(file: str) -> str:
     raise SpecError(f"{file}: cannot tell what kind of file this is; say so with --as")
 
 
-def _load(family: str, name: str) -> None:
+def _load(family: str, name: str) -> Any:
+    """A file of a family as what a run would read; raises every problem of it."""
     from cluster_sim.specs.chip import Chip
     from cluster_sim.specs.load import load_spec, load_workload
     from cluster_sim.specs.model import Model
@@ -140,8 +151,7 @@ def _load(family: str, name: str) -> None:
 
     kinds: dict[str, type[Any]] = {"chip": Chip, "model": Model, "software": Software}
     if family == "topology":
-        checked_machine(name, [])
-    elif family == "workload":
-        load_workload(name)
-    else:
-        load_spec(family, name, kinds[family])
+        return checked_machine(name, [])[1]
+    if family == "workload":
+        return load_workload(name)
+    return load_spec(family, name, kinds[family])[1]

@@ -12,21 +12,25 @@ import click
 if TYPE_CHECKING:
     from cluster_sim.machine.classes import Machine
     from cluster_sim.specs.find import FileRecord
+    from cluster_sim.specs.inputs import TopologyInput
 
 
 def show_topology(
     name: str, overrides: Sequence[str], draw: str | None, export: str | None
 ) -> None:
     """Print the file and the machine that it makes; draw or export it on request."""
+    from cluster_sim.output.facts import facts_of
     from cluster_sim.output.machine_text import machine_report
     from cluster_sim.specs.load import read
 
-    machine = checked_machine(name, overrides)
-    if is_graph(name):
+    machine, inputs = checked_machine(name, overrides)
+    if inputs is None:
         click.echo(f"# {name}")
     else:
         record, data, _ = read("topology", name)
         print_file(record, data)
+        for line in facts_of(inputs):
+            click.echo(f"# {line}")
     click.echo()
     click.echo(machine_report(machine))
     if draw:
@@ -38,8 +42,10 @@ def show_topology(
         _export(machine, export)
 
 
-def checked_machine(name: str, overrides: Sequence[str]) -> Machine:
-    """The machine behind a topology or a graph file; raises SpecError with all that is wrong."""
+def checked_machine(name: str, overrides: Sequence[str]) -> tuple[Machine, TopologyInput | None]:
+    """The machine behind a topology or a graph file, and the topology (of a graph: None); raises
+    SpecError with all that is wrong.
+    """
     from cluster_sim.errors import SpecError
     from cluster_sim.machine.build import build_machine
     from cluster_sim.machine.exchange import load_graph
@@ -49,14 +55,14 @@ def checked_machine(name: str, overrides: Sequence[str]) -> Machine:
     if is_graph(name):
         if overrides:
             raise click.UsageError("--set and --chips have no effect on a graph file")
-        shown, machine = name, load_graph(name)
+        shown, machine, inputs = name, load_graph(name), None
     else:
         inputs = load_topology(name, overrides)
         shown, machine = inputs.files[0].path, build_machine(inputs)
     wrong = problems(machine)
     if wrong:
         raise SpecError([f"{shown}: {problem}" for problem in wrong])
-    return machine
+    return machine, inputs
 
 
 def is_graph(name: str) -> bool:

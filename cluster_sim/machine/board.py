@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster_sim.errors import SpecError
-from cluster_sim.machine.classes import Draft, Ends, LinkClass
+from cluster_sim.machine.classes import Draft, Ends, Ints, LinkClass
 from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.topology import Topology
 
@@ -102,7 +102,7 @@ def add_board(
     )
 
 
-def _straight(cable):  # type: ignore[no-untyped-def]
+def _straight(cable: Ints) -> tuple[Ints, Ints]:
     return cable, cable
 
 

@@ -69,7 +69,9 @@ def _build(machine: TopologyInput) -> Machine:
     if fabric is not None:
         if nics is None:
             raise SpecError("fabric: needs the NICs of a host; describe its board")
-        _warn_bits(draft, machine, nics.bandwidth_bytes_per_s)
+        _warn_bits(draft, machine, "board.nic_bandwidth", nics.bandwidth_bytes_per_s)
+        if fabric.link is not None:
+            _warn_bits(draft, machine, "fabric.link", fabric.link)
         scale_out = add_scale_out(draft, fabric, nics)
     result = Machine(
         name=topology.name,
@@ -91,12 +93,12 @@ def _build(machine: TopologyInput) -> Machine:
     return result
 
 
-def _warn_bits(draft: Draft, machine: TopologyInput, bandwidth: float) -> None:
-    """A NIC that is eight times the chip's, or faster than any, was meant in bits."""
+def _warn_bits(draft: Draft, machine: TopologyInput, key: str, bandwidth: float) -> None:
+    """A port that is eight times the chip's NIC, or faster than any, was meant in bits."""
     known = machine.chip.nic
     if bandwidth > FASTEST_NIC_BYTES_PER_S or (known and bandwidth == 8 * known):
         draft.notes.append(
-            f"board.nic_bandwidth: {bandwidth / 1e9:g} GB/s are {bandwidth * 8 / 1e9:g} Gb/s a NIC"
+            f"{key}: {bandwidth / 1e9:g} GB/s are {bandwidth * 8 / 1e9:g} Gb/s a port"
             + (f", the chip's file says {known * 8 / 1e9:g} Gb/s" if known else "")
             + f"; if {bandwidth / 1e9:g} Gb/s was meant (= {bandwidth / 8e9:g} GB/s), write it so"
         )

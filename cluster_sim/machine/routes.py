@@ -64,7 +64,11 @@ def paths(
     keys: Sequence[int] | Ints | None = None,
     routing: Routing | None = None,
 ) -> Routes:
-    """Routes of many flows at once; ``keys`` tell flows between the same devices apart."""
+    """Routes of many flows at once; ``keys`` tell flows between the same devices apart.
+
+    Limits: spread over three tiers (``adaptive``) a flow has thousands of pieces; ask for such
+    routes in batches.
+    """
     return _ways(machine, sources, targets, keys, routing).routes()
 
 

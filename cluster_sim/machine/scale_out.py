@@ -15,7 +15,7 @@ import numpy as np
 
 from cluster_sim.errors import SpecError
 from cluster_sim.machine.board import Nics
-from cluster_sim.machine.classes import Draft, Ints, LinkClass
+from cluster_sim.machine.classes import Draft, Ends, Ints, LinkClass
 from cluster_sim.specs.fabric import RAIL_KINDS, Fabric
 
 
@@ -71,6 +71,17 @@ class Counts:
     def core_of(self, group: Ints, uplink: Ints) -> Ints:
         """Core, among those of a spine's place, at the end of a spine's uplink."""
         return (group * self.core_uplinks + uplink) % self.cores
+
+    def spine_ends(self, cable: Ints) -> tuple[Ints, Ints]:
+        """Leaf and spine at the ends of cables between them."""
+        leaf, uplink = cable // self.uplinks, cable % self.uplinks
+        return leaf, self.group_of(leaf) * self.spines + self.spine_of(leaf, uplink)
+
+    def core_ends(self, cable: Ints) -> tuple[Ints, Ints]:
+        """Spine and core at the ends of cables between them."""
+        spine, uplink = cable // self.core_uplinks, cable % self.core_uplinks
+        group, place = spine // self.spines, spine % self.spines
+        return spine, place * self.cores + self.core_of(group, uplink)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +223,12 @@ def _tiers(fabric: Fabric, ports: int, uplinks: int, rails: int, leaves: int) ->
 
 def _tree(draft: Draft, fabric: Fabric, nics: Nics) -> Tree:
     counts = plan_tree(fabric, nics.per_host, nics.count)
+    short = ceil(nics.count / nics.per_host) % counts.hosts_per_leaf
+    if counts.rails and short:
+        draft.notes.append(
+            f"the last leaf of every rail has {short} of {counts.hosts_per_leaf} hosts; whole "
+            f"scalable units are multiples of {counts.hosts_per_leaf} hosts"
+        )
     speed = fabric.link or nics.bandwidth_bytes_per_s
     of_rail = counts.leaves // counts.rails if counts.rails else 0
     draft.add_nodes(
@@ -241,33 +258,21 @@ def _tree(draft: Draft, fabric: Fabric, nics: Nics) -> Tree:
     )
     up = core = None
     if counts.spines:
-
-        def to_spine(cable: Ints) -> tuple[Ints, Ints]:
-            leaf, uplink = cable // counts.uplinks, cable % counts.uplinks
-            group = counts.group_of(leaf) * counts.spines
-            return leaf, group + counts.spine_of(leaf, uplink)
-
         up = draft.add_links(
             "leaf-spine",
             ("leaf", "spine"),
             counts.leaves * counts.uplinks,
             speed,
-            to_spine,
+            counts.spine_ends,
             latency_s=fabric.link_latency,
         )
     if counts.cores:
-
-        def to_core(cable: Ints) -> tuple[Ints, Ints]:
-            spine, uplink = cable // counts.core_uplinks, cable % counts.core_uplinks
-            group, place = spine // counts.spines, spine % counts.spines
-            return spine, place * counts.cores + counts.core_of(group, uplink)
-
         core = draft.add_links(
             "spine-core",
             ("spine", "core"),
             counts.groups * counts.spines * counts.core_uplinks,
             speed,
-            to_core,
+            counts.core_ends,
             latency_s=fabric.link_latency,
         )
     return Tree(counts=counts, nics=down, up=up, core=core)
@@ -317,21 +322,12 @@ def _dragonfly(draft: Draft, fabric: Fabric, nics: Nics) -> Dragonfly:
         lambda cable: (cable // spines, cable // spines // leaves * spines + cable % spines),
         latency_s=fabric.link_latency,
     )
-    low, high = np.triu_indices(groups, 1)
-
-    def to_group(cable: Ints) -> tuple[Ints, Ints]:
-        pair, k = cable // between, cable % between
-        a, b = low[pair], high[pair]
-        port_a = k * (groups - 1) + (b - a) - 1
-        port_b = k * (groups - 1) + (groups - (b - a)) - 1
-        return a * spines + port_a // each, b * spines + port_b // each
-
     across = draft.add_links(
         "spine-spine",
         ("spine", "spine"),
         groups * (groups - 1) // 2 * between,
         speed,
-        to_group,
+        _between_groups(groups, spines, each, between),
         latency_s=fabric.link_latency,
     )
     return Dragonfly(
@@ -345,3 +341,17 @@ def _dragonfly(draft: Draft, fabric: Fabric, nics: Nics) -> Dragonfly:
         up=up,
         across=across,
     )
+
+
+def _between_groups(groups: int, spines: int, each: int, between: int) -> Ends:
+    """Spines at the ends of the cables of every two groups: see Dragonfly for the ports."""
+    low, high = np.triu_indices(groups, 1)
+
+    def ends(cable: Ints) -> tuple[Ints, Ints]:
+        pair, k = cable // between, cable % between
+        a, b = low[pair], high[pair]
+        port_a = k * (groups - 1) + (b - a) - 1
+        port_b = k * (groups - 1) + (groups - (b - a)) - 1
+        return a * spines + port_a // each, b * spines + port_b // each
+
+    return ends

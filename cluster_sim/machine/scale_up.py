@@ -173,8 +173,10 @@ def _switched(
     through_host = scale_up.kind == "host"
     counts = (1,) if through_host else scale_up.links_per_switch
     layers = inner.kind if inner is not None else ""
-    domain = (scale_up.domain or topology.chips) * per_chip
+    domain = topology.domain * per_chip
     host = (topology.chips_per_host or topology.chips) * per_chip
+    if layers == "two_tier" and domain <= host:
+        layers = ""  # a host by itself needs no second tier
     sharing = {"two_tier": host, "crossed": domain // 2}.get(layers, domain)
     groups = -(-devices // sharing)
     where = "host" if sharing == host else ("rack" if layers != "two_tier" else "host")
@@ -226,11 +228,11 @@ def _second_tier(
     assert inner.spines is not None
     domain, host, devices = sizes
     planes, spines = len(links), inner.spines
-    if domain % host:
+    if domain % host and domain < devices:
         raise SpecError(
             f"scale_up.domain: must be whole hosts (got {domain} devices in hosts of {host})"
         )
-    hosts, per_domain = -(-devices // host), domain // host
+    hosts, per_domain = -(-devices // host), -(-domain // host)
     draft.add_nodes(
         "spine_up",
         "switch",
@@ -263,6 +265,12 @@ def _second_tier(
         )
         for plane in range(planes)
     )
+    number = sum(link.count * link.lanes for link in uplinks)
+    if inner.links_per_cable > 1:
+        draft.notes.append(
+            f"{number:,} links between the tiers of the domain, {inner.links_per_cable} in each of "
+            f"{number // inner.links_per_cable:,} cables"
+        )
     return Switched(links=links, shares=shares, uplinks=uplinks, spines=spines)
 
 

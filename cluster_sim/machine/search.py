@@ -38,14 +38,16 @@ def _walk(
     rules: Routing,
     way: Ways,
 ) -> None:
-    shares = {here: 1.0}
+    shares, through = {here: 1.0}, transit(machine)
     for hop in range(distance[here]):
         following: dict[int, float] = {}
         for node, share in shares.items():
             options = [
                 (link, to)
                 for link, to in leaving(machine)[node]
-                if distance[to] == distance[node] - 1 and distance[to] >= 0
+                if distance[to] == distance[node] - 1
+                and distance[to] >= 0
+                and (through[to] or distance[to] == 0)
             ]
             if rules.mode != "adaptive":
                 options = [options[int(hashed(rules.seed, hop, *ids)[0]) % len(options)]]
@@ -53,6 +55,16 @@ def _walk(
                 way.add(flow, np.array([link]), share / len(options))
                 following[to] = following.get(to, 0.0) + share / len(options)
         shares = following
+
+
+def transit(machine: Machine) -> list[bool]:
+    """Whether each node passes traffic on; kept with the machine."""
+    if "transit" not in machine.cache:
+        counts = [node.count for node in machine.nodes]
+        each = np.repeat(np.array([node.transit for node in machine.nodes]), counts)
+        machine.cache["transit"] = each.tolist()
+    found: list[bool] = machine.cache["transit"]
+    return found
 
 
 def leaving(machine: Machine) -> list[list[tuple[int, int]]]:
@@ -81,9 +93,7 @@ def distances(machine: Machine, goal: int) -> list[int]:
         for here, there in ends:
             entering[there].append(here)
         machine.cache["entering"] = entering
-    through = np.repeat(
-        np.array([node.transit for node in machine.nodes]), [node.count for node in machine.nodes]
-    ).tolist()
+    through = transit(machine)
     distance = [-1] * machine.n_nodes
     distance[goal] = 0
     queue = deque([goal])

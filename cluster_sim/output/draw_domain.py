@@ -14,6 +14,7 @@ PLAIN = "#4c78a8"
 SWITCH = "#3b3b3b"
 PACKAGE = "#f4f6f8"
 MOST_LINES = 64  # links of a box drawn one by one; more become a band
+MOST_OF_AXIS = 40  # devices of a torus drawn along an axis
 PITCH, CELL = 22.0, 17.0
 PAD = 12.0
 
@@ -66,7 +67,7 @@ def draw_domain(drawing: Drawing, number: int, x: float, y: float) -> None:
     machine, kind = drawing.machine, drawing.machine.shape.scale_up
     width, height = domain_size(machine)
     size = min(machine.devices_per_domain, machine.devices - number * machine.devices_per_domain)
-    what = "host" if machine.devices_per_domain <= machine.devices_per_host else "domain"
+    what = "host" if machine.devices_per_domain == machine.devices_per_host else "domain"
     word = machine.nodes[0].name.upper()
     drawing.canvas.box(x, y, width, height, fill="#fbfbfb", stroke="#666", round_by=6)
     drawing.domain_at[number] = (x, y, width)
@@ -204,9 +205,10 @@ def _mesh(drawing: Drawing, kind: Mesh, number: int, x: float, y: float) -> None
 
 
 def _grid(kind: Torus) -> tuple[int, int, int]:
-    """Columns, rows and layers of a torus."""
+    """Columns and rows of a torus that are drawn, and its layers."""
     sizes = (1, 1, *sorted(kind.shape))[-3:] if len(kind.shape) < 3 else kind.shape[-3:]
-    return sizes[2], sizes[1], sizes[0] * math.prod(kind.shape[:-3])
+    layers = sizes[0] * math.prod(kind.shape[:-3])
+    return min(sizes[2], MOST_OF_AXIS), min(sizes[1], MOST_OF_AXIS), layers
 
 
 def _torus(drawing: Drawing, kind: Torus, x: float, y: float) -> None:
@@ -235,6 +237,8 @@ def _torus(drawing: Drawing, kind: Torus, x: float, y: float) -> None:
     shape = " x ".join(map(str, kind.shape))
     width = domain_size(drawing.machine)[0]
     words = f"torus {shape}, rings close, {speed(kind.links[0].bandwidth_bytes_per_s)} a link"
+    if max(kind.shape[-2:]) > MOST_OF_AXIS:
+        words = f"a corner of a {words}"
     canvas.text(
         x + width - PAD, y + domain_size(drawing.machine)[1] - 8, words, size=11, anchor="end"
     )

@@ -34,14 +34,19 @@ def link_bytes(algorithm: str, message: FloatArray, ranks: int) -> FloatArray:
 def usable_algorithms(
     machine: TopologyInput, algorithms: tuple[str, ...], ranks: int
 ) -> tuple[str, ...]:
-    """Those of a library's algorithms that have a curve and that the fabric can run; in-switch
-    reduction needs switches that reduce and more than two ranks.
+    """Those of a library's algorithms that have a curve and that the fabric can run: in-switch
+    reduction needs switches that reduce and more than two ranks; one-shot kernels run on at most
+    two ranks where chips meet only in the host (vLLM's custom all-reduce, recalled).
     """
-    in_switch = machine.topology.scale_up.in_switch_reduction and ranks > 2
+    links = machine.topology.scale_up
+    barred = {
+        "in_switch": not links.in_switch_reduction or ranks <= 2,
+        "one_shot": links.kind == "host" and ranks > 2,
+    }
     return tuple(
         algorithm
         for algorithm in machine.fits.all_reduce
-        if algorithm in algorithms and (algorithm != "in_switch" or in_switch)
+        if algorithm in algorithms and not barred.get(algorithm)
     )
 
 

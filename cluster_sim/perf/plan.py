@@ -165,11 +165,11 @@ def _refuse_room(machine: TopologyInput, layout: Layout, replicas: int, room: in
             f"{name} has {devices}; lower --replicas."
         )
     degrees = f"tp={layout.tp}" if layout.devices == layout.tp else str(layout)
-    placed = replicas_in(machine, layout.devices)
     if layout.devices * replicas <= devices:
+        placed = replicas_in(machine, layout.devices)
         raise DoesNotFitError(
-            f"{name} has room for {placed} replicas of {degrees}, since none may cross its "
-            f"scale-up domains of {room} devices; lower --tp or --replicas."
+            f"{name} has room for {placed} x {degrees}, since no replica may cross its scale-up "
+            f"domains of {room} devices; lower --tp or --replicas."
         )
     raise DoesNotFitError(
         f"{degrees} x {replicas} replicas needs {layout.devices * replicas} devices, "

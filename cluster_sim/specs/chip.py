@@ -137,6 +137,13 @@ class Chip:
         return self.peak[dtype] / self.devices_per_chip
 
     @property
+    def incomplete(self) -> str:
+        """What a run of the chip would lack, in words; empty if nothing."""
+        peak = "no bf16 peak" if self.peak else "no peak"
+        lacks = [] if "bf16" in self.peak else [peak]
+        return ", ".join(lacks if self.scale_up else [*lacks, "no scale_up"])
+
+    @property
     def tpp(self) -> float | None:
         """Total processing performance: the largest dense TOP/s x bits of the operands."""
         scores = [flop / 1e12 * BITS[dtype] for dtype, flop in self.peak.items()]

@@ -48,16 +48,17 @@ class Inner:
     """The tiers inside a scale-up domain that one layer of switches cannot hold.
 
     ``two_tier``: each plane (an entry of ``links_per_switch``) has one first-tier switch in every
-    host and ``spines`` second-tier switches, ``uplinks`` links from each to each. ``crossed``: each
-    of ``parts`` equal parts has its own switches; equal switches of two parts are joined by as many
-    links as they have down. ``torus``: chips stand in a grid of ``shape``, each joined to its
-    neighbours round each axis.
+    host and ``spines`` second-tier switches, ``uplinks`` links from each to each,
+    ``links_per_cable`` of them in a cable. ``crossed``: each of ``parts`` equal parts has its own
+    switches; equal switches of two parts are joined by as many links as they have down.
+    ``torus``: chips stand in a grid of ``shape``, each joined to its neighbours round each axis.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     kind: Literal["two_tier", "crossed", "torus"]
     spines: PositiveInt | None = None
     uplinks: PositiveInt = 1
+    links_per_cable: PositiveInt = 1
     parts: PositiveInt | None = None
     shape: tuple[PositiveInt, ...] = ()
     spine_ports: PositiveInt | None = None

@@ -60,6 +60,31 @@ def texts(family: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def chip_marks() -> dict[str, str]:
+    """What to know of each chip before using it: its status unless it ships, and what its file
+    lacks. A scan of lines, not a parse.
+    """
+    found, marks = texts("chip"), {}
+    for name, text in found.items():
+        base = re.search(r"^extends: *(\S+)", text, re.MULTILINE)
+        full = text + found.get(base[1], "") if base else text
+        status = re.search(r"^status: *(\w+)", full, re.MULTILINE)
+        words = [status[1]] if status and status[1] != "shipping" else []
+        lacks = [
+            what
+            for what, key in (("no scale_up", "scale_up:"), ("no TDP", "tdp:"))
+            if not re.search(rf"^{key}", full, re.MULTILINE)
+        ]
+        peaks = re.search(r"^peak:.*\n((?: .*\n)*)", full, re.MULTILINE)
+        if peaks is None or not re.search(r"^ +bf16:", peaks[1], re.MULTILINE):
+            lacks.insert(0, "no bf16 peak" if peaks else "no peak")
+        stops = [lack for lack in lacks if lack != "no TDP"]
+        words += [f"incomplete: {', '.join(stops)}"] if stops else []
+        tdp = ["no TDP"] if "no TDP" in lacks else []
+        marks[name] = "; ".join([*filter(None, [", ".join(words)]), *tdp])
+    return marks
+
+
 def find(family: str, name: str) -> FileRecord:
     """The file behind a name or a path; raises UnknownNameError with the nearest names, SpecError
     if unreadable.

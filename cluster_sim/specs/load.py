@@ -55,7 +55,7 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     if any(keys == ["chips"] for keys, _ in parts["topology"]):
         data.pop("hosts", None)
     _override(data, parts, "topology", source)
-    data = with_host(data, source.problem)
+    data, host_records = with_host(data, source.problem)
     if not isinstance(data.get("chip"), str):
         build(Topology, data, source, record.name)  # raises, with all other problems
     chip_record, facts, chip_lines = read("chip", data["chip"])
@@ -70,9 +70,8 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     data = with_chips(data, chip, source.problem)
     topology = build(Topology, with_chip_facts(data, chip, facts), source, record.name)
     fits, _, fits_records = load_fits(chip)
-    return TopologyInput(
-        topology=topology, chip=chip, fits=fits, files=(record, chip_record, *fits_records)
-    )
+    files = (record, *host_records, chip_record, *fits_records)
+    return TopologyInput(topology=topology, chip=chip, fits=fits, files=files)
 
 
 def load_fits(

@@ -7,15 +7,17 @@ from typing import Any
 
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.chip import Chip
-from cluster_sim.specs.find import find
+from cluster_sim.specs.find import FileRecord, find
 from cluster_sim.units import parse_quantity
 
 Problem = Callable[[tuple[str | int, ...], str], str]
 
 
-def with_host(data: dict[str, Any], problem: Problem) -> dict[str, Any]:
-    """The mapping of a topology laid over that of the topology that its ``host`` names, without
-    the number of chips there; one without ``host`` stays as it is.
+def with_host(
+    data: dict[str, Any], problem: Problem
+) -> tuple[dict[str, Any], tuple[FileRecord, ...]]:
+    """The mapping of a topology laid over that of the topology that its ``host`` names, whose
+    number of chips is kept as ``_whole``, and the file of that; without ``host`` it stays as it is.
     """
     from cluster_sim.specs.yaml_text import parse
 
@@ -26,7 +28,7 @@ def with_host(data: dict[str, Any], problem: Problem) -> dict[str, Any]:
             raise SpecError(
                 problem(("hosts",), "counts copies of a host; name it with host, or use chips")
             )
-        return data
+        return data, ()
     if not isinstance(name, str):
         raise SpecError(problem(("host",), f"must be a name (got {name!r})"))
     if data.get("chips") is None and data.get("hosts") is None:
@@ -35,16 +37,16 @@ def with_host(data: dict[str, Any], problem: Problem) -> dict[str, Any]:
     base, _ = parse(record.text, record.path)
     if "host" in base or "extends" in base:
         raise SpecError(problem(("host",), f"'{name}' is built on another file itself; one level"))
-    base["whole"] = base.pop("chips", None)
-    return merge(base, data)
+    base["_whole"] = base.pop("chips", None)
+    return merge(base, data), (record,)
 
 
 def with_chips(data: dict[str, Any], chip: Chip, problem: Problem) -> dict[str, Any]:
     """The mapping with ``hosts`` turned into ``chips``; the power of hosts grows with them."""
-    if "whole" not in data:
+    if "_whole" not in data:
         return data
     data = dict(data)
-    whole, hosts, chips = data.pop("whole"), data.pop("hosts", None), data.get("chips")
+    whole, hosts, chips = data.pop("_whole"), data.pop("hosts", None), data.get("chips")
     per_host = data.get("chips_per_host") or (chip.host.chips if chip.host else whole)
     for key, value in (("hosts", hosts), ("chips", chips)):
         if value is not None and (not isinstance(value, int) or value < 1):

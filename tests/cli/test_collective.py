@@ -41,7 +41,12 @@ def test_csv_and_json_agree(runner: CliRunner) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["all_reduce:1GiB:ranks=0-511:8", "flows:200:seed=1:bytes=64MiB", "all_to_all:1GiB:ranks=0-127"]
+    "spec",
+    [
+        "all_reduce:1GiB:ranks=0-511:8",
+        "flows:200:seed=1:bytes=64MiB",
+        "all_to_all:1GiB:ranks=0-127",
+    ],
 )
 def test_traffic_beside_slows(runner: CliRunner, spec: str) -> None:
     text = run(runner, *POD, "--bytes", "1GiB", "--background", spec, "--format", "json").output

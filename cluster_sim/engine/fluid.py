@@ -7,13 +7,13 @@ solved once for all changes at an instant, after everything else that happens th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from simpy.core import Environment
 from simpy.events import Event
 
-from cluster_sim.engine.clock import END_RANK, START_RANK, call_at, instant
+from cluster_sim.engine.clock import END_RANK, START_RANK, call_at, drop, instant
 from cluster_sim.engine.fluid_loops import TIE, compiled_fill
 from cluster_sim.engine.fluid_meter import Counters, Meter
 from cluster_sim.engine.fluid_pool import Pool
@@ -21,6 +21,7 @@ from cluster_sim.engine.fluid_solver import fill_rounds
 from cluster_sim.work import Activity
 
 SETTLE_RANK = 2 * START_RANK  # after all that starts at an instant
+FEW_STALE = 64  # alarms that no longer count may stay on the queue; more are dropped
 ALTERNATIONS = 8  # of the phases of a step that shares. Source: assumed; 80 agree within 1 %
 
 
@@ -54,7 +55,21 @@ class Handle(Event):
         alarm.callbacks.append(self._ring)
 
     def _ring(self, alarm: Event) -> None:
+        if alarm is self._alarm:
+            self._alarm = None
+            self._end()
+        else:
+            self.engine.stale.pop(alarm, None)
+
+    def _end(self) -> None:
+        """Its time alone is over."""
         raise NotImplementedError
+
+    def _silence(self) -> None:
+        """Its alarm no longer counts."""
+        if self._alarm is not None:
+            self.engine.silence(self._alarm)
+            self._alarm = None
 
     def _complete(self) -> None:
         """Be processed now, as the environment would."""
@@ -94,7 +109,7 @@ class Running(Handle):
             return  # it ends at this instant
         self.account(self.engine.meter)
         self._booked = self.done
-        self._alarm = None
+        self._silence()
         self.engine.disown(self, self.activity.resources)
         self.engine.join(self, left_s)
 
@@ -116,7 +131,7 @@ class Running(Handle):
         return done
 
     def _leave(self) -> None:
-        self._alarm = None
+        self._silence()
         if self.row >= 0:
             self.engine.part(self)
         else:
@@ -124,11 +139,8 @@ class Running(Handle):
         if not self._claims:
             self.engine.unclaim(self.activity.resources)
 
-    def _ring(self, alarm: Event) -> None:
-        if alarm is not self._alarm:
-            return
-        activity, engine = self.activity, self.engine
-        engine.meter.alone(activity, self.share, self.env.now - self.since_s)
+    def _end(self) -> None:
+        self.engine.meter.alone(self.activity, self.share, self.env.now - self.since_s)
         self._leave()
         self._complete()
 
@@ -164,6 +176,8 @@ class FluidEngine:
         self.claims = [0] * len(capacity)
         # Who has a resource to itself and is to be told when somebody comes.
         self.owner: list[Handle | None] = [None] * len(capacity)
+        self.stale: dict[Event, None] = {}
+        self._running = 0
         self._settling = False
         self._alarm: Event | None = None
         self._alarm_s = math.inf
@@ -224,8 +238,7 @@ class FluidEngine:
                 f"resources(={activity.resources}) must be < {len(claims)}, of which there are"
             ) from None
         if not mine:
-            for r in activity.resources:
-                claims[r] += 1
+            self.claim(activity.resources)
         if alone:
             for r in activity.resources:
                 self.owner[r] = running
@@ -234,23 +247,42 @@ class FluidEngine:
             self.tell(activity.resources)
             self.join(running, alone_s * running.share)
 
-    def tell(self, resources: Sequence[int]) -> None:
+    def tell(self, resources: Iterable[int]) -> None:
         """Tell those who had one of these resources to themselves that somebody comes."""
         for r in resources:
             owner = self.owner[r]
             if owner is not None:
                 owner.disturb()
 
-    def disown(self, owner: Handle, resources: Sequence[int]) -> None:
+    def disown(self, owner: Handle, resources: Iterable[int]) -> None:
         """These resources are nobody's own any more."""
         for r in resources:
             if self.owner[r] is owner:
                 self.owner[r] = None
 
-    def unclaim(self, resources: Sequence[int]) -> None:
+    def claim(self, resources: Iterable[int]) -> None:
+        """One more may come on these resources."""
+        self._running += 1
+        for r in resources:
+            self.claims[r] += 1
+
+    def unclaim(self, resources: Iterable[int]) -> None:
         """One fewer may come on these resources."""
+        self._running -= 1
         for r in resources:
             self.claims[r] -= 1
+        if self.stale and not self._running:
+            self._drop_stale()
+
+    def silence(self, alarm: Event) -> None:
+        """An alarm on the queue no longer counts."""
+        self.stale[alarm] = None
+        if len(self.stale) > max(FEW_STALE, len(self.env._queue) // 2):
+            self._drop_stale()
+
+    def _drop_stale(self) -> None:
+        drop(self.env, self.stale)
+        self.stale.clear()
 
     def join(self, running: Running, left_s: float) -> None:
         """An activity shares from now on."""
@@ -275,11 +307,15 @@ class FluidEngine:
         self.pool.settle(self.env.now)
         end_s = self.pool.next_end_s()
         if end_s != self._alarm_s:
+            if self._alarm is not None:
+                self.silence(self._alarm)
             self._alarm_s, self._alarm = end_s, None
             if end_s < math.inf:
                 self._alarm = instant(self.env, end_s, END_RANK)
                 assert self._alarm.callbacks is not None
                 self._alarm.callbacks.append(self._ring)
+        if self.stale and not self._running:
+            self._drop_stale()
 
     def _ring(self, alarm: Event) -> None:
         if alarm is self._alarm:
@@ -288,6 +324,8 @@ class FluidEngine:
                 assert isinstance(member, Running)
                 member.end_shared()
             self._ask_settle()
+        else:
+            self.stale.pop(alarm, None)
 
 
 def _check_capacity(resource: int, capacity: float) -> None:

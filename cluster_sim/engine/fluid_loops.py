@@ -17,7 +17,7 @@ from cluster_sim.errors import ClusterSimError
 
 # Shares closer than this count as equal: they differ by rounding only. Source: assumed, some
 # thousand times the rounding of a double and a thousandth of the certificate's tolerance.
-TIE = 1e-12
+TIE = 1e-14
 
 
 def fill_loops(

@@ -64,9 +64,8 @@ class Play(Handle):
         claims = self.engine.claims
         if any(r >= len(claims) for r in self._rate):
             raise ValueError(f"resources(={tuple(self._rate)}) must be < {len(claims)}")
-        for r in self._rate:
-            claims[r] += 1
-        self.engine.tell(tuple(self._rate))
+        self.engine.claim(self._rate)
+        self.engine.tell(self._rate)
         self._go()
 
     def _go(self) -> None:
@@ -122,8 +121,8 @@ class Play(Handle):
     def _stop_alone(self) -> None:
         """Book what the stretch did by now."""
         self.account(self.engine.meter)
-        self._alarm = None
-        self.engine.disown(self, tuple(self._rate))
+        self._silence()
+        self.engine.disown(self, self._rate)
         now_s = self.env.now
         whole = bisect_right(self._stretch_s, now_s)
         self._done_s += sum(share * _seconds(phases) for phases, share in self._did())
@@ -195,17 +194,16 @@ class Play(Handle):
                 self._stop_alone()
             elif self._part is not None:
                 self._done_s += self._part.cancel() * self._part.activity.alone_s
-            self.engine.unclaim(tuple(self._rate))
+            self.engine.unclaim(self._rate)
             self._cancelled = True
         return self._done_s / total_s if total_s > 0 else 1.0
 
-    def _ring(self, alarm: Event) -> None:
-        if alarm is self._alarm:
-            self._stop_alone()
-            self._finish()
+    def _end(self) -> None:
+        self._stop_alone()
+        self._finish()
 
     def _finish(self) -> None:
-        self.engine.unclaim(tuple(self._rate))
+        self.engine.unclaim(self._rate)
         self._complete()
 
 

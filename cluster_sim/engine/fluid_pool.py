@@ -32,7 +32,7 @@ GROWTH_SHARE = 0.05
 LONGEST_BACK_OFF = 64
 # Relative difference below which an activity counts as held by a full resource; well below the
 # certificate's tolerance and above rounding.
-HELD = 1e-11
+HELD = 1e-13
 # Rounding of the sum of many uses, relative to the capacity.
 SUM_ROUNDING = 4e-15
 # With more entries than this share of all resources, renumbering them does not pay. Source:

@@ -78,7 +78,7 @@ def naive_run(changes: Sequence[Change], capacity: Sequence[float]) -> History:
     while todo or running:
         rate = naive_rates([started[i] for i in running], capacity)
         ends = [
-            now + (1 - share[i]) / r if r > 0 else math.inf
+            now if share[i] >= 1 - ROUNDING else now + (1 - share[i]) / r if r > 0 else math.inf
             for i, r in zip(running, rate, strict=True)
         ]
         at = min([*ends, *(change.at_s for change in todo[:1])])

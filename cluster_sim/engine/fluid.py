@@ -30,12 +30,13 @@ class Handle(Event):
     when it is cancelled.
     """
 
+    since_s = 0.0
+    _alarm: Event | None = None
+    _cancelled = False
+
     def __init__(self, engine: FluidEngine) -> None:
         super().__init__(engine.env)
         self.engine = engine
-        self.since_s = 0.0
-        self._alarm: Event | None = None
-        self._cancelled = False
 
     def disturb(self) -> None:
         """Somebody else comes on a resource that this had to itself."""
@@ -82,12 +83,14 @@ class Handle(Event):
 class Running(Handle):
     """A part ``share`` of an activity that runs; ``row`` is its place in the pool, -1 outside."""
 
+    row = -1
+    _booked = 0.0  # the share that the meter has
+
     def __init__(self, engine: FluidEngine, activity: Activity, share: float, claims: int) -> None:
         super().__init__(engine)
-        self.activity, self.share, self.row = activity, share, -1
+        self.activity, self.share = activity, share
         # How many claims on its resources belong to whom it runs for: a play has claimed before.
         self._claims = claims
-        self._booked = 0.0  # the share that the meter has
 
     @property
     def done(self) -> float:
@@ -140,8 +143,12 @@ class Running(Handle):
             self.engine.unclaim(self.activity.resources)
 
     def _end(self) -> None:
-        self.engine.meter.alone(self.activity, self.share, self.env.now - self.since_s)
-        self._leave()
+        engine, resources = self.engine, self.activity.resources
+        engine.meter.alone(self.activity, self.share, self.env.now - self.since_s)
+        for r in resources:
+            engine.owner[r] = None
+        if not self._claims:
+            engine.unclaim(resources)
         self._complete()
 
     def end_shared(self) -> None:
@@ -238,7 +245,9 @@ class FluidEngine:
                 f"resources(={activity.resources}) must be < {len(claims)}, of which there are"
             ) from None
         if not mine:
-            self.claim(activity.resources)
+            self._running += 1
+            for r in activity.resources:
+                claims[r] += 1
         if alone:
             for r in activity.resources:
                 self.owner[r] = running

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from cluster_sim.engine.fluid_loops import TIE
 from cluster_sim.engine.fluid_solver import (
+    FEW_ENTRIES,
     Bools,
     Fill,
     Floats,
     Ints,
     entries_of,
+    fill_few,
     fill_some,
     left_over,
 )
@@ -38,6 +40,8 @@ SUM_ROUNDING = 4e-15
 # With more entries than this share of all resources, renumbering them does not pay. Source:
 # assumed.
 WIDE = 0.25
+# Of its time alone: an activity of which less is left is complete.
+NOTHING_LEFT = 1e-12
 # Dead rows are dropped once they are more than half and more than this.
 FEW_ROWS = 64
 
@@ -48,6 +52,7 @@ _ROW_COLUMNS = (
     ("kernel", np.bool_),
     ("ceiling", np.float64),
     ("level", np.float64),
+    ("alone_s", np.float64),
     ("left_s", np.float64),
     ("pace", np.float64),
     ("since_s", np.float64),
@@ -76,6 +81,7 @@ class Pool:
     kernel: Bools
     ceiling: Floats
     level: Floats
+    alone_s: Floats
     left_s: Floats
     pace: Floats
     since_s: Floats
@@ -116,7 +122,7 @@ class Pool:
         self.first[row], self.count[row] = at, more
         self.alive[row], self.kernel[row] = True, activity.kind == "kernel"
         self.ceiling[row] = activity.size / (activity.alone_s * activity.weight)
-        self.level[row] = self.pace[row] = 0.0
+        self.level[row], self.pace[row], self.alone_s[row] = 0.0, 0.0, activity.alone_s
         self.left_s[row], self.since_s[row], self.end_s[row] = left_s, now_s, np.inf
         self.resource[at : at + more] = activity.resources
         self.per_level[at : at + more] = activity.demand
@@ -161,23 +167,69 @@ class Pool:
         """Solve for the changes and set the ends of those whose level changed."""
         before = self.level[: self.rows].copy()
         before[self._fresh] = -1.0
+        if int(self.count[: self.rows][self.alive[: self.rows]].sum()) <= FEW_ENTRIES:
+            self._settle_few()
+        else:
+            self._settle_many()
+        self._retime(np.flatnonzero(self.level[: self.rows] != before), now_s)
+        self._forget()
+        if self.dead > FEW_ROWS and 2 * self.dead > self.rows:
+            self._compact()
+
+    def _settle_few(self) -> None:
+        """Solve everything with plain loops over lists."""
+        for resources in (*self._touched, self._resized):
+            self.used[:, resources] = self.top[:, resources] = 0.0
+        self._free[0, self._resized] = self.capacity[self._resized]
+        rows = np.flatnonzero(self.alive[: self.rows])
+        kernel = self.kernel[rows]
+        before: dict[int, float] = {}  # use in the first round
+        noted: list[int] = []
+        for kind in (0, 1):
+            mine = rows[kernel == kind]
+            if not len(mine):
+                continue
+            entries, start = entries_of(self.first, self.count, mine)
+            resource, per_level = self.resource[entries].tolist(), self.per_level[entries].tolist()
+            index: dict[int, int] = {}
+            column = [index.setdefault(r, len(index)) for r in resource]
+            columns = list(index)
+            free = self.capacity[columns].tolist()
+            if before:
+                taken = [before.get(r, 0.0) for r in columns]
+                free = left_over(np.array(free), np.array(taken)).tolist()
+            self._free[kind, columns] = free
+            bounds = start.tolist()
+            level = fill_few(bounds, column, per_level, self.ceiling[mine].tolist(), free)
+            used, top = [0.0] * len(columns), [0.0] * len(columns)
+            for i, height in enumerate(level):
+                for e in range(bounds[i], bounds[i + 1]):
+                    used[column[e]] += per_level[e] * height
+                    top[column[e]] = max(top[column[e]], height)
+            self.level[mine] = level
+            self.used[kind, columns], self.top[kind, columns] = used, top
+            before = dict(zip(columns, used, strict=True))
+            noted += columns
+        self._note_peak(noted)
+
+    def _note_peak(self, columns: list[int] | Ints) -> None:
+        used, capacity = self.used[0, columns] + self.used[1, columns], self.capacity[columns]
+        share = np.divide(used, capacity, out=np.zeros(len(columns)), where=capacity > 0)
+        self.peak[columns] = np.maximum(self.peak[columns], share)
+
+    def _settle_many(self) -> None:
         columns = self._distinct(self._touched[0] + self._resized)
         moved = self._round(0, columns, self.capacity[columns])
         if self._kernels or self._touched[1]:
             columns = self._distinct(self._touched[1] + self._resized, moved)
             free = left_over(self.capacity[columns], self.used[0, columns])
             moved = self._distinct([], moved, self._round(1, columns, free))
-        used, capacity = self.used[:, moved].sum(0), self.capacity[moved]
-        share = np.divide(used, capacity, out=np.zeros(len(moved)), where=capacity > 0)
-        self.peak[moved] = np.maximum(self.peak[moved], share)
-        self._retime(np.flatnonzero(self.level[: self.rows] != before), now_s)
-        self._forget()
-        if self.dead > FEW_ROWS and 2 * self.dead > self.rows:
-            self._compact()
+        self._note_peak(moved)
 
     def _retime(self, rows: Ints, now_s: float) -> None:
         left = self.left_s[rows] - (now_s - self.since_s[rows]) * self.pace[rows]
-        left = np.maximum(left, 0.0)
+        # Else one that ends at the instant of a change could stall for what rounding left of it.
+        left = np.where(left > NOTHING_LEFT * self.alone_s[rows], left, 0.0)
         pace = self.level[rows] / self.ceiling[rows]
         takes = np.divide(left, pace, out=np.full(len(rows), np.inf), where=pace > 0)
         self.left_s[rows], self.pace[rows], self.since_s[rows] = left, pace, now_s

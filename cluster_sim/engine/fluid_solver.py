@@ -33,7 +33,7 @@ Fill = Callable[[Ints, Ints, Floats, Floats, Floats], Floats]
 TOLERANCE = 1e-9  # relative, of the certificate
 # Up to so many entries plain loops over lists beat the fixed cost of numpy calls. Source: measured
 # with tests/bench/test_fluid_speed.py.
-FEW_ENTRIES = 100
+FEW_ENTRIES = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,14 +129,26 @@ def fill_some(
     """Fill with plain loops over lists where that is faster."""
     if len(column) > FEW_ENTRIES:
         return fill(start, column, per_level, ceiling, free)
+    lists = (values.tolist() for values in (start, column, per_level, ceiling, free))
+    return np.array(fill_few(*lists))
+
+
+def fill_few(
+    start: list[int],
+    column: list[int],
+    per_level: list[float],
+    ceiling: list[float],
+    free: list[float],
+) -> list[float]:
+    """Fill over lists."""
     level = [0.0] * len(ceiling)
     columns = range(len(free))
     fill_loops(
-        start.tolist(),
-        column.tolist(),
-        per_level.tolist(),
-        ceiling.tolist(),
-        free.tolist(),
+        start,
+        column,
+        per_level,
+        ceiling,
+        free.copy(),
         level,
         [0.0 for _ in columns],
         [0.0 for _ in columns],
@@ -145,7 +157,7 @@ def fill_some(
         list(columns),
         [0] * len(ceiling),
     )
-    return np.array(level)
+    return level
 
 
 def fill_rounds(

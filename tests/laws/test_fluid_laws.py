@@ -16,6 +16,7 @@ from cluster_sim.engine import fluid_pool
 from cluster_sim.engine.fluid import FluidEngine, Running
 from cluster_sim.engine.fluid_fold import activities_of, fold
 from cluster_sim.engine.fluid_loops import compiled_fill, fill_loops
+from cluster_sim.engine.fluid_play import Play, play
 from cluster_sim.engine.fluid_pool import Pool
 from cluster_sim.engine.fluid_solver import (
     Floats,
@@ -25,7 +26,7 @@ from cluster_sim.engine.fluid_solver import (
     problem_of,
     solve,
 )
-from cluster_sim.work import Activity, traffic
+from cluster_sim.work import Activity, Phase, pause, traffic
 
 AMOUNTS = (1.0, 1.0, 2.0, 3.0, 0.1, 7.3, 1e-4, 1e4)
 needs_numba = pytest.mark.skipif(
@@ -163,6 +164,7 @@ def random_script(seed: int, most: int) -> tuple[list[Change], list[float]]:
             changes.append(Change(now, start=random_activity(rng, resources)))
             starts += 1
         elif roll < 0.8:
+            now += 1e-3 * rng.random()  # not at the instant of an end
             changes.append(Change(now, cancel=rng.randrange(starts)))
         else:
             value = rng.choice((0.0, 1.0, 3.0, 10 ** rng.uniform(-1, 2)))
@@ -235,6 +237,64 @@ def test_a_run_is_that_of_solving_everything_at_every_change(seed: int) -> None:
 @settings(max_examples=300, deadline=None)
 def test_a_long_run_is_that_of_solving_everything_at_every_change(seed: int) -> None:
     check_against_reference(seed, 150)
+
+
+def random_step(rng: random.Random, resources: int) -> tuple[Phase, ...]:
+    activities = [random_activity(rng, resources) for _ in range(rng.randint(1, 3))]
+    if rng.random() < 0.3:
+        activities.append(pause(rng.choice((0.0, 0.2))))
+    return tuple(Phase(name=str(i), activity=a) for i, a in enumerate(activities))
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_plays_carry_what_their_steps_demand(seed: int) -> None:
+    """Whoever comes, goes or changes a capacity: what is complete is carried in full, and what is
+    cancelled in part; and nobody is left on a resource.
+    """
+    rng = random.Random(seed)
+    env = simpy.Environment()
+    resources = rng.choice((2, 6, 20))
+    engine = FluidEngine(env, [rng.choice((1.0, 5.0, 50.0)) for _ in range(resources)])
+    plays: list[tuple[Play, list[tuple[Phase, ...]]]] = []
+    booked = np.zeros(resources)
+
+    def book(activity: Activity, share: float) -> None:
+        booked[list(activity.resources)] += share * np.array(activity.demand)
+
+    def user():
+        for _ in range(rng.randint(1, 6)):
+            steps = [random_step(rng, resources)] * rng.randint(1, 3)
+            steps.append(random_step(rng, resources))
+            plays.append((play(engine, steps), steps))
+            yield env.timeout(rng.choice((0.0, 0.3, rng.random())))
+            visitor = random_activity(rng, resources)
+            engine.start(visitor)
+            book(visitor, 1.0)
+            yield env.timeout(rng.choice((0.0, 0.5, 2 * rng.random())))
+            engine.set_capacity(rng.randrange(resources), rng.choice((0.5, 3.0)))
+            if rng.random() < 0.3:
+                visitor = random_activity(rng, resources)
+                handle = engine.start(visitor)
+                yield env.timeout(rng.random())
+                book(visitor, engine.cancel(handle))
+
+    env.process(user())
+    env.run()
+    for steps_played, steps in plays:
+        assert steps_played.processed
+        assert len(steps_played.ends_s) == len(steps)
+        assert steps_played.ends_s == sorted(steps_played.ends_s)
+        for step in steps:
+            for phase in step:
+                book(phase.activity, 1.0)
+    counters = engine.counters()
+    assert counters.carried == pytest.approx(booked, rel=1e-9, abs=1e-9)
+    assert (counters.utilisation_s <= counters.busy_s * (1 + 1e-9)).all()
+    assert (counters.peak <= 1 + 1e-9).all()
+    assert set(engine.claims) == {0}
+    assert set(engine.owner) == {None}
+    assert not env._queue
 
 
 def test_the_same_run_gives_the_same_bits() -> None:

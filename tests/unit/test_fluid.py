@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 import random
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import simpy
 
+from cluster_sim.engine import cluster as cluster_module
 from cluster_sim.engine.cluster import Cluster
 from cluster_sim.engine.fluid import FluidEngine, Handle
 from cluster_sim.engine.fluid_fold import fold
@@ -260,7 +262,7 @@ def visited(alternations: int, share: float, visits: list[tuple[float, float]]) 
 
 def test_eight_alternations_are_enough() -> None:
     rng = random.Random(1)
-    for _ in range(40):
+    for _ in range(12):
         visits = [(rng.uniform(0, 5), rng.uniform(0.05, 1)) for _ in range(2)]
         share = rng.uniform(0.05, 0.6)
         few, many = (visited(n, share, visits) for n in (8, 80))
@@ -340,6 +342,10 @@ def test_a_users_process_delays_the_chip_that_it_is_on_and_no_other() -> None:
     assert set(ends.values()) == {plays[0].ends_s[-1]}
     assert plays[0].ends_s[-1] == pytest.approx(5.0)
     assert list(cluster.engine.counters().carried) == pytest.approx([20e12, 20e12, 22e12, 20e12])
+
+
+def test_the_example_of_the_cluster() -> None:
+    assert doctest.testmod(cluster_module).failed == 0
 
 
 def test_names_that_are_not_there() -> None:

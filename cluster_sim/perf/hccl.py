@@ -48,7 +48,7 @@ def hccl(
     per_domain = shape.per_domain
     times = [_pass_s(name, line, shape, operation, per_domain, message) for name in names]
     stacked = np.stack(times)
-    seconds = constants.launch + stacked.min(axis=0)
+    seconds = (constants.launch if shape.ranks > 1 else 0.0) + stacked.min(axis=0)
     best = [names[index] for index in stacked.argmin(axis=0).tolist()]
     if shape.domains > 1:
         seconds = seconds + _across_s(constants, shape, operation, message)

@@ -246,6 +246,9 @@ def check_folding(name: str, operation: str, algorithm: str, ranks: int) -> None
     for others in ([], beside):
         phases = collective_activity(group, call, 2.0**28)
         folded = shared_s(group, phases, others)
+        if not others:
+            alone_s = float(alone(group, call, np.array([2.0**28])).seconds[0])
+            assert folded == pytest.approx(alone_s, rel=1e-9)
         assert folded == pytest.approx(unfolded_s(group, call, 2.0**28, others), rel=1e-9)
 
 
@@ -430,6 +433,7 @@ def test_node_limited_routing_sends_less_over_nics() -> None:
 
 @pytest.mark.parametrize("ranks", [1])
 def test_a_group_of_one_rank_takes_no_time(ranks: int) -> None:
-    group = group_of("h100_nvl8", ranks)
-    assert float(alone(group, Call(operation="all_reduce"), SIZES).seconds.max()) == 0
-    assert collective_activity(group, Call(operation="all_reduce"), 2.0**20) == []
+    for name in ("h100_nvl8", "ascend_910b_8"):
+        group = group_of(name, ranks)
+        assert float(alone(group, Call(operation="all_reduce"), SIZES).seconds.max()) == 0
+        assert collective_activity(group, Call(operation="all_reduce"), 2.0**20) == []

@@ -221,3 +221,12 @@ def test_asymptotes(chip: str, n: int, in_switch: bool, size: int, busbw: float)
     reached = bus_factor("all_reduce", n) * size / float(priced.seconds[0]) / 1e9
     print(chip, n, in_switch, round(reached, 1), busbw)
     assert reached == pytest.approx(busbw, rel=0.03)
+
+
+def test_asymptote_of_a_chip_that_borrows() -> None:
+    """Eight H800 (200 GB/s of NVLink) with NVLS: 215 GB/s (NVIDIA/nccl#1374), not used to fit."""
+    shape = Shape(ranks=8, link_bytes_per_s=200e9, in_switch=True)
+    priced = collective(fits_of("h800_sxm"), shape, "all_reduce", np.array([2.0**33]))
+    reached = bus_factor("all_reduce", 8) * 2**33 / float(priced.seconds[0]) / 1e9
+    assert priced.provenance == "transferred"
+    assert reached == pytest.approx(215, rel=0.05)

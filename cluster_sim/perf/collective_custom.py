@@ -17,7 +17,9 @@ def custom_all_reduce(fits: CollectiveFits, name: str, shape: Shape, message: Fl
 
     Model: one-shot, every rank reads all others: latency + S (n - 1) / B. Two-shot: latency + wire
     / B with 2 S (n - 1) / n, or S (1 + 1/n) where the switches do it. NCCL above the library's
-    limit, over several domains and on more than eight ranks. Raises SpecError without constants.
+    limit, over several domains, over PCIe and on more than eight ranks.
+
+    Raises SpecError without constants.
     """
     custom = fits.custom.get(name)  # type: ignore[call-overload]
     if custom is None:
@@ -25,7 +27,7 @@ def custom_all_reduce(fits: CollectiveFits, name: str, shape: Shape, message: Fl
         raise SpecError(f"{fits.chip}: no constants of {name} (it has {have}); use nccl")
     above = nccl(fits, shape, "all_reduce", message)
     n = shape.ranks
-    if shape.domains > 1 or n > MOST_RANKS or n == 1:
+    if shape.domains > 1 or shape.pcie or n > MOST_RANKS or n == 1:
         return above
     one_limit, two_limit = limits(custom, n)
     one, two = _shots(custom, shape, fits, message)

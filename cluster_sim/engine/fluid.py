@@ -108,8 +108,6 @@ class Running(Handle):
     def disturb(self) -> None:
         """Go into the pool."""
         left_s = self._left_s()
-        if not left_s > 0:
-            return  # it ends at this instant
         self.account(self.engine.meter)
         self._booked = self.done
         self._silence()
@@ -208,9 +206,7 @@ class FluidEngine:
         _check_capacity(resource, capacity)
         if capacity == self.capacity[resource]:
             return
-        told: Handle | None = None
-        while (owner := self.owner[resource]) is not None and owner is not told:
-            told = owner
+        while (owner := self.owner[resource]) is not None:  # a play, then the part that it starts
             owner.disturb()
         self.meter.resize(resource, capacity, self._read().carried[resource])
         self.pool.resize(resource, capacity)

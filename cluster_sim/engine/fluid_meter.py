@@ -45,7 +45,7 @@ class Meter:
         for r, demand in zip(activity.resources, activity.demand, strict=True):
             self.carried[r] += share * demand
             self.busy_s[r] += seconds
-            if demand > peak[r] * capacity[r] * alone_s:
+            if seconds > 0 and demand > peak[r] * capacity[r] * alone_s:
                 peak[r] = demand / (alone_s * capacity[r])
 
     def carry(self, activity: Activity, share: float) -> None:

@@ -20,7 +20,7 @@ from cluster_sim.engine.fluid_loops import TIE
 from cluster_sim.engine.fluid_meter import Meter
 from cluster_sim.work import Activity, Phase
 
-NOTHING = 1e-15  # a part of a step of this share is rounding
+NOTHING = 1e-12  # a part of a phase in a round that is smaller is rounding
 
 
 def play(engine: FluidEngine, steps: Sequence[Sequence[Phase]]) -> Play:
@@ -133,9 +133,12 @@ class Play(Handle):
 
     def disturb(self) -> None:
         """Play by parts from now on."""
-        if self._stretch_s[-1] > self.env.now:
-            self._stop_alone()
+        self._stop_alone()
+        if len(self.ends_s) < len(self.steps):
             self._alternate()
+        else:  # it ends at this instant, but whoever comes goes on first
+            self.engine.unclaim(self._rate)
+            self.succeed()
 
     def _alternate(self) -> None:
         """Play what is left of the current step in rounds of all its phases.
@@ -156,7 +159,7 @@ class Play(Handle):
         order = [*phases[begin:], *phases[:begin]]
         parts = [(order[0], (1 - passed) * share), *((a, share) for a in order[1:])]
         parts.append((order[0], passed * share))
-        self._round = [(activity, part) for activity, part in parts if part > NOTHING]
+        self._round = [(activity, part) for activity, part in parts if part > NOTHING * share]
         self._at, self._rounds = 0, count
         self._start_part()
 

@@ -56,6 +56,7 @@ class Replica(Protocol):
     """What a service needs of a replica; the reference and the fast one both have it."""
 
     index: int
+    spec: ReplicaSpec
     in_step: bool
     start_s: float
     end_s: float

@@ -67,7 +67,7 @@ class Panel:
     ) -> None:
         """Show the replicas if it is time to."""
         if self._is_due():
-            self._draw(self._table(replicas, outcomes, arrived, now_s))
+            self._draw(self._picture(replicas, outcomes, arrived, now_s))
 
     def _is_due(self) -> bool:
         now = time.perf_counter()
@@ -86,23 +86,25 @@ class Panel:
             self.display.start()
         self.display.update(picture, refresh=True)
 
-    def _table(
+    def _picture(
         self, replicas: Sequence[Replica], outcomes: Outcomes, arrived: int, now_s: float
     ) -> Any:
-        """Totals in the title, a row a replica below, or one of all."""
+        """A line with the totals, and a row a replica below, or one of all."""
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         tokens = sum(rank.counts.output_tokens for r in replicas for rank in r.ranks)
         since_s, past = now_s - self.before[0], tokens - self.before[1]
         self.before = (now_s, tokens)
-        rate = f"{past / since_s:,.0f} output tokens/s" if since_s > 0 else ""
-        wall_s = time.perf_counter() - self.started
-        table = Table(
-            title=f"simulated {now_s:,.1f} s in {wall_s:.1f} s, "
-            f"{arrived:,} of {len(outcomes.status):,} requests arrived, "
-            f"{outcomes.finished:,} finished  {rate}",
-            title_justify="left",
-        )
+        parts = [
+            f"simulated {now_s:,.1f} s in {time.perf_counter() - self.started:.1f} s",
+            f"{arrived:,} of {len(outcomes.status):,} requests arrived",
+            f"{outcomes.finished:,} finished",
+        ]
+        if since_s > 0:
+            parts.append(f"{past / since_s:,.0f} output tokens/s")
+        table = Table()
         for heading in ("replica", "queue", "batch", "KV cache"):
             table.add_column(heading, justify="right")
         groups = [(str(replica.index), [replica]) for replica in replicas]
@@ -110,7 +112,7 @@ class Panel:
             groups = [(f"all {len(replicas)}", list(replicas))]
         for name, members in groups:
             table.add_row(name, *_load(members))
-        return table
+        return Group(Text(", ".join(parts)), table)
 
     def close(self) -> None:
         """Take the panel away."""

@@ -73,7 +73,8 @@ def run(
             bar.close()
             click.echo("Interrupted before the run itself began: nothing to write.", err=True)
             raise SystemExit(130) from None
-        bar.close()
+        finally:
+            bar.close()
         seconds = time.perf_counter() - started
         trace = make_timeline(result, timeline_window) if timeline else None
         folder = writer.write(result, {"simulated_s": f"{seconds:.3f}"}, trace)

@@ -81,7 +81,7 @@ def timeline(result: Result, window: tuple[float, float] | None = None) -> Timel
         raise SpecError("the run was not recorded: simulate(..., record=True)")
     run, ranks = facts.run, facts.choice.layout.ranks
     span = window or (0.0, run.end_s)
-    replicas = [replica_steps(tape, ranks) for tape in run.tapes]
+    replicas = [replica_steps(tape, ranks, facts.price.families) for tape in run.tapes]
     choice = _choose(facts, replicas, span)
     about = _about(facts, result, replicas, choice)
     return Timeline(

@@ -34,14 +34,30 @@ class ReplicaSteps:
     ranks: tuple[RankSteps, ...]
 
 
-def replica_steps(tape: Tape, ranks: int) -> ReplicaSteps:
-    """What a tape says about the completed steps."""
+def replica_steps(tape: Tape, ranks: int, families: Sequence[Family]) -> ReplicaSteps:
+    """What a tape says about the completed steps.
+
+    A rank without requests takes no part in a step, unless the ranks share operators: then it has
+    empty ones, since its devices do what is shared.
+    """
     each = tuple(steps_of(tape, rank) for rank in range(ranks))
     ends_s = np.array(tape.log.end_s)
+    if any(family.shared_s is not None for family in families):
+        each = tuple(_filled(steps, len(ends_s)) for steps in each)
     tokens = np.zeros(len(ends_s), dtype=np.int64)
     for steps in each:
         tokens[steps.number] += steps.decodes + steps.prefill_tokens
     return ReplicaSteps(starts_s=starts_of(tape), ends_s=ends_s, all_tokens=tokens, ranks=each)
+
+
+def _filled(steps: RankSteps, count: int) -> RankSteps:
+    """The steps with empty ones in between, so that there are ``count``."""
+    columns = {}
+    for name in RankSteps.__slots__:
+        values = getattr(steps, name)
+        columns[name] = np.zeros(count, dtype=values.dtype)
+        columns[name][steps.number] = values
+    return RankSteps(**{**columns, "number": np.arange(count, dtype=np.int64)})
 
 
 def family_s(family: Family, steps: RankSteps, all_tokens: IntArray) -> FloatArray:
@@ -68,7 +84,7 @@ def family_s(family: Family, steps: RankSteps, all_tokens: IntArray) -> FloatArr
 def step_name(decodes: int, prompts: int, tokens: int) -> str:
     """What a step is, in words."""
     if not tokens:
-        return f"decode {decodes:,}"
+        return f"decode {decodes:,}" if decodes else "no requests"
     text = f"prefill {_plural(prompts, 'prompt')}, {_plural(tokens, 'token')}"
     return f"{text} + {_plural(decodes, 'decode')}" if decodes else text
 

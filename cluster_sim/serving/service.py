@@ -301,8 +301,7 @@ class _EventDriven:
         live: Live | None,
     ) -> None:
         self.env = Environment()
-        self.replicas, self.outcomes = replicas, outcomes
-        self.watch, self.live = watch, live
+        self.replicas, self.outcomes, self.watch = replicas, outcomes, watch
         self.route = ROUTERS[service.router]
         self.concurrency = service.concurrency
         self.pending = iter(accepted)
@@ -310,6 +309,7 @@ class _EventDriven:
         self.every = max(1, len(accepted) // LOOKS_PER_RUN)
         self.generation = [0] * len(replicas)  # events of an older generation are stale
         self.starting = [False] * len(replicas)
+        self.live = live
 
     def run(self) -> None:
         """Play all events."""
@@ -378,13 +378,13 @@ class _EventDriven:
 
     def _end(self, replica: Replica) -> None:
         finished = replica.complete()
-        if self.live is not None:
-            self.live(self.replicas, self.outcomes, self.arrivals, self.env.now)
         if self.concurrency is not None:
             for _ in finished:
                 self._closed_arrival(self.env.now)
         if replica.has_work:
             self._start_soon(replica)
+        if self.live is not None:
+            self.live(self.replicas, self.outcomes, self.arrivals, self.env.now)
 
 
 def _check_conservation(

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from cluster_sim.ledger import close_ledger
-from cluster_sim.metrics import latencies, outcome_table
 from cluster_sim.output import timeline as module
 from cluster_sim.output import timeline_requests
 from cluster_sim.output.timeline import Timeline, choose_windows, timeline
@@ -249,9 +248,16 @@ def facts_of(seed: int, template: Result, step_by_step: bool) -> Result:
         run=run,
         choice=dataclasses.replace(template.facts.choice, layout=layout, replicas=service.replicas),
     )
-    seen = latencies(run, requests, open_loop=False)
-    table = outcome_table(run, requests, seen, known.job.workload.slo)
-    return dataclasses.replace(template, facts=known, requests=dict(table))
+    seen = run.outcomes
+    table = {
+        **{name: getattr(seen, name) for name in ("isl", "osl", "replica", "preemptions")},
+        "status": [status.name for status in seen.status],
+        "ttft_ms": 1e3 * (np.array(seen.first_s) - np.array(seen.arrival_s)),
+        "tpot_ms": np.full(len(seen.isl), np.nan),
+        "e2e_ms": 1e3 * (np.array(seen.finish_s) - np.array(seen.arrival_s)),
+        "within_slo": [status == Status.FINISHED for status in seen.status],
+    }
+    return dataclasses.replace(template, facts=known, requests=table)
 
 
 @pytest.fixture(scope="module")

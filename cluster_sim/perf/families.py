@@ -151,7 +151,8 @@ def prompt_attention(
     """Causal prompt attention: FLOP / (bf16 peak u_c) a unit of end^2 - start^2, and the floor.
 
     FLOP of a prompt of S tokens: heads (key dim + value dim) S^2, the causal half of scores and
-    values. Sparse layers compute the chosen tokens, and their index all of them.
+    values. Sparse layers compute the chosen tokens, and their index all of them. Limits: chosen
+    latents are expanded; kernels that work on latents (FlashMLA, recalled) do 3.4 times the FLOP.
     """
     heads, dims, curve = model.heads // layout.tp, 2 * model.head_dim, None
     if model.mla is not None:

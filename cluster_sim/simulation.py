@@ -62,6 +62,7 @@ def simulate(
     job = load_workload(workload) if isinstance(workload, str) else workload
     if seed is not None:
         job = dataclasses.replace(job, workload=dataclasses.replace(job.workload, seed=seed))
+    job = job.on(machine.chip)
     wanted, money = job.workload, economics or Economics()
     choice = resolve(machine, job)
     layout, dtypes = choice.layout, choice.recipe

@@ -22,12 +22,12 @@ class Name(click.ParamType[Any]):
         self.name = self.family = family
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check that the file is there; it is read later."""
+        """Check that the file is there; it is read later. Inline topologies get their name."""
         try:
-            find(self.family, value)
+            record = find(self.family, value)
         except (UnknownNameError, SpecError) as error:
             self.fail(str(error), param, ctx)
-        return str(value)
+        return record.name if record.origin == "inline" else str(value)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import click
 
 from cluster_sim.cli.options import resolve_inputs, run_options
-from cluster_sim.specs.find import chip_marks, names
+from cluster_sim.specs.find import HUGGING_FACE_FILE, chip_marks, names
 
 FAMILIES = {
     "topologies": "topology",
@@ -42,8 +43,8 @@ def list_names(family: str | None) -> None:
 @click.argument("family", type=click.Choice([*FAMILIES.values()]))
 @click.argument("name")
 def show(family: str, name: str) -> None:
-    """Show a file of a family, checked, with its sources; of chips and topologies also figures
-    that follow from it.
+    """Show a file of a family, checked, with its sources; of chips, topologies and models also
+    figures that follow from it.
     """
     from cluster_sim.output.facts import facts_of
     from cluster_sim.specs.load import read
@@ -51,10 +52,13 @@ def show(family: str, name: str) -> None:
     spec = _load(family, name)
     record, data, _ = read(family, name)
     click.echo(f"# {record.path}")
-    if re.search(r"^extends:", record.text, re.MULTILINE):
+    resolved = "with the file that it extends"
+    if record.path.endswith(".json"):
+        resolved = "from a Hugging Face config"
+    if record.path.endswith(".json") or re.search(r"^extends:", record.text, re.MULTILINE):
         import yaml
 
-        click.echo("# as resolved with the file that it extends")
+        click.echo(f"# as resolved {resolved}")
         click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
     else:
         click.echo(record.text.rstrip())
@@ -113,6 +117,8 @@ def _family_of(file: str) -> str:
     for family in FAMILIES.values():
         if file in names(family):
             return family
+    if file.endswith(".json") or Path(file, HUGGING_FACE_FILE).is_file():
+        return "model"
     if is_inline(file):
         return "topology"
     keys = set(read("topology", file)[1]) if ("/" in file or file.endswith("ml")) else set()

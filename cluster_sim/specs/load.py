@@ -151,11 +151,15 @@ def load_spec(family: str, name: str, kind: type[Spec]) -> tuple[FileRecord, Spe
 
 def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
     """A file's record, its mapping and the lines of its keys; ``extends: other`` is merged, one
-    level deep.
+    level deep. A model may be a Hugging Face config.
     """
     from cluster_sim.specs.yaml_text import parse
 
     record = find(family, name)
+    if family == "model" and record.path.endswith(".json"):
+        from cluster_sim.specs import hugging_face
+
+        return record, hugging_face.parse(record.text, record.path, record.name), {}
     data, lines = parse(record.text, record.path)
     base = data.pop("extends", None)
     if base is None:

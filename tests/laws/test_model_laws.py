@@ -134,6 +134,22 @@ def test_sparse_attention_over_all_tokens_is_full_attention_and_the_index() -> N
     assert growth == counts.index_bytes_per_token(sparse)  # every device keeps the whole index
 
 
+def test_chosen_latents_are_not_expanded() -> None:
+    """V3.2: 2,048 tokens as in V3, then 2,048 for each token at 1,088 dimensions instead of 320."""
+    sparse, full = price_of(MODELS["deepseek-v3.2"]), price_of(MODELS["deepseek-v3"])
+    length, window = 100_000, 2048
+    beyond = 2 * window * (length - window) * 1088 / 320
+    chosen = full.prompt_s * (window**2 + beyond) * (1 + full.half_length / window)
+    scored = sparse.prompt_s * length**2 * (1 + full.half_length / length)
+    priced = sparse.prefill_attention_s(0, length)
+    assert priced == pytest.approx(chosen + scored, rel=1e-12)
+    assert priced < full.prefill_attention_s(0, length)
+    short = sparse.prefill_attention_s(0, 2048) - sparse.prompt_s * 2048**2 * (
+        1 + full.half_length / 2048
+    )
+    assert short == pytest.approx(full.prefill_attention_s(0, 2048), rel=1e-12)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_bytes_of_the_cache_add_up_over_layers(name: str) -> None:
     model = MODELS[name]

@@ -66,6 +66,33 @@ class Time(click.ParamType[Any]):
         return f"{seconds!r} s"
 
 
+class Window(click.ParamType[Any]):
+    """A part of the simulated time: ``10s..20s``."""
+
+    name = "time..time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        """Its two ends in seconds."""
+        from cluster_sim.units import parse_quantity
+
+        if isinstance(value, tuple):
+            return value
+        first, dots, last = str(value).partition("..")
+        if not dots:
+            self.fail(f"write two times such as 10s..20s (got {value})", param, ctx)
+        try:
+            window = (parse_quantity(first, "time"), parse_quantity(last, "time"))
+        except ValueError as error:
+            self.fail(f"{error} (got {value})", param, ctx)
+        if not 0 <= window[0] < window[1]:
+            self.fail(
+                f"must begin at 0 s or later and end after it begins (got {value})", param, ctx
+            )
+        return window
+
+
 class PlanType(click.ParamType[Any]):
     """``auto``, ``tp2``, ``tp2x4`` (TP degree x replicas) or all degrees: ``tp1-pp2-ep8-dp8x1``."""
 

@@ -16,6 +16,7 @@ from cluster_sim.perf.collectives import (
 from cluster_sim.perf.experts import expert_time
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.operators import (
+    WEIGHT_ONLY,
     attention_curves,
     gemm_curve,
     gemm_s,
@@ -319,24 +320,23 @@ def _expert_families(case: _Case) -> list[Family]:
 def _exchange_family(case: _Case, counts: FloatArray) -> Family:
     """Dispatch in the experts' dtype and combine in bf16, once a layer with experts.
 
-    Model: a group's tokens go to min(top_k, n - 1) of the other devices; with experts on every
-    device of a stage (ep 1) to all of them. The devices of a group share its tokens.
+    Model: the devices of a group share its tokens, and each sends its part to the devices that hold
+    a slice of a chosen expert; with experts on every device of a stage (ep 1) to all others.
     """
-    model, layout = case.model, case.layout
+    model, layout, fits = case.model, case.layout, case.machine.fits
     assert model.moe is not None
     ranks = layout.stage_devices
-    copies = ranks - 1 if layout.ep == 1 else min(model.moe.top_k, ranks - 1)
-    tokens = np.ceil(counts / ranks)
+    chosen = None if layout.ep == 1 else model.moe.top_k * layout.expert_slices
     width = min(BYTES_PER_ELEMENT[case.recipe.experts], ACTIVATION_BYTES)
-    if case.recipe.experts in ("w4a16", "w8a16"):
+    if case.recipe.experts in WEIGHT_ONLY:
         width = ACTIVATION_BYTES
-    sent = tokens * copies * model.hidden
-    dispatch = exchange_s(case.machine, sent * width, ranks)
-    combine = exchange_s(case.machine, sent * ACTIVATION_BYTES, ranks)
+    copy = np.ceil(counts / ranks) * model.hidden
+    dispatch = exchange_s(case.machine, copy * width, ranks, chosen)
+    combine = exchange_s(case.machine, copy * ACTIVATION_BYTES, ranks, chosen)
     shared = model.moe.layers * (dispatch + combine)
     shared[0] = 0.0
-    curve = case.machine.fits.all_to_all
-    return Family("expert_exchange", curve.provenance if curve else "assumed", shared_s=shared)
+    provenance = weakest(curve.provenance for curve in fits.all_to_all.values())
+    return Family("expert_exchange", provenance, shared_s=shared)
 
 
 def _handoff_family(case: _Case) -> Family:

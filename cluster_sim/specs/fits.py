@@ -8,7 +8,7 @@ from typing import Any
 from cluster_sim.units import parse_quantity
 
 MOST_RELATIVES = 2  # a chip may borrow from one that borrows itself, not further
-_BY_DTYPE = (
+_BY_KEY = (
     "gemm",
     "moe",
     "attention_prefill",
@@ -16,8 +16,9 @@ _BY_DTYPE = (
     "mla_prefill",
     "mla_decode",
     "all_reduce",
+    "all_to_all",
 )
-_WHOLE = ("glue", "all_to_all", "power")
+_WHOLE = ("glue", "power")
 _NOT_WATTS = ("provenance", "source")
 
 
@@ -31,7 +32,7 @@ def borrowed(
     there is no power.
     """
     merged = dict(own)
-    for section in _BY_DTYPE:
+    for section in _BY_KEY:
         given = own.get(section, {})
         if section in relative and isinstance(given, dict):
             taken = {key: _taken(curve, name) for key, curve in relative[section].items()}

@@ -22,7 +22,7 @@ from cluster_sim.perf.transformer import (
     state_bytes,
     weight_bytes_per_device,
 )
-from cluster_sim.specs.chip import GroupedCurve, PrefillCurve
+from cluster_sim.specs.chip import ExpertCurve, LatentCurve, PrefillCurve
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_spec, load_topology, load_workload
 from cluster_sim.specs.model import LocalAttention, Model, Moe
@@ -41,13 +41,14 @@ KINDS = (
 def with_curves(machine: TopologyInput) -> TopologyInput:
     """Eight H200 with made-up curves for experts and latents."""
     made_up: dict[str, Any] = {"provenance": "assumed", "source": "made up"}
-    grouped = GroupedCurve(floor=5e-6, compute=0.5, memory=0.8, **made_up)
+    experts = ExpertCurve(floor=5e-6, compute=0.5, memory=0.8, activations=0.6, **made_up)
+    latents = LatentCurve(floor=5e-6, compute=0.5, memory=0.8, **made_up)
     prompts = PrefillCurve(floor=1e-5, compute=0.6, half_length=1000, **made_up)
     fits = dataclasses.replace(
         machine.fits,
-        moe={"fp8": grouped, "bf16": grouped},
+        moe={"fp8": experts, "bf16": experts},
         mla_prefill={"fp8": prompts, "bf16": prompts},
-        mla_decode={"fp8": grouped, "bf16": grouped},
+        mla_decode={"fp8": latents, "bf16": latents},
     )
     return dataclasses.replace(machine, fits=fits)
 

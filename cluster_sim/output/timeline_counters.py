@@ -24,18 +24,22 @@ def counter_events(
     index: int,
     run: Run,
     replica: ReplicaSteps,
-    power: Series,
+    power: Series | None,
     span: tuple[float, float],
     points: int,
 ) -> Iterator[Event]:
-    """The counters of a replica between two times, at most ``points`` values each."""
+    """The counters of a replica between two times, at most ``points`` values each; power only where
+    it is known.
+    """
     queue, batch = _requests(run, index)
-    for name, unit, series, digits, mean in (
+    counters = [
         ("batch", "sequences", batch, 0, False),
         ("queue", "requests", queue, 0, False),
         ("kv_cache", "blocks", _blocks(replica), 0, False),
-        ("power", "W", power, 1, True),
-    ):
+    ]
+    if power is not None:
+        counters.append(("power", "W", power, 1, True))
+    for name, unit, series, digits, mean in counters:
         at_s, values = _thinned(series, *span, points, mean=mean)
         rounded = np.round(values, digits)
         keep = np.concatenate([[True], np.diff(rounded) != 0])
@@ -77,25 +81,28 @@ def _blocks(replica: ReplicaSteps) -> Series:
 
 def power_w(
     machine: TopologyInput, families: Sequence[Family], replica: ReplicaSteps, chips: float
-) -> Series:
-    """Power (W) of the chips of a replica: their mean over each step, idle power between.
+) -> Series | None:
+    """Power (W) of the chips of a replica: their mean over each step, idle power between; None
+    where the chip's power is not known.
 
     Model: the power of each operator family while it runs; a rank that waits draws what the host
     phase does. Every rank stands for an equal share of the chips.
     """
     took_s = replica.ends_s - replica.starts_s
-    waiting_w = chip_power_w(machine, {"bubble": 1.0})
+    waiting_w, idle_w = (chip_power_w(machine, {state: 1.0}) for state in ("bubble", "idle"))
+    if waiting_w is None or idle_w is None:
+        return None
     energy_j = np.zeros(len(took_s))
     for steps in replica.ranks:
         names, parts = step_parts(replica, steps, families)
         rank_j, known_s = np.zeros(len(took_s)), np.zeros(len(took_s))
         for name, seconds in zip(names, parts, strict=True):
-            watts = waiting_w if name == "wait" else chip_power_w(machine, {name: 1.0})
+            watts = waiting_w if name == "wait" else chip_power_w(machine, {name: 1.0}) or 0.0
             rank_j[steps.number] += watts * seconds
             known_s[steps.number] += seconds
         energy_j += rank_j + waiting_w * np.maximum(took_s - known_s, 0.0)
     mean_w = chips / len(replica.ranks) * energy_j / np.where(took_s > 0, took_s, 1.0)
-    return _with_idle(replica, mean_w, chips * machine.chip.idle_power)
+    return _with_idle(replica, mean_w, chips * idle_w)
 
 
 def _with_idle(replica: ReplicaSteps, values: FloatArray, idle: float) -> Series:

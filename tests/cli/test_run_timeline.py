@@ -140,3 +140,11 @@ def test_live_on_a_terminal(tmp_path: Path, extra: list[str]) -> None:
     assert b"of 60 requests arrived" in shown
     assert b"KV cache" in shown
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_chips_of_unknown_power_have_no_power_counter(runner: CliRunner) -> None:
+    line = "run --topo 8xascend_950dt --workload llama70b --rate 8 --requests 20 --timeline"
+    result = runner.invoke(cli, line.split())
+    assert result.exit_code == 0, result.output
+    assert "kv_cache" in names(content(traces()[0]))
+    assert "power" not in names(content(traces()[0]))

@@ -68,10 +68,13 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class PromptAttention:
-    """Seconds per unit of prompt attention, in layers that see everything and in local ones."""
+    """Seconds per unit of prompt attention, in layers that see everything and in local ones; a pair
+    that sparse attention chose costs ``chosen_factor`` units.
+    """
 
     all_s: float
     local_s: float
+    chosen_factor: float
     half_length: float
     floor_s: float
     provenance: str
@@ -152,12 +155,14 @@ def prompt_attention(
     """Causal prompt attention: FLOP / (bf16 peak u_c) a unit of end^2 - start^2, and the floor.
 
     FLOP of a prompt of S tokens: heads (key dim + value dim) S^2, the causal half of scores and
-    values. Sparse layers compute the chosen tokens, and their index all of them. Limits: chosen
-    latents are expanded; kernels that work on latents (FlashMLA, recalled) do 3.4 times the FLOP.
+    values. Sparse layers compute the chosen tokens, and their index all of them. Chosen latents are
+    not expanded, since each query has others: 2 kv_rank + rope_dim instead of the expanded
+    dimensions a head (FlashMLA, recalled).
     """
-    heads, dims, curve = model.heads // layout.tp, 2 * model.head_dim, None
+    heads, dims, factor = model.heads // layout.tp, 2 * model.head_dim, 1.0
     if model.mla is not None:
         dims = model.mla.nope_dim + model.mla.rope_dim + model.mla.v_dim
+        factor = (2 * model.mla.kv_rank + model.mla.rope_dim) / dims
         curve, _ = mla_curves(machine, recipe.kv)
     else:
         curve, _ = attention_curves(machine, recipe.kv)
@@ -169,6 +174,7 @@ def prompt_attention(
     return PromptAttention(
         all_s=((model.cached_layers - local) * flop + index) / rate,
         local_s=local * flop / rate,
+        chosen_factor=factor,
         half_length=float(curve.half_length),
         floor_s=model.cached_layers * curve.floor,
         provenance=curve.provenance,

@@ -79,9 +79,26 @@ def _random_prefixes(rng: random.Random, isl: NDArray[np.int64], size: int) -> P
     return Prefixes(offsets, np.array(ids, dtype=np.int64), unit)
 
 
+def _random_sessions(
+    rng: random.Random, requests: Requests
+) -> Requests:
+    """Some requests become turns: each waits for one of the few before it that nobody else waits
+    for.
+    """
+    after = np.full(len(requests), -1, dtype=np.int64)
+    open_ends: list[int] = []
+    width = rng.choice((1, 3, 20))
+    for request in range(len(requests)):
+        if open_ends and rng.random() < 0.7:
+            after[request] = open_ends.pop(rng.randrange(len(open_ends)))
+        open_ends = [*open_ends, request][-width:]
+    think = [rng.choice((0.0, 0.0, 1e-3, 0.1, 3.0)) * rng.random() for _ in after]
+    return dataclasses.replace(requests, after=after, think_s=np.array(think))
+
+
 def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service, Requests]:
     """A service and its traffic: schedulers, bursts, starved caches, several replicas, closed and
-    open loops.
+    open loops, sessions.
     """
     rng = random.Random(seed)
     draw = np.random.default_rng(seed)
@@ -123,7 +140,8 @@ def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service,
         concurrency=rng.choice((None, None, None, 1, 7, 64, 64)),
     )
     priority = draw.integers(0, 2, count) if rng.random() < 0.3 else None
-    return service, Requests(arrival, isl, osl, priority=priority, prefixes=prefixes)
+    requests = Requests(arrival, isl, osl, priority=priority, prefixes=prefixes)
+    return service, _random_sessions(rng, requests) if rng.random() < 0.3 else requests
 
 
 def facts(run: Run) -> dict[str, object]:

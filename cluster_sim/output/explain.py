@@ -75,7 +75,7 @@ def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
     """Seconds by operator family of one decode step and of one mean prompt."""
     ranks = choice.layout.ranks
     batch = next((c.batch for c in choice.candidates if c.layout == choice.layout), ranks) // ranks
-    isl, osl = job.workload.isl.mean, job.workload.osl.mean
+    isl, osl = (lengths.average for lengths in job.workload.shape)
     mean_context = round(isl + osl / 2)
     prompt = max(1, min(round(isl), job.software.max_num_batched_tokens))
     attention_s = price.prefill_attention_s(0, prompt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 
 from cluster_sim.economics import chip_usd_per_hour
@@ -9,6 +10,8 @@ from cluster_sim.output.tables import FAMILY_WORDS, WIDTH, grid, number
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
+from cluster_sim.serving.generators import planned
+from cluster_sim.simulation import make_requests
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.workload import Economics
 
@@ -17,6 +20,9 @@ GIB = 2**30
 
 def explain_run(machine: TopologyInput, job: WorkloadInput, economics: Economics) -> str:
     """Plan, memory, price of a decode step and a prompt, money; raises what a run would raise."""
+    wanted, size = job.workload.plain(), job.software.memory.block_tokens
+    requests = make_requests(wanted, block_tokens=size)
+    job = planned(dataclasses.replace(job, workload=wanted), requests, block_tokens=size)
     choice = resolve(machine, job)
     parts = (job.model, job.software, choice.layout, choice.recipe)
     price = compile_step_price(machine, *parts)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.records import StepCounts, StepLog
-from cluster_sim.serving.requests import Prefixes, Requests
+from cluster_sim.serving.requests import Prefixes, Requests, prefixes_of_runs
 from cluster_sim.serving.router import ROUTERS
 from cluster_sim.serving.scheduler import SCHEDULERS, Decision, Scheduler, View
 from cluster_sim.serving.service import Run, Service, serve
@@ -68,15 +68,17 @@ def _random_price(rng: random.Random, *, shared: bool) -> StepPrice:
     )
 
 
-def _random_prefixes(rng: random.Random, isl: NDArray[np.int64], size: int) -> Prefixes:
-    """Prompts that begin with one of a few chains of units."""
+def _random_prefixes(
+    rng: random.Random, isl: NDArray[np.int64], osl: NDArray[np.int64], size: int
+) -> Prefixes | None:
+    """Requests that begin with one of a few texts, and then with one of a few others."""
     unit = size * rng.choice((1, 2, 4))
     draw = np.random.default_rng(rng.randrange(2**32))
-    units = [int(draw.integers(0, tokens // unit, endpoint=True)) for tokens in isl]
-    chains = draw.integers(1, 4, len(isl), endpoint=True)
-    ids = [int(chain) * 1000 + i for chain, n in zip(chains, units, strict=True) for i in range(n)]
-    offsets = np.concatenate([[0], np.cumsum(units)]).astype(np.int64)
-    return Prefixes(offsets, np.array(ids, dtype=np.int64), unit)
+    reach = isl if rng.random() < 0.5 else isl + osl
+    whole = draw.integers(0, reach // unit, endpoint=True)
+    first = np.minimum(whole, draw.choice((1, 3, 1000), len(isl)))
+    texts = [draw.integers(1, 4, len(isl), endpoint=True) for _ in range(2)]
+    return prefixes_of_runs([(texts[0], first), (texts[1], whole - first)], unit)
 
 
 def _random_sessions(
@@ -117,7 +119,7 @@ def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service,
         arrival = np.round(arrival, 1)  # many arrivals at one instant
     name = rng.choice((*SCHEDULERS, "vllm_v1", "trtllm_max_utilization"))
     ranks = rng.choice((1, 1, 1, 2, 4))
-    prefixes = _random_prefixes(rng, isl, size) if rng.random() < 0.3 else None
+    prefixes = _random_prefixes(rng, isl, osl, size) if rng.random() < 0.3 else None
     spec = ReplicaSpec(
         price=_random_price(rng, shared=ranks > 1 and rng.random() < 0.5),
         blocks=blocks,

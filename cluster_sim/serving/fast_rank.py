@@ -322,7 +322,7 @@ class FastRank:
             self._swapped.remove(request)
             computed = restored = prompt - 1
         elif self.cache is not None:
-            computed, _ = self.cache.acquire(request, prompt)
+            computed = self.cache.acquire(request, prompt)
             blocks = computed // self.spec.block_tokens
         running = _Running(self._admissions, prompt - computed, computed, blocks)
         self._admissions += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.serving.requests import FloatArray, IntArray, Prefixes, Requests
+from cluster_sim.serving.requests import FloatArray, IntArray, Prefixes, Requests, prefixes_of_runs
 from cluster_sim.specs.inputs import WorkloadInput
 from cluster_sim.specs.workload import Lengths, Pause, Slo, TrafficClass, Workload, log_normal
 
@@ -251,12 +251,7 @@ def _prefixes(
     session = traffic.session
     shared = (sharing.tokens // unit)[session]
     histories = [part.sessions is not None and part.sessions.history for part in traffic.parts]
-    units = np.where(traffic.flags(histories), (isl + osl) // unit, shared)
-    offsets = np.concatenate([[0], np.cumsum(units)])
-    if offsets[-1] == 0:
-        return None
-    row = np.repeat(np.arange(len(session)), units)
-    place = np.arange(offsets[-1]) - offsets[row]
-    own = FIRST_SESSION + session
-    ids = np.where(place < shared[row], sharing.group[session][row], own[row])
-    return Prefixes(offsets, ids, unit)
+    said = np.where(traffic.flags(histories), (isl + osl) // unit - shared, 0)
+    return prefixes_of_runs(
+        [(sharing.group[session], shared), (FIRST_SESSION + session, said)], unit
+    )

@@ -4,6 +4,7 @@ for and what it shares.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,25 +17,46 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Prefixes:
-    """What requests begin with: prompt and answer of request i start with the units
-    ``ids[offsets[i]:offsets[i + 1]]`` of ``unit_tokens`` tokens each; equal ids after equal ids
-    hold equal tokens.
+    """What requests begin with, in units of ``unit_tokens`` tokens.
+
+    Prompt and answer of request i start with runs: entry j of ``offsets[i]:offsets[i + 1]`` is the
+    first ``units[j]`` units of the endless text ``ids[j]``. Equal ids behind equal beginnings are
+    equal texts.
     """
 
     offsets: IntArray
     ids: IntArray
+    units: IntArray
     unit_tokens: int
 
-    def of(self, request: int) -> list[int]:
-        """The units of one request."""
+    def of(self, request: int) -> list[tuple[int, int]]:
+        """The runs of one request: text and units."""
         first, last = self.offsets[request], self.offsets[request + 1]
-        units: list[int] = self.ids[first:last].tolist()
-        return units
+        return list(
+            zip(self.ids[first:last].tolist(), self.units[first:last].tolist(), strict=True)
+        )
 
     def first(self, count: int) -> Prefixes:
         """Those of the first requests."""
         end = self.offsets[count]
-        return Prefixes(self.offsets[: count + 1], self.ids[:end], self.unit_tokens)
+        return Prefixes(
+            self.offsets[: count + 1], self.ids[:end], self.units[:end], self.unit_tokens
+        )
+
+
+def prefixes_of_runs(
+    runs: Sequence[tuple[IntArray, IntArray]], unit_tokens: int
+) -> Prefixes | None:
+    """Prefixes from one (ids, units) pair of columns a place in the chain; runs of no unit are left
+    out. None if nothing is left.
+    """
+    ids = np.stack([column for column, _ in runs], axis=1)
+    units = np.stack([column for _, column in runs], axis=1)
+    there = units > 0
+    offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int64)
+    if offsets[-1] == 0:
+        return None
+    return Prefixes(offsets, ids[there], units[there], unit_tokens)
 
 
 @dataclass(frozen=True, slots=True)

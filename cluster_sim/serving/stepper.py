@@ -210,7 +210,7 @@ class StepByStepRank:
             sequence.computed = sequence.prompt - 1
             return sequence.computed
         if self.cache is not None:
-            sequence.computed, _ = self.cache.acquire(sequence.request, sequence.prompt)
+            sequence.computed = self.cache.acquire(sequence.request, sequence.prompt)
             sequence.blocks = sequence.computed // self.spec.block_tokens
         return 0
 

@@ -12,7 +12,13 @@ from typing import TypeVar
 import numpy as np
 
 from cluster_sim.errors import SpecError
-from cluster_sim.serving.requests import FloatArray, IntArray, Prefixes, Requests
+from cluster_sim.serving.requests import (
+    FloatArray,
+    IntArray,
+    Prefixes,
+    Requests,
+    prefixes_of_runs,
+)
 from cluster_sim.specs.workload import TrafficClass
 
 Cells = TypeVar("Cells")
@@ -244,18 +250,36 @@ def _prefixes(kept: list[Row], unit: int | None) -> Prefixes | None:
     if unit is None or not any(row.prefix for row in kept):
         return None
     number: dict[str, int] = {}
-    units, ids = [], []
-    for row in kept:
-        name, tokens = row.prefix or ("", 0)
-        units.append(tokens // unit)
-        ids.append(number.setdefault(name, len(number)))
-    offsets = np.concatenate([[0], np.cumsum(units)]).astype(np.int64)
-    return Prefixes(offsets, np.repeat(np.array(ids, dtype=np.int64), units), unit)
+    named = [row.prefix or ("", 0) for row in kept]
+    ids = np.array([number.setdefault(name, len(number)) for name, _ in named], dtype=np.int64)
+    units = np.array([tokens // unit for _, tokens in named], dtype=np.int64)
+    return prefixes_of_runs([(ids, units)], unit)
 
 
-def block_prefixes(kept: list[Row], unit: int) -> Prefixes:
-    """Units that the trace itself numbers, as far as prompts fill them."""
-    whole_units = [row.units[: row.isl // unit] for row in kept]
-    offsets = np.concatenate([[0], np.cumsum([len(units) for units in whole_units])])
-    ids = [unit_id for units in whole_units for unit_id in units]
-    return Prefixes(offsets.astype(np.int64), np.array(ids, dtype=np.int64), unit)
+def block_prefixes(kept: list[Row], unit: int) -> Prefixes | None:
+    """Blocks that the trace itself numbers, as far as prompts fill them; those that are always
+    followed by the same one form one text.
+    """
+    chains = [row.units[: row.isl // unit] for row in kept]
+    follower: dict[int, int] = {}
+    for chain in chains:
+        for block, after in zip(chain, chain[1:], strict=False):
+            if follower.setdefault(block, after) != after:
+                follower[block] = -1
+    ids: list[int] = []
+    units: list[int] = []
+    offsets = [0]
+    for chain in chains:
+        before = -1
+        for block in chain:
+            if follower.get(before) == block:
+                units[-1] += 1
+            else:
+                ids.append(block)
+                units.append(1)
+            before = block
+        offsets.append(len(ids))
+    if not ids:
+        return None
+    columns = (np.array(values, dtype=np.int64) for values in (offsets, ids, units))
+    return Prefixes(*columns, unit_tokens=unit)

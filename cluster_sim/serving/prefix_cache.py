@@ -19,7 +19,6 @@ class PrefixCache:
     units are there, of those the first ``held`` are in use by running requests. What nobody uses
     stays, oldest first in the order of forgetting, the end of a text before its beginning and what
     follows a text before the text.
-    Limits: while a text has users, units that only a request that has left used count as in use.
     """
 
     def __init__(self, prefixes: Prefixes, block_tokens: int) -> None:
@@ -31,7 +30,7 @@ class PrefixCache:
         self._number: dict[tuple[int, int, int], int] = {}  # of a text: parent, units of it, id
         self._cached: list[int] = []
         self._used: list[int] = []
-        self._users: list[int] = []
+        self._extents: list[list[int]] = []  # units of a text that each of its users holds
         self._chains: dict[int, list[tuple[int, int]]] = {}  # text and units, waiting or running
         self._held: dict[int, list[int]] = {}  # units that a running request uses of each text
 
@@ -64,7 +63,7 @@ class PrefixCache:
             take = min(self._cached[text], units, left)
             if take == 0:
                 break
-            self._users[text] += 1
+            self._extents[text].append(take)
             if take > self._used[text]:
                 self._idle_units -= take - self._used[text]
                 self._used[text] = take
@@ -97,9 +96,10 @@ class PrefixCache:
                 self._cached[text] = self._used[text] = extent
                 if place < len(held):
                     held[place] = extent
+                    self._extents[text].remove(have)
                 else:
                     held.append(extent)
-                    self._users[text] += 1
+                self._extents[text].append(extent)
             left -= extent
             if extent < units or left == 0:
                 break
@@ -114,10 +114,11 @@ class PrefixCache:
             return 0
         for place in range(len(held) - 1, -1, -1):
             text = chain[place][0]
-            self._users[text] -= 1
-            if self._users[text] == 0:
-                self._idle_units += self._used[text]
-                self._used[text] = 0
+            extents = self._extents[text]
+            extents.remove(held[place])
+            if held[place] == self._used[text] and held[place] not in extents:
+                self._used[text] = max(extents, default=0)
+                self._idle_units += held[place] - self._used[text]
                 self.idle[text] = None
             if text in self.idle:
                 self.idle.move_to_end(text)
@@ -140,9 +141,14 @@ class PrefixCache:
 
     def shared_blocks(self, request: int) -> int:
         """Blocks of the cache that a running request uses together with others."""
-        held = self._held.get(request, ())
-        texts = zip(held, self._chains.get(request, ()), strict=False)
-        return sum(units for units, (text, _) in texts if self._users[text] > 1) * self.unit_blocks
+        shared = 0
+        for units, (text, _) in zip(
+            self._held.get(request, ()), self._chains.get(request, ()), strict=False
+        ):
+            others = self._extents[text].copy()
+            others.remove(units)
+            shared += min(units, max(others, default=0))
+        return shared * self.unit_blocks
 
     def _chain(self, request: int) -> list[tuple[int, int]]:
         """The texts that a request begins with, and how many units of each."""
@@ -155,7 +161,7 @@ class PrefixCache:
                 text = self._number[key] = len(self._cached)
                 self._cached.append(0)
                 self._used.append(0)
-                self._users.append(0)
+                self._extents.append([])
             chain.append((text, units))
             parent, branch = text, units
         self._chains[request] = chain

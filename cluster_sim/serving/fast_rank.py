@@ -11,7 +11,6 @@ from heapq import heapify, heappop, heappush
 
 from cluster_sim.errors import SimulationError
 from cluster_sim.serving.local_context import LocalContext
-from cluster_sim.serving.prefix_cache import PrefixCache
 from cluster_sim.serving.queue import WaitingQueue
 from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
 from cluster_sim.serving.scheduler import Decision, Holder, Prompt, View
@@ -54,7 +53,7 @@ class FastRank:
         self.running: dict[int, _Running] = {}  # in order of admission
         self.prefilling: dict[int, _Running] = {}
         self.free = spec.blocks
-        self.cache = PrefixCache(spec.prefixes, spec.block_tokens) if spec.prefixes else None
+        self.cache = spec.new_cache()
         self.outstanding = 0
         self.counts = StepCounts()
         self.decoding = self.context = 0

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from cluster_sim.serving.requests import Prefixes
 
 ROOT = -1
+PORTIONS = 1024  # of the cache: it forgets one at a time, so that not every step must forget
 
 
 class PrefixCache:
@@ -21,9 +22,10 @@ class PrefixCache:
     follows a text before the text.
     """
 
-    def __init__(self, prefixes: Prefixes, block_tokens: int) -> None:
+    def __init__(self, prefixes: Prefixes, block_tokens: int, blocks: int) -> None:
         self.prefixes, self.unit_tokens = prefixes, prefixes.unit_tokens
         self.unit_blocks = prefixes.unit_tokens // block_tokens
+        self._portion = max(1, blocks // PORTIONS // self.unit_blocks)  # units
         self.idle: OrderedDict[int, None] = OrderedDict()  # texts with unused units, oldest first
         self.hit_tokens = 0
         self._idle_units = 0
@@ -125,19 +127,20 @@ class PrefixCache:
         return sum(held) * self.unit_blocks
 
     def forget(self, blocks: int) -> int:
-        """Give up the oldest unused units until so many blocks are had; returns the blocks."""
-        freed = 0
-        while freed < blocks:
+        """Give up the oldest unused units, in portions, until so many blocks are had or nothing is
+        left; returns the blocks.
+        """
+        wanted = -(-blocks // (self._portion * self.unit_blocks)) * self._portion
+        left = wanted = min(wanted, self._idle_units)
+        while left:
             text = next(iter(self.idle))
-            units = min(
-                self._cached[text] - self._used[text], -(-(blocks - freed) // self.unit_blocks)
-            )
+            units = min(self._cached[text] - self._used[text], left)
             self._cached[text] -= units
-            self._idle_units -= units
             if self._cached[text] == self._used[text]:
                 del self.idle[text]
-            freed += units * self.unit_blocks
-        return freed
+            left -= units
+        self._idle_units -= wanted
+        return wanted * self.unit_blocks
 
     def shared_blocks(self, request: int) -> int:
         """Blocks of the cache that a running request uses together with others."""

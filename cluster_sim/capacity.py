@@ -103,9 +103,7 @@ def _try(
     return keeps_slo(seen, wanted), run
 
 
-def _already_lost(
-    outcomes: Outcomes, requests: Requests, wanted: Targets, now_s: float
-) -> bool:
+def _already_lost(outcomes: Outcomes, requests: Requests, wanted: Targets, now_s: float) -> bool:
     """Whether more requests of a class have missed the SLO than the attainment allows in the whole
     run.
 

@@ -215,9 +215,7 @@ def meets_slo(seen: Latencies, wanted: Targets) -> NDArray[np.bool_]:
     return good
 
 
-def attainment(
-    seen: Latencies, wanted: Targets, among: NDArray[np.bool_] | None = None
-) -> float:
+def attainment(seen: Latencies, wanted: Targets, among: NDArray[np.bool_] | None = None) -> float:
     """Share of finished and rejected requests inside the window (and ``among``) that meet their
     SLO; NaN if there are none.
     """

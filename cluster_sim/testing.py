@@ -81,9 +81,7 @@ def _random_prefixes(
     return prefixes_of_runs([(texts[0], first), (texts[1], whole - first)], unit)
 
 
-def _random_sessions(
-    rng: random.Random, requests: Requests
-) -> Requests:
+def _random_sessions(rng: random.Random, requests: Requests) -> Requests:
     """Some requests become turns: each waits for one of the few before it that nobody else waits
     for.
     """

@@ -98,7 +98,7 @@ def _lines(path: Path, text: str, header: list[str]) -> Iterator[tuple[int, Cell
     try:
         next(reader)
         for row in reader:
-            yield reader.line_num, row  # type: ignore[misc]
+            yield reader.line_num, row
     except csv.Error as error:
         raise SpecError(f"{path}:{reader.line_num}: not valid CSV: {error}") from None
 

@@ -228,9 +228,7 @@ def _draw_prefixes(traffic: _Starts, seed: int) -> _Sharing:
     return _Sharing(tokens, group)
 
 
-def _whole_prompts(
-    traffic: _Starts, sharing: _Sharing, new: IntArray, osl: IntArray
-) -> IntArray:
+def _whole_prompts(traffic: _Starts, sharing: _Sharing, new: IntArray, osl: IntArray) -> IntArray:
     """Prompts with their system prompt and, in a session with history, all that was said before."""
     whole = new + sharing.tokens[traffic.session]
     histories = [part.sessions is not None and part.sessions.history for part in traffic.parts]

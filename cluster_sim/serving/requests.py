@@ -68,9 +68,9 @@ class Requests:
     left out on request, ``failed_rows`` those that record a request without an answer.
 
     Turns of a session: ``after[i]`` < i is the request whose end request i waits for (-1: none); it
-    arrives ``think_s[i]`` after that, and not before its own ``arrival_s``. ``slo_class[i]`` numbers
-    the class of a mix in ``class_names``, ``priority[i]`` is its urgency (lower first).
-    ``prefixes`` are what a prefix cache can share.
+    arrives ``think_s[i]`` after that, and not before its own ``arrival_s``. ``slo_class[i]`` is its
+    class in ``class_names``, ``priority[i]`` its urgency (lower first). ``prefixes`` are what a
+    prefix cache can share.
     """
 
     arrival_s: FloatArray

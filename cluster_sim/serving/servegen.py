@@ -121,7 +121,9 @@ def read_servegen(folder: Path, options: TraceOptions) -> Requests:
     for (trace, dataset), stream in zip(pairs, streams, strict=True):
         try:
             windows = _read_windows(trace)
-            clients.append(_Client(windows, _read_histograms(dataset), np.random.default_rng(stream)))
+            clients.append(
+                _Client(windows, _read_histograms(dataset), np.random.default_rng(stream))
+            )
         except SpecError as error:
             problems.append(str(error))
     bad = refuse_bad(problems, options)
@@ -164,9 +166,10 @@ def _play(
         answers.append(client.lengths("output_tokens", start_s, len(arrived)))
     if not times:
         return np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
-    at_s, isl, osl = (np.concatenate(parts) for parts in (times, prompts, answers))
+    at_s = np.concatenate(times)
     order = np.argsort(at_s, kind="stable")[:limit]
-    at_s, isl, osl = at_s[order], isl[order], osl[order]
+    at_s = at_s[order]
+    isl, osl = np.concatenate(prompts)[order], np.concatenate(answers)[order]
     keep = len(at_s) if until_s is None else int((at_s - begin_s <= until_s).sum())
     return at_s[:keep], isl[:keep], osl[:keep]
 

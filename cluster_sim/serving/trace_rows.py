@@ -281,5 +281,5 @@ def block_prefixes(kept: list[Row], unit: int) -> Prefixes | None:
         offsets.append(len(ids))
     if not ids:
         return None
-    columns = (np.array(values, dtype=np.int64) for values in (offsets, ids, units))
-    return Prefixes(*columns, unit_tokens=unit)
+    bounds, texts, counts = (np.array(values, dtype=np.int64) for values in (offsets, ids, units))
+    return Prefixes(bounds, texts, counts, unit)

@@ -66,6 +66,7 @@ def simulate(
     if seed is not None:
         job = dataclasses.replace(job, workload=dataclasses.replace(job.workload, seed=seed))
     money = economics or Economics()
+    job = job.on(machine.chip)
     trace_sha256 = _digest(job.workload)
     hashed = config_hash(machine, job, money, trace_sha256)
     job = dataclasses.replace(job, workload=job.workload.plain())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import click
 
 from cluster_sim.cli.options import resolve_inputs, run_options
-from cluster_sim.specs.find import names
+from cluster_sim.specs.find import HUGGING_FACE_FILE, names
 
 FAMILIES = {
     "topologies": "topology",
@@ -40,16 +41,24 @@ def show(family: str, name: str) -> None:
     """Show a file of a family, checked, with its sources."""
     from cluster_sim.specs.load import read
 
-    _load(family, name)
+    spec = _load(family, name)
     record, data, _ = read(family, name)
     click.echo(f"# {record.path}")
-    if re.search(r"^extends:", record.text, re.MULTILINE):
+    resolved = "with the file that it extends"
+    if record.path.endswith(".json"):
+        resolved = "from a Hugging Face config"
+    if record.path.endswith(".json") or re.search(r"^extends:", record.text, re.MULTILINE):
         import yaml
 
-        click.echo("# as resolved with the file that it extends")
+        click.echo(f"# as resolved {resolved}")
         click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
     else:
         click.echo(record.text.rstrip())
+    if family == "model":
+        from cluster_sim.output.model_text import model_counts
+
+        for line in model_counts(spec):
+            click.echo(f"# {line}")
 
 
 @click.command()
@@ -102,6 +111,8 @@ def _family_of(file: str) -> str:
     for family in FAMILIES.values():
         if file in names(family):
             return family
+    if file.endswith(".json") or Path(file, HUGGING_FACE_FILE).is_file():
+        return "model"
     keys = set(read("topology", file)[1]) if ("/" in file or file.endswith("ml")) else set()
     marks = {"chip": "topology", "arrivals": "workload", "layers": "model", "host": "software"}
     marks |= {"peak": "chip", "memory": "chip", "scale_up": "topology", "isl": "workload"}
@@ -111,7 +122,7 @@ def _family_of(file: str) -> str:
     raise SpecError(f"{file}: cannot tell what kind of file this is; say so with --as")
 
 
-def _load(family: str, name: str) -> None:
+def _load(family: str, name: str) -> Any:
     from cluster_sim.specs.chip import Chip
     from cluster_sim.specs.load import load_spec, load_topology, load_workload
     from cluster_sim.specs.model import Model
@@ -119,8 +130,7 @@ def _load(family: str, name: str) -> None:
 
     kinds: dict[str, type[Any]] = {"chip": Chip, "model": Model, "software": Software}
     if family == "topology":
-        load_topology(name)
-    elif family == "workload":
-        load_workload(name)
-    else:
-        load_spec(family, name, kinds[family])
+        return load_topology(name)
+    if family == "workload":
+        return load_workload(name)
+    return load_spec(family, name, kinds[family])[1]

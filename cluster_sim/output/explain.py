@@ -13,6 +13,7 @@ from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tok
 from cluster_sim.serving.generators import planned
 from cluster_sim.simulation import make_requests
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
+from cluster_sim.specs.software import MemoryRule
 from cluster_sim.specs.workload import Economics
 
 GIB = 2**30
@@ -20,9 +21,11 @@ GIB = 2**30
 
 def explain_run(machine: TopologyInput, job: WorkloadInput, economics: Economics) -> str:
     """Plan, memory, price of a decode step and a prompt, money; raises what a run would raise."""
-    wanted, size = job.workload.plain(), job.software.memory.block_tokens
+    wanted = job.workload.plain()
+    job = dataclasses.replace(job, workload=wanted).on(machine.chip)
+    size = job.software.memory.block_tokens
     requests = make_requests(wanted, block_tokens=size)
-    job = planned(dataclasses.replace(job, workload=wanted), requests, block_tokens=size)
+    job = planned(job, requests, block_tokens=size)
     choice = resolve(machine, job)
     parts = (job.model, job.software, choice.layout, choice.recipe)
     price = compile_step_price(machine, *parts)
@@ -68,13 +71,17 @@ def _memory(machine: TopologyInput, job: WorkloadInput, choice: Choice, cache: K
         ["  capacity as software reports it", f"{cache.capacity_bytes / GIB:.2f} GiB"],
         [f"  weights, {choice.layout}", f"{cache.weights_bytes / GIB:.2f} GiB"],
         ["  engine, activations", f"{cache.reserve_bytes / GIB:.2f} GiB"],
-        [f"  KV blocks ({rule.rule}, {rule.fraction:g})", f"{room / GIB:.2f} GiB"],
+        [f"  KV blocks ({_rule_words(rule)})", f"{room / GIB:.2f} GiB"],
         ["  bytes per cached token", f"{cache.bytes_per_token:,.0f} B"],
         [f"  blocks of {cache.block_tokens} tokens", f"{cache.blocks:,}"],
         ["  cached tokens a replica", f"{cache.tokens * choice.layout.ranks:,}"],
     ]
     formula = "blocks = floor(room / (bytes per token x tokens per block))"
     return f"Memory of one {machine.chip.title}\n" + grid(rows) + f"\n  {formula}"
+
+
+def _rule_words(rule: MemoryRule) -> str:
+    return rule.rule if rule.fraction is None else f"{rule.rule}, {rule.fraction:g}"
 
 
 def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:

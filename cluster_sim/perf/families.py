@@ -24,11 +24,11 @@ from cluster_sim.perf.operators import (
 )
 from cluster_sim.perf.transformer import (
     ACTIVATION_BYTES,
-    STATE_BYTES,
     glue_bytes,
     kv_bytes_per_token,
     kv_elements_per_layer,
     layer_gemms,
+    linear_state_bytes,
     linear_state_elements,
     lm_head,
 )
@@ -151,7 +151,8 @@ def prompt_attention(
     """Causal prompt attention: FLOP / (bf16 peak u_c) a unit of end^2 - start^2, and the floor.
 
     FLOP of a prompt of S tokens: heads (key dim + value dim) S^2, the causal half of scores and
-    values. Sparse layers compute the chosen tokens, and their index all of them.
+    values. Sparse layers compute the chosen tokens, and their index all of them. Limits: chosen
+    latents are expanded; kernels that work on latents (FlashMLA, recalled) do 3.4 times the FLOP.
     """
     heads, dims, curve = model.heads // layout.tp, 2 * model.head_dim, None
     if model.mla is not None:
@@ -186,8 +187,9 @@ def _prefill_family(case: _Case) -> Family:
 def _decode_family(case: _Case) -> Family:
     """Decode attention: floor + (queries and outputs + cache bytes) / (bandwidth u_m) a layer.
 
-    Grouped queries stay below the FLOP side on all chips here, so that bytes decide. Over latents a
-    token costs the larger of its bytes and 2 (2 kv_rank + rope_dim) FLOP a head.
+    A token of context costs the larger of its bytes and its FLOP: 4 head_dim a head at the rate of
+    prompt attention, which binds where many queries share a KV head; over latents 2 (2 kv_rank +
+    rope_dim) a head.
     """
     machine, model, layout = case.machine, case.model, case.layout
     heads = model.heads // layout.tp
@@ -203,9 +205,13 @@ def _decode_family(case: _Case) -> Family:
         )
         query_bytes = heads * reach * ACTIVATION_BYTES
     else:
-        _, stream = attention_curves(machine, case.recipe.kv)
+        prompt, stream = attention_curves(machine, case.recipe.kv)
         provenance, floor, share = stream.provenance, stream.floor, stream.memory
-        token_s = layer_bytes / (machine.chip.device_bandwidth * share)
+        rate = machine.chip.device_peak("bf16") * prompt.compute
+        token_s = max(
+            layer_bytes / (machine.chip.device_bandwidth * share),
+            4 * heads * model.head_dim / rate,
+        )
         query_bytes = 2 * heads * model.head_dim * ACTIVATION_BYTES
     bandwidth = machine.chip.device_bandwidth * share
     floor *= case.software.in_situ.attention_floor_factor
@@ -240,17 +246,19 @@ def _linear_attention_family(case: _Case) -> Family:
     """Gated-delta layers: every sequence reads and writes its state once a step, every token costs
     the chunked form's FLOP.
 
-    Model: decode bytes 2 x 4 x state a sequence over the glue curve; 6 x state FLOP a token at the
-    rate of prompt attention. Limits: assumed, no timings of such kernels.
+    Model: decode bytes 2 x state a sequence over the glue curve; 6 x state elements FLOP a token at
+    the rate of prompt attention. Limits: assumed, no timings of such kernels.
     """
     model, machine = case.model, case.machine
-    assert model.linear is not None
+    linear = model.linear
+    assert linear is not None
     curve, (prefill, _) = machine.fits.glue, attention_curves(machine, case.recipe.kv)
-    state = linear_state_elements(model, case.layout.tp)
+    flop = 6 * linear_state_elements(linear, case.layout.tp)
+    moved = 2 * linear_state_bytes(linear, case.layout.tp)
     bandwidth = machine.chip.device_bandwidth * curve.memory
-    flop_s = 6 * state / (machine.chip.device_peak("bf16") * prefill.compute)
-    tokens = model.linear.layers * (curve.floor + case.tokens * flop_s)
-    sequences = model.linear.layers * case.sequences * (2 * STATE_BYTES * state / bandwidth)
+    flop_s = flop / (machine.chip.device_peak("bf16") * prefill.compute)
+    tokens = linear.layers * (curve.floor + case.tokens * flop_s)
+    sequences = linear.layers * case.sequences * (moved / bandwidth)
     tokens[0] = 0.0
     return Family("linear_attention", "assumed", tokens, sequences)
 

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from cluster_sim.errors import DoesNotFitError
 from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.transformer import kv_bytes_per_token, state_bytes, weight_bytes_per_device
+from cluster_sim.perf.transformer import (
+    kv_bytes_per_token,
+    stage_share,
+    state_bytes,
+    weight_bytes_per_device,
+)
 from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
@@ -44,25 +49,20 @@ def kv_cache(
     cache of their stages in equal parts. Raises DoesNotFitError when weights and reserve leave
     nothing: needed, available and what would help.
     """
-    rule = software.memory
+    rule, capacity = software.memory, chip.device_memory
     weights = weight_bytes_per_device(model, layout, recipe)
-    activations = (
-        rule.activation_bytes_per_token_hidden
-        * software.max_num_batched_tokens
-        * model.hidden
-        / layout.tp
-    )
-    reserve = rule.overhead + activations
-    capacity = chip.device_memory
-    if rule.rule == "of_total":
+    reserve = _reserve_bytes(model, software, layout, capacity)
+    usable, share = capacity, 1.0
+    if rule.rule == "of_free":
+        share = rule.fraction or 1.0
+    elif rule.fraction is not None:
         usable = rule.fraction * capacity
-        room = usable - weights - reserve
-    else:
-        usable = capacity
-        room = rule.fraction * (usable - weights - reserve)
-    # A device of a pipeline holds 1 / pp of the layers of pp micro-batches: both factors cancel.
-    per_token = kv_bytes_per_token(model, layout.tp, recipe.kv)
-    state = state_bytes(model, layout.tp, recipe.kv)
+    room = share * (usable - weights - reserve)
+    # A device of a pipeline holds a part of the layers of pp micro-batches; in equal stages both
+    # factors cancel.
+    held = stage_share(model, layout) * layout.pp
+    per_token = held * kv_bytes_per_token(model, layout.tp, recipe.kv)
+    state = held * state_bytes(model, layout.tp, recipe.kv)
     per_block = per_token * rule.block_tokens
     blocks = int(room // per_block)
     state_blocks = math.ceil(state / per_block)
@@ -73,6 +73,24 @@ def kv_cache(
             f"it may use {usable / GIB:.1f} of {capacity / GIB:.1f} GiB."
         )
     return KvCache(blocks, rule.block_tokens, per_token, weights, reserve, capacity, state_blocks)
+
+
+def _reserve_bytes(model: Model, software: Software, layout: Layout, capacity: float) -> float:
+    """What a device keeps free of weights and cache.
+
+    A fraction given to rule ``reserved`` stands for its reserve. Activations of a TP degree between
+    two powers of two are those of the lower one.
+    """
+    rule, tokens = software.memory, software.max_num_batched_tokens
+    if rule.activations is not None:
+        table = rule.activations.moe if model.moe is not None else rule.activations.dense
+        step = min(layout.tp.bit_length(), len(table)) - 1
+        return rule.overhead + table[step] * tokens * model.hidden
+    if rule.reserve is None or rule.fraction is not None:
+        return rule.overhead
+    kept, devices = rule.reserve, layout.tp * layout.pp
+    wanted = kept.base + kept.per_batched_token * tokens + kept.per_device * devices + kept.graphs
+    return max(wanted, kept.minimum) if capacity > kept.minimum_above else wanted
 
 
 def _degrees(layout: Layout) -> str:

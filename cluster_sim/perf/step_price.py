@@ -94,14 +94,16 @@ class StepPrice:
         """Seconds of attention when a sequence's computed tokens go from ``start`` to ``end``.
 
         Model: (end^2 - start^2) (1 + half_length / end) causal pairs, slower while the context is
-        short; in layers with local attention only the pairs inside window or chunk.
+        short; in layers with local attention only the pairs inside window or chunk, at the speed of
+        a context of that length and never slower than all pairs.
         """
         pairs = (end * end - start * start) * (1 + self.half_length / end)
         if self.local is None:
             return self.prompt_s * pairs
         seen = min(end, self.local.tokens)
         near = local_pairs(self.local, end) - local_pairs(self.local, start)
-        return self.prompt_s * pairs + self.prompt_local_s * (near * (1 + self.half_length / seen))
+        near_pairs = min(pairs, near * (1 + self.half_length / seen))
+        return self.prompt_s * pairs + self.prompt_local_s * near_pairs
 
 
 def local_tokens(local: LocalAttention | None, context: int) -> int:

@@ -4,7 +4,7 @@ it was found.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster_sim.specs.chip import Chip, Fits
 from cluster_sim.specs.find import FileRecord
@@ -32,3 +32,7 @@ class WorkloadInput:
     model: Model
     software: Software
     files: tuple[FileRecord, ...]
+
+    def on(self, chip: Chip) -> WorkloadInput:
+        """The same with the engine limits that the framework chooses on a chip."""
+        return replace(self, software=self.software.on_device(chip.device_memory))

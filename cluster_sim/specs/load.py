@@ -4,6 +4,7 @@ key and way out.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import math
@@ -82,7 +83,7 @@ def load_workload(
     return WorkloadInput(
         workload=workload,
         model=model,
-        software=apply_engine(software, workload),
+        software=apply_engine(software, software_data, workload),
         files=(record, model_record, software_record),
     )
 
@@ -103,11 +104,15 @@ def load_spec(family: str, name: str, kind: type[Spec]) -> tuple[FileRecord, Spe
 
 def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
     """A file's record, its mapping and the lines of its keys; ``extends: other`` is merged, one
-    level deep.
+    level deep. A model may be a Hugging Face config.
     """
     from cluster_sim.specs.yaml_text import parse
 
     record = find(family, name)
+    if family == "model" and record.path.endswith(".json"):
+        from cluster_sim.specs import hugging_face
+
+        return record, hugging_face.parse(record.text, record.path, record.name), {}
     data, lines = parse(record.text, record.path)
     base = data.pop("extends", None)
     if base is None:
@@ -143,13 +148,15 @@ def split_overrides(overrides: Sequence[str]) -> dict[str, list[tuple[list[str],
     return parts
 
 
-def apply_engine(software: Software, workload: Workload) -> Software:
-    """The profile with ``engine`` keys and ``engine_args`` of the workload applied, under the
-    framework's names.
+def apply_engine(software: Software, data: Mapping[str, Any], workload: Workload) -> Software:
+    """The profile with ``engine`` keys and ``engine_args`` of the workload applied to its file's
+    ``data``, under the framework's names.
     """
     wanted = {**_engine_args(workload), **workload.engine}
+    if not wanted:
+        return software
     known = {**{key: key for key in ENGINE_KEYS}, **software.aliases}
-    ours: dict[str, Any] = {}
+    changed, source = copy.deepcopy(dict(data)), _Source("engine", {})
     for name, value in wanted.items():
         plain = name.replace("-", "_")
         if plain not in known:
@@ -157,23 +164,29 @@ def apply_engine(software: Software, workload: Workload) -> Software:
                 f"engine.{name}: {software.name} has no such setting{_hint(plain, known)}; "
                 f"it has {', '.join(sorted(known))}"
             )
-        ours[known[plain]] = value
-    data = dataclasses.asdict(software)
-    data.pop("name")
-    names = {ours_name: name for name, ours_name in known.items() if name in wanted}
-    for key, value in ours.items():
-        if key in ("memory_fraction", "block_tokens"):
-            data["memory"][key.removeprefix("memory_")] = value
-        elif key == "kv_dtype":
-            data["kv_dtype"] = dict.fromkeys(data["kv_dtype"], value)
+        ours = known[plain]
+        value = _translated(software, plain, value)
+        if ours in ("memory_fraction", "block_tokens"):
+            key = ours.removeprefix("memory_")
+            changed["memory"][key] = value
+            source.renamed["memory", key] = name
+        elif ours == "kv_dtype":
+            changed["kv_dtype"] = dict.fromkeys(changed["kv_dtype"], value)
         else:
-            data[key] = value
-    source = _Source("engine", {})
-    source.renamed = {
-        ("memory", "fraction"): names.get("memory_fraction", "memory_fraction"),
-        ("memory", "block_tokens"): names.get("block_tokens", "block_tokens"),
-    }
-    return build(Software, _literals(data), source, software.name)
+            changed[ours] = value
+            for small in changed.get("small_devices", ()):
+                small.pop(ours, None)  # what the user sets holds on every device
+    return build(Software, changed, source, software.name)
+
+
+def _translated(software: Software, flag: str, value: Any) -> Any:
+    """A value of a framework's own flag in our words."""
+    words = software.alias_values.get(flag)
+    if words is None:
+        return value
+    if str(value).lower() not in words:
+        raise SpecError(f"engine.{flag}: must be one of {', '.join(words)} (got {_short(value)})")
+    return words[str(value).lower()]
 
 
 def build(kind: type[Spec], data: dict[str, Any], source: _Source, name: str = "") -> Spec:
@@ -286,21 +299,8 @@ def _point(share: object, tokens: object) -> tuple[object, object]:
         return share, tokens
 
 
-def _literals(data: dict[str, Any]) -> dict[str, Any]:
-    """A resolved profile back in file form, so that changed values pass the same checks."""
-    for section, keys in (
-        ("host", ("per_step", "per_sequence")),
-        ("in_situ", ("all_reduce_skew",)),
-    ):
-        for key in keys:
-            data[section][key] = f"{data[section][key]!r} s"
-    data["memory"]["overhead"] = f"{data['memory']['overhead']!r} B"
-    data["memory"]["host_link"] = f"{data['memory']['host_link']!r} B/s"
-    return data
-
-
 def _engine_args(workload: Workload) -> dict[str, Any]:
-    """``--max-num-seqs 512 --flag=value`` as a mapping."""
+    """``--max-num-seqs 512 --flag=value --switch`` as a mapping; a switch alone is true."""
     from cluster_sim.specs.yaml_text import parse
 
     try:
@@ -314,9 +314,7 @@ def _engine_args(workload: Workload) -> dict[str, Any]:
             raise SpecError(f"engine_args: expected a --flag (got '{flag}')")
         name, equals, value = flag[2:].partition("=")
         if not equals:
-            if not words or words[0].startswith("--"):
-                raise SpecError(f"engine_args: --{name} needs a value")
-            value = words.pop(0)
+            value = "true" if not words or words[0].startswith("--") else words.pop(0)
         found[name.replace("-", "_")] = parse(f"value: {value}", "engine_args")[0]["value"]
     return found
 

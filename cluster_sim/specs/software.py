@@ -4,14 +4,14 @@ its own names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt, Le
 
 from cluster_sim.specs.chip import Dtype, KvDtype
-from cluster_sim.specs.constraints import PositiveInt, Text
-from cluster_sim.units import BytesOrZero, BytesPerSecond, SecondsOrZero
+from cluster_sim.specs.constraints import PositiveFloat, PositiveInt, Text
+from cluster_sim.units import Bytes, BytesOrZero, BytesPerSecond, SecondsOrZero
 
 SchedulerName = Literal["vllm_v1", "trtllm_no_evict", "trtllm_max_utilization", "sglang", "static"]
 RouterName = Literal["round_robin", "least_outstanding", "power_of_two"]
@@ -20,22 +20,69 @@ _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryRule:
-    """How much memory becomes KV blocks.
-
-    ``of_total``: fraction x total - weights - reserve. ``of_free``: fraction x (total - weights -
-    reserve). The reserve is ``overhead`` bytes + ``activation_bytes_per_token_hidden`` x max tokens
-    per step x hidden / TP. ``host_link`` is what one device moves to and from the host.
+class Activations:
+    """Bytes per token of a step and hidden element that a device needs beside weights and cache, at
+    TP 1, 2, 4 and 8 (beyond: as at 8).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    rule: Literal["of_total", "of_free"]
-    fraction: Utilisation
-    overhead: BytesOrZero
-    activation_bytes_per_token_hidden: Annotated[float, Gt(0)]
+    dense: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
+    moe: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserve:
+    """What rule ``reserved`` keeps free: ``base`` + ``per_batched_token`` x
+    max_num_batched_tokens + ``per_device`` x TP x PP + ``graphs``, and at least ``minimum`` on
+    devices of more than ``minimum_above``.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    base: BytesOrZero
+    per_batched_token: BytesOrZero
+    per_device: BytesOrZero
+    graphs: BytesOrZero
+    minimum: BytesOrZero
+    minimum_above: BytesOrZero
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryRule:
+    """How much memory becomes KV blocks.
+
+    ``of_total``: fraction x total - weights - overhead - activations. ``of_free``: fraction x
+    (total - weights - overhead - activations). ``reserved``: total - ``reserve`` - weights, or
+    fraction x total - weights when a fraction is set. ``host_link`` is what one device moves to
+    and from the host.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    rule: Literal["of_total", "of_free", "reserved"]
+    fraction: Utilisation | None = None
+    overhead: BytesOrZero = 0.0
+    activations: Activations | None = None
+    reserve: Reserve | None = None
     block_tokens: PositiveInt
     host_link: BytesPerSecond
     source: Text
+
+    def __post_init__(self) -> None:
+        if (self.rule == "reserved") != (self.reserve is not None):
+            raise ValueError("reserve belongs to rule reserved, and only there")
+        if (self.reserve is None) != (self.activations is not None):
+            raise ValueError("activations belong to the other rules; a reserve holds them already")
+        if self.rule != "reserved" and self.fraction is None:
+            raise ValueError(f"fraction is needed by rule {self.rule}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallDevice:
+    """Limits that the framework sets lower on devices with less memory than ``below``."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    below: Bytes
+    max_num_seqs: PositiveInt | None = None
+    max_num_batched_tokens: PositiveInt | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +109,8 @@ class InSitu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Software:
-    """A software profile; ``name`` carries the version, ``engine_args`` maps its own flag names to
-    ours.
+    """A software profile; ``name`` carries the version, ``aliases`` maps its own flag names to
+    ours, ``alias_values`` the values of a flag (in lower case) to ours.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -74,6 +121,7 @@ class Software:
     scheduler: SchedulerName
     max_num_seqs: PositiveInt
     max_num_batched_tokens: PositiveInt
+    small_devices: tuple[SmallDevice, ...] = ()
     kv_dtype: dict[Dtype, KvDtype]
     preemption: Literal["recompute", "swap"] = "recompute"
     prefix_cache: bool = True
@@ -83,4 +131,18 @@ class Software:
     in_situ: InSitu
     all_reduce: tuple[Literal["one_shot", "ring", "in_switch"], ...]
     aliases: dict[str, str]
+    alias_values: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, str]
+
+    def on_device(self, memory_bytes: float) -> Software:
+        """The profile with the limits that the framework chooses for a device of so much memory:
+        of the ``small_devices`` that it is, the smallest decides.
+        """
+        limits: dict[str, int] = {}
+        for small in sorted(self.small_devices, key=lambda small: -small.below):
+            if memory_bytes < small.below:
+                for key in ("max_num_seqs", "max_num_batched_tokens"):
+                    value = getattr(small, key)
+                    if value is not None:
+                        limits[key] = value
+        return replace(self, small_devices=(), **limits)  # type: ignore[arg-type]

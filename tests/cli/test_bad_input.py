@@ -82,6 +82,22 @@ OPTIONS = [
     ("compare one.csv two.csv", "cannot be read"),
     ("list planets", "'planets' is not one of"),
     (f"{FAST} --out /proc/none", "cannot write"),
+    (
+        f"{RUN} --model qwen2-0.5b --tp 4",
+        "14 attention heads of qwen2-0.5b; use one of 1, 2, 7, 14",
+    ),
+    (f"{RUN} --model qwen3.5-397b-a17b --tp 32", "16 key heads of the linear attention"),
+    (f"{RUN} --model qwen3-30b-a3b --tp 8 --ep 3", "8 devices; use one of 1, 2, 4, 8"),
+    (f"{RUN} --model mixtral-8x7b --tp 1 --attn-dp 3 --ep 3", "does not divide the 8 experts"),
+    (f"{RUN} --model llama3.1-8b --ep 2", "needs experts; llama3.1-8b is dense"),
+    (f"{RUN} --model llama3.1-8b --pp 64", "exceeds the 32 layers"),
+    (
+        f"{RUN} --model gpt-oss-120b --precision fp4",
+        "fp4 needs a fp4 peak (it has bf16, fp8, int8)",
+    ),
+    (f"{RUN} --model ./none/config.json", "none/config.json: no such file"),
+    ("show model deepseek-v4", "did you mean 'deepseek-v3"),
+    ("check none/config.json", "no such file"),
 ]
 
 

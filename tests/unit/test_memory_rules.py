@@ -1,0 +1,106 @@
+"""The memory rules of the three engines, by hand, and the limits they set by device."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster_sim.errors import SpecError
+from cluster_sim.perf.layout import Layout, recipe
+from cluster_sim.perf.memory import KvCache, kv_cache
+from cluster_sim.specs.inputs import TopologyInput
+from cluster_sim.specs.load import load_topology, load_workload
+
+MIB, GIB = 2**20, 2**30
+
+
+def cache(machine: TopologyInput, software: str, layout: Layout, *changes: str) -> KvCache:
+    job = load_workload("llama70b", [f"workload.software={software}", *changes]).on(machine.chip)
+    kv = job.software.kv_dtype["fp8"]
+    dtypes = recipe(machine.chip, job.model, "fp8", kv)
+    return kv_cache(machine.chip, job.model, job.software, layout, dtypes)
+
+
+def test_sglang_keeps_its_reserve_and_gives_the_rest_to_the_cache(h200: TopologyInput) -> None:
+    found = cache(h200, "sglang", Layout(2))
+    reserve = (512 + 1.5 * 8192 + 2 * 128 + 1024) * MIB
+    assert found.reserve_bytes == reserve
+    room = h200.chip.memory.capacity - reserve - found.weights_bytes
+    assert found.blocks == int(room // (2 * 80 * 4 * 128 * 2))
+
+
+def test_sglang_keeps_ten_gib_on_large_devices(h200: TopologyInput) -> None:
+    found = cache(h200, "sglang", Layout(2), "engine.chunked_prefill_size=2048")
+    assert found.reserve_bytes == 10 * GIB
+
+
+def test_a_given_fraction_replaces_the_reserve(h200: TopologyInput) -> None:
+    found = cache(h200, "sglang", Layout(2), "engine.mem_fraction_static=0.8")
+    room = 0.8 * h200.chip.memory.capacity - found.weights_bytes
+    assert found.blocks == int(room // (2 * 80 * 4 * 128 * 2))
+
+
+def test_vllm_takes_its_share_of_the_whole(h200: TopologyInput) -> None:
+    found = cache(h200, "vllm-0.10", Layout(8))
+    room = 0.9 * h200.chip.memory.capacity - found.weights_bytes - 1e9 - 5 * 8192 * 8192
+    assert found.blocks == int(room // (2 * 80 * 128 * 16))
+
+
+@pytest.mark.parametrize(
+    ("software", "memory", "tokens", "sequences"),
+    [
+        ("vllm-0.10", 80 * GIB, 8192, 1024),
+        ("vllm-0.10", 48 * GIB, 2048, 256),
+        ("sglang-0.5", 180e9, 16384, 2048),
+        ("sglang-0.5", 80e9, 8192, 2048),
+        ("sglang-0.5", 48e9, 4096, 2048),
+        ("sglang-0.5", 24e9, 2048, 2048),
+    ],
+)
+def test_limits_follow_the_device(
+    software: str, memory: float, tokens: int, sequences: int
+) -> None:
+    profile = load_workload("llama70b", [f"workload.software={software}"]).software
+    limits = profile.on_device(memory)
+    assert (limits.max_num_batched_tokens, limits.max_num_seqs) == (tokens, sequences)
+
+
+def test_what_the_user_sets_holds_on_every_device() -> None:
+    changes = ["workload.software=sglang", "engine.chunked_prefill_size=12000"]
+    assert (
+        load_workload("llama70b", changes).software.on_device(1.0).max_num_batched_tokens == 12000
+    )
+
+
+@pytest.mark.parametrize(
+    ("software", "flag", "key", "value"),
+    [
+        (
+            "trtllm",
+            "capacity_scheduler_policy=MAX_UTILIZATION",
+            "scheduler",
+            "trtllm_max_utilization",
+        ),
+        ("trtllm", "enable_block_reuse=false", "prefix_cache", False),
+        ("sglang", "disable_radix_cache=true", "prefix_cache", False),
+        ("vllm", "enable_prefix_caching=false", "prefix_cache", False),
+    ],
+)
+def test_flags_of_the_frameworks(software: str, flag: str, key: str, value: object) -> None:
+    job = load_workload("llama70b", [f"workload.software={software}", f"engine.{flag}"])
+    assert getattr(job.software, key) == value
+
+
+def test_a_switch_alone_is_true() -> None:
+    changes = ["workload.software=sglang", "workload.engine_args=--disable-radix-cache"]
+    assert load_workload("llama70b", changes).software.prefix_cache is False
+
+
+def test_unknown_values_of_a_flag_are_refused() -> None:
+    with pytest.raises(SpecError, match="must be one of guaranteed_no_evict, max_utilization"):
+        load_workload("llama70b", ["engine.capacity_scheduler_policy=lazy"])
+
+
+def test_machines_without_large_memory_get_the_small_limits() -> None:
+    machine = load_topology("h200_nvl8", ["topology.chip=h100_sxm"])
+    job = load_workload("llama70b", ["workload.software=sglang"]).on(machine.chip)
+    assert job.software.max_num_batched_tokens == 8192

@@ -28,7 +28,7 @@ from cluster_sim.serving.traces import read_trace, trace_digest
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.specs.workload import Economics, Workload
-from cluster_sim.summary import Facts, summarise_run
+from cluster_sim.summary import Facts, saturated_starts_per_s, summarise_run
 
 DEFAULT_REQUESTS = 10_000
 CLOSED_ROUNDS = 10  # requests per client of a closed loop, unless given
@@ -222,7 +222,7 @@ def _limits(
     slos: Targets = targets(wanted, requests)
     if not slos.limits:
         return None, flat_out
-    saturated = requests.starts / flat_out.end_s
+    saturated = saturated_starts_per_s(flat_out, requests)
     capacity = find_capacity(
         service, requests, slos, saturated, step_by_step=step_by_step, progress=progress
     )
@@ -231,15 +231,15 @@ def _limits(
 
 def _flat_out(service: Service, requests: Requests) -> tuple[Service, Requests]:
     """What saturation is measured with: all requests at once. Sessions come one for one, without
-    pauses, as many at a time as the cache holds: all first turns before all second ones would
-    leave nothing for a prefix cache to find.
+    pauses, as many at a time as the cache holds (half of all at most): all first turns before
+    all second ones would leave nothing for a prefix cache to find.
     """
     if requests.after is None:
         return service, all_at_once(requests)
     spec = service.spec
     room = spec.blocks * spec.block_tokens / float((requests.isl + requests.osl).mean())
     seats = max(1, min(int(room), spec.max_num_seqs))
-    crowd = min(requests.starts, seats * spec.ranks * service.replicas)
+    crowd = min(max(1, requests.starts // 2), seats * spec.ranks * service.replicas)
     return dataclasses.replace(service, concurrency=crowd), without_pauses(requests)
 
 
@@ -253,7 +253,7 @@ def _offered_rate(
         return wanted.arrivals.rate or 0.0
     reference = capacity.starts_per_s if capacity else 0.0
     if not reference and flat_out is not None:
-        reference = requests.starts / flat_out.end_s
+        reference = saturated_starts_per_s(flat_out, requests)
     return wanted.arrivals.load * reference
 
 

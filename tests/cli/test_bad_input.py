@@ -171,7 +171,7 @@ def test_a_binary_file_is_refused(runner: CliRunner) -> None:
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 ROW = "2023-11-16 18:15:46.6805900,374,44\n"
 TRACES = [
-    ("", "missing column TIMESTAMP"),
+    ("", "bad.csv: empty file"),
     ("TIMESTAMP,ContextTokens\n", "missing column GeneratedTokens"),
     (HEADER, "no usable request"),
     (HEADER + "yesterday,3,4\n", "bad.csv:2: TIMESTAMP: not a time"),

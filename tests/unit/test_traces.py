@@ -154,7 +154,9 @@ def test_bad_rows_are_refused_together_or_left_out_and_counted(
     assert (len(requests), requests.skipped_rows) == (1, 12)
 
 
-def test_folders_and_formats_that_do_not_match(tmp_path: Path, clients: Callable[..., Path]) -> None:
+def test_folders_and_formats_that_do_not_match(
+    tmp_path: Path, clients: Callable[..., Path]
+) -> None:
     options = TraceOptions()
     with pytest.raises(SpecError, match="no such trace"):
         read_trace(tmp_path / "none.csv", None, options)
@@ -180,9 +182,7 @@ def test_a_failed_request_of_burstgpt_is_counted_without_being_asked(read: Read)
 
 
 def test_the_neutral_form_carries_sessions_prefixes_classes_and_priorities(read: Read) -> None:
-    part = TrafficClass(
-        name="b", share=1.0, isl=Lengths(fixed=1), osl=Lengths(fixed=1), priority=3
-    )
+    part = TrafficClass(name="b", share=1.0, isl=Lengths(fixed=1), osl=Lengths(fixed=1), priority=3)
     rows = "0,100,50,s,p,64,b,\n1,9,9,t,,,b,\n2,200,50,s,p,150,b,7\n"
     requests = read(NEUTRAL + rows, block_tokens=16, classes=(part,))
     assert requests.after is not None
@@ -191,7 +191,7 @@ def test_the_neutral_form_carries_sessions_prefixes_classes_and_priorities(read:
     assert requests.priority is not None
     assert requests.priority.tolist() == [3, 3, 7]
     assert requests.prefixes is not None
-    (text, units), = requests.prefixes.of(0)
+    ((text, units),) = requests.prefixes.of(0)
     assert units == 4
     assert requests.prefixes.of(1) == []
     assert requests.prefixes.of(2) == [(text, 9)]

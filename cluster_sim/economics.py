@@ -18,13 +18,13 @@ def chip_usd_per_hour(chip: Chip, economics: Economics) -> float | None:
     hyperscale new build; colocation 130 USD/kW-month (SemiAnalysis, hyperscale); life 5 years,
     WACC 9 %, host and network 35 % of the chip's price and of its power: assumed, within the
     ranges of published cost models. Limits: owned power is the TDP at all times, whatever the
-    load.
+    load; without a TDP there is no owned price.
     """
     if economics.usd_per_chip_hour is not None:
         return economics.usd_per_chip_hour
     if economics.basis == "rented":
         return chip.price.rent
-    if chip.price.purchase is None:
+    if chip.price.purchase is None or chip.tdp is None:
         return None
     rate, years = economics.wacc, economics.life_years
     recovery = rate / (1 - (1 + rate) ** -years) if rate > 0 else 1 / years

@@ -21,7 +21,7 @@ from cluster_sim.serving.generators import draw_requests, planned
 from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Prefixes, Requests, all_at_once, without_pauses
 from cluster_sim.serving.scheduler import SCHEDULERS
-from cluster_sim.serving.service import Run, Service, Watcher, serve
+from cluster_sim.serving.service import Live, Run, Service, Watcher, serve
 from cluster_sim.serving.stepper import ReplicaSpec
 from cluster_sim.serving.trace_rows import TraceOptions
 from cluster_sim.serving.traces import read_trace, trace_digest
@@ -37,12 +37,15 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row of numbers, the requests behind it, and the manifest with their origin."""
+    """One row of numbers, the requests behind it, and the manifest with their origin; ``facts`` of
+    a recorded run.
+    """
 
     summary: dict[str, Any]
     requests: dict[str, Any]
     manifest: dict[str, Any]
     partial: bool
+    facts: Facts | None = None
 
 
 def simulate(
@@ -54,12 +57,15 @@ def simulate(
     step_by_step: bool = False,
     skip_bad_rows: bool = False,
     progress: Progress | None = None,
+    live: Live | None = None,
+    record: bool = False,
 ) -> Result:
     """Simulate a workload on a topology.
 
     Names are looked up as on the command line. ``step_by_step`` runs the slow reference, with
-    identical results. An interrupt from the keyboard gives what is finished, marked partial. Raises
-    SpecError, UnknownNameError, DoesNotFitError for what the user can mend.
+    identical results. ``live`` sees the run itself, not the search for the capacity; ``record``
+    keeps what a timeline needs in ``facts``. An interrupt from the keyboard gives what is finished,
+    marked partial. Raises SpecError, UnknownNameError, DoesNotFitError for what the user can mend.
     """
     machine = load_topology(topology) if isinstance(topology, str) else topology
     job = load_workload(workload) if isinstance(workload, str) else workload
@@ -84,7 +90,7 @@ def simulate(
     elif wanted.arrivals.kind == "offline":
         requests = all_at_once(requests)
     watch = _watcher(progress, "run", len(requests))
-    run = serve(service, requests, step_by_step=step_by_step, watch=watch)
+    run = serve(service, requests, step_by_step=step_by_step, watch=watch, live=live, record=record)
     facts = Facts(
         machine=machine,
         job=job,
@@ -102,7 +108,7 @@ def simulate(
         version=__version__,
     )
     summary, table, manifest = summarise_run(facts)
-    return Result(summary, table, manifest, run.interrupted)
+    return Result(summary, table, manifest, run.interrupted, facts if record else None)
 
 
 def make_requests(

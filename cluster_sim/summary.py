@@ -309,16 +309,18 @@ def _money_and_energy(
     used_w = chip_power_w(
         machine, {**busy, "bubble": ledger.share("bubble"), "idle": ledger.share("idle")}
     )
-    idle_chips = topology.chips - facts.chips_used
-    chips_w = facts.chips_used * used_w + idle_chips * machine.chip.idle_power
-    power_w = wall_power_w(chips_w, topology.host_power, facts.economics)
+    power_w, idle_w = None, machine.chip.idle_power
+    if used_w is not None and idle_w is not None and topology.host_power is not None:
+        idle_chips = topology.chips - facts.chips_used
+        chips_w = facts.chips_used * used_w + idle_chips * idle_w
+        power_w = wall_power_w(chips_w, topology.host_power, facts.economics)
     output, total = row["output_tokens_per_s"], row["total_tokens_per_s"]
     return {
         "chip_usd_per_h": usd_per_h,
         "usd_per_m_output_tokens": usd_per_million_tokens(usd_per_h, topology.chips, output),
         "usd_per_m_total_tokens": usd_per_million_tokens(usd_per_h, topology.chips, total),
         "power_w": power_w,
-        "j_per_output_token": power_w / output if output else None,
+        "j_per_output_token": power_w / output if output and power_w is not None else None,
     }
 
 
@@ -412,6 +414,8 @@ def _notes(facts: Facts, row: dict[str, Any]) -> list[str]:
             f"no price for {facts.machine.chip.title}: "
             "give one with --set economics.usd_per_chip_hour=2.0"
         )
+    if row["power_w"] is None:
+        notes.append(f"power and energy are empty: {_lacks_power(facts.machine)}")
     if facts.requests.skipped_rows:
         notes.append(f"{facts.requests.skipped_rows} bad rows of the trace left out")
     if facts.requests.failed_rows:
@@ -426,6 +430,18 @@ def _notes(facts: Facts, row: dict[str, Any]) -> list[str]:
             "raise --requests"
         )
     return notes
+
+
+def _lacks_power(machine: TopologyInput) -> str:
+    """What is missing for the power of a machine, and how to give it."""
+    if machine.chip.tdp is None:
+        return (
+            f"no TDP of {machine.chip.title} is published; give one with "
+            "--set 'chip.tdp=700 W' --set 'chip.idle_power=115 W'"
+        )
+    if machine.topology.host_power is None:
+        return "no power of the host is known; give it with --set 'topology.host_power=2.4 kW'"
+    return f"{machine.chip.title} has no power curve; add one to its fits"
 
 
 def _hit_share(facts: Facts) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cluster_sim.cli.options import resolve_inputs, run_options
-from cluster_sim.specs.find import HUGGING_FACE_FILE, names
+from cluster_sim.specs.find import HUGGING_FACE_FILE, chip_marks, names
 
 FAMILIES = {
     "topologies": "topology",
@@ -23,22 +23,30 @@ FAMILIES = {
 @click.command("list")
 @click.argument("family", required=False, type=click.Choice(list(FAMILIES)))
 def list_names(family: str | None) -> None:
-    """List the names of topologies, chips, models, workloads, software."""
+    """List the names of topologies, chips, models, workloads, software.
+
+    Behind a chip stand its status unless it ships, and what a run of it lacks.
+    """
     for plural, singular in FAMILIES.items():
         if family in (None, plural):
             indent = ""
             if family is None:
                 click.echo(f"{plural}:")
                 indent = "  "
-            for name in names(singular):
-                click.echo(indent + name)
+            marks = chip_marks() if singular == "chip" else dict.fromkeys(names(singular), "")
+            width = max(map(len, marks), default=0)
+            for name, mark in marks.items():
+                click.echo(indent + (f"{name:{width}}  {mark}" if mark else name))
 
 
 @click.command()
 @click.argument("family", type=click.Choice([*FAMILIES.values()]))
 @click.argument("name")
 def show(family: str, name: str) -> None:
-    """Show a file of a family, checked, with its sources."""
+    """Show a file of a family, checked, with its sources; of chips, topologies and models also
+    figures that follow from it.
+    """
+    from cluster_sim.output.facts import facts_of
     from cluster_sim.specs.load import read
 
     spec = _load(family, name)
@@ -54,11 +62,8 @@ def show(family: str, name: str) -> None:
         click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
     else:
         click.echo(record.text.rstrip())
-    if family == "model":
-        from cluster_sim.output.model_text import model_counts
-
-        for line in model_counts(spec):
-            click.echo(f"# {line}")
+    for line in facts_of(spec):
+        click.echo(f"# {line}")
 
 
 @click.command()
@@ -106,6 +111,7 @@ def schema(family: str) -> None:
 def _family_of(file: str) -> str:
     """The family of a name, or of a file by the folder it lies in and the keys it has."""
     from cluster_sim.errors import SpecError
+    from cluster_sim.specs.inline import is_inline
     from cluster_sim.specs.load import read
 
     for family in FAMILIES.values():
@@ -113,6 +119,8 @@ def _family_of(file: str) -> str:
             return family
     if file.endswith(".json") or Path(file, HUGGING_FACE_FILE).is_file():
         return "model"
+    if is_inline(file):
+        return "topology"
     keys = set(read("topology", file)[1]) if ("/" in file or file.endswith("ml")) else set()
     marks = {"chip": "topology", "arrivals": "workload", "layers": "model", "host": "software"}
     marks |= {"peak": "chip", "memory": "chip", "scale_up": "topology", "isl": "workload"}
@@ -123,6 +131,7 @@ def _family_of(file: str) -> str:
 
 
 def _load(family: str, name: str) -> Any:
+    """A file of a family as what a run would read; raises every problem of it."""
     from cluster_sim.specs.chip import Chip
     from cluster_sim.specs.load import load_spec, load_topology, load_workload
     from cluster_sim.specs.model import Model

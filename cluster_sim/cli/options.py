@@ -82,7 +82,7 @@ def _refuse_without_effect(options: dict[str, Any], job: WorkloadInput) -> None:
 
 
 def _with_chips(machine: TopologyInput, chips: int | None) -> TopologyInput:
-    """The topology with only so many of its chips in use."""
+    """The topology with only so many of its chips, and the hosts that they fill."""
     import dataclasses
 
     topology = machine.topology
@@ -93,7 +93,11 @@ def _with_chips(machine: TopologyInput, chips: int | None) -> TopologyInput:
             f"--chips {chips}: {topology.name} has {topology.chips} chips; "
             f"a larger machine is --set topology.chips={chips}"
         )
-    return dataclasses.replace(machine, topology=dataclasses.replace(topology, chips=chips))
+    fewer = dataclasses.replace(topology, chips=chips)
+    if topology.host_power is not None:
+        host_w = topology.host_power * fewer.hosts / topology.hosts
+        fewer = dataclasses.replace(fewer, host_power=host_w)
+    return dataclasses.replace(machine, topology=fewer)
 
 
 def _replacements(options: dict[str, Any]) -> dict[str, Any]:

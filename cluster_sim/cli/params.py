@@ -22,12 +22,12 @@ class Name(click.ParamType[Any]):
         self.name = self.family = family
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check that the file is there; it is read later."""
+        """Check that the file is there; it is read later. Inline topologies get their name."""
         try:
-            find(self.family, value)
+            record = find(self.family, value)
         except (UnknownNameError, SpecError) as error:
             self.fail(str(error), param, ctx)
-        return str(value)
+        return record.name if record.origin == "inline" else str(value)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -76,6 +76,33 @@ class Time(click.ParamType[Any]):
         if seconds <= 0:
             self.fail(f"must be > 0 (got {value})", param, ctx)
         return f"{seconds!r} s"
+
+
+class Window(click.ParamType[Any]):
+    """A part of the simulated time: ``10s..20s``."""
+
+    name = "time..time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        """Its two ends in seconds."""
+        from cluster_sim.units import parse_quantity
+
+        if isinstance(value, tuple):
+            return value
+        first, dots, last = str(value).partition("..")
+        if not dots:
+            self.fail(f"write two times such as 10s..20s (got {value})", param, ctx)
+        try:
+            window = (parse_quantity(first, "time"), parse_quantity(last, "time"))
+        except ValueError as error:
+            self.fail(f"{error} (got {value})", param, ctx)
+        if not 0 <= window[0] < window[1]:
+            self.fail(
+                f"must begin at 0 s or later and end after it begins (got {value})", param, ctx
+            )
+        return window
 
 
 class PlanType(click.ParamType[Any]):

@@ -143,8 +143,13 @@ def _money(machine: TopologyInput, economics: Economics) -> str:
             _wrapped(money),
             _wrapped("$/M tokens = $/chip-hour x all chips / 3600 / (tokens/s) x 10^6"),
             _wrapped(
-                f"power at the wall = (chips + host {machine.topology.host_power:,.0f} W) x PUE "
+                f"power at the wall = (chips + {_host_power(machine)}) x PUE "
                 f"{economics.pue:g}; J/token = power / (tokens/s)"
             ),
         )
     )
+
+
+def _host_power(machine: TopologyInput) -> str:
+    power = machine.topology.host_power
+    return "host, not known" if power is None else f"host {power:,.0f} W"

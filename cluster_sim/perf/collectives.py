@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_sim.errors import SpecError
-from cluster_sim.machine.host import group_bandwidth
+from cluster_sim.machine.host import group_bandwidth, peer_bandwidth
 from cluster_sim.perf.operators import weakest
 from cluster_sim.specs.inputs import TopologyInput
 
@@ -21,7 +21,8 @@ def link_bytes(algorithm: str, message: FloatArray, ranks: int) -> FloatArray:
     over all ranks.
 
     Model: one-shot, every rank reads all others: S (n - 1). Ring (and two-shot): 2 S (n - 1) / n.
-    In-switch reduction: the shard goes up once and comes down once, S (1 + 1 / n).
+    In-switch reduction: the shard goes up once and comes down once, S (1 + 1 / n). In a mesh these
+    spread evenly over the links to the n - 1 others: S, and 2 S / n, on each.
     """
     if algorithm == "one_shot":
         return message * (ranks - 1)
@@ -33,14 +34,19 @@ def link_bytes(algorithm: str, message: FloatArray, ranks: int) -> FloatArray:
 def usable_algorithms(
     machine: TopologyInput, algorithms: tuple[str, ...], ranks: int
 ) -> tuple[str, ...]:
-    """Those of a library's algorithms that have a curve and that the fabric can run; in-switch
-    reduction needs switches that reduce and more than two ranks.
+    """Those of a library's algorithms that have a curve and that the fabric can run: in-switch
+    reduction needs switches that reduce and more than two ranks; one-shot kernels run on at most
+    two ranks where chips meet only in the host (vLLM's custom all-reduce, recalled).
     """
-    in_switch = machine.topology.scale_up.in_switch_reduction and ranks > 2
+    links = machine.topology.scale_up
+    barred = {
+        "in_switch": not links.in_switch_reduction or ranks <= 2,
+        "one_shot": links.kind == "host" and ranks > 2,
+    }
     return tuple(
         algorithm
         for algorithm in machine.fits.all_reduce
-        if algorithm in algorithms and (algorithm != "in_switch" or in_switch)
+        if algorithm in algorithms and not barred.get(algorithm)
     )
 
 
@@ -77,18 +83,42 @@ def all_reduce_s(
 
 
 def handoff_s(machine: TopologyInput, message: FloatArray) -> FloatArray:
-    """Seconds that activations take from one pipeline stage to the next: latency + bytes / link."""
-    return HANDOFF_S + message / (group_bandwidth(machine, 2) * HANDOFF_SHARE)
+    """Seconds that activations take from one pipeline stage to the next: latency + bytes / the
+    links between two chips.
+    """
+    return HANDOFF_S + message / (peer_bandwidth(machine) * HANDOFF_SHARE)
 
 
-def exchange_s(machine: TopologyInput, message: FloatArray, ranks: int) -> FloatArray:
-    """Seconds of an all-to-all in which every rank sends ``message`` bytes to the others.
+def exchange_copies(kernel: str, chosen: int, ranks: int) -> float:
+    """Copies of a token that leave its device when it goes to ``chosen`` experts spread evenly over
+    ``ranks`` devices.
 
-    Model: latency + latency_per_peer (n - 2) + bytes / (link bandwidth x efficiency). Raises
+    Model: one for each expert, chosen (n - 1) / n; or one for each other device that holds any of
+    them, (n - 1) (1 - (1 - 1 / n)^chosen).
+    """
+    if kernel == "per_expert":
+        return chosen * (ranks - 1) / ranks
+    return (ranks - 1) * (1 - (1 - 1 / ranks) ** chosen)
+
+
+def exchange_s(
+    machine: TopologyInput, message: FloatArray, ranks: int, chosen: int | None
+) -> FloatArray:
+    """Seconds of dispatching tokens to their experts, or of combining the results: the faster of
+    the kernels that the chip has curves for.
+
+    ``message`` is the size of one copy of all tokens of a device, ``chosen`` how many experts a
+    token has; None sends everything to everybody. Model: latency + latency_per_peer (n - 2) + bytes
+    sent / (link bandwidth x efficiency). Limits: experts loaded evenly; alone on the links. Raises
     SpecError when the chip has no such curve.
     """
-    curve = machine.fits.all_to_all
-    if curve is None:
+    best: FloatArray | None = None
+    for kernel, curve in machine.fits.all_to_all.items():
+        copies = ranks - 1 if chosen is None else exchange_copies(kernel, chosen, ranks)
+        latency = curve.latency + curve.latency_per_peer * (ranks - 2)
+        rate = group_bandwidth(machine, ranks) * curve.efficiency
+        seconds = latency + copies * message / rate
+        best = seconds if best is None else np.minimum(best, seconds)
+    if best is None:
         raise SpecError(f"{machine.chip.name}: no fitted all_to_all curve; run with plan.attn_dp=1")
-    latency = curve.latency + curve.latency_per_peer * (ranks - 2)
-    return latency + message / (group_bandwidth(machine, ranks) * curve.efficiency)
+    return best

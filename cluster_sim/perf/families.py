@@ -16,6 +16,7 @@ from cluster_sim.perf.collectives import (
 from cluster_sim.perf.experts import expert_time
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.operators import (
+    WEIGHT_ONLY,
     attention_curves,
     gemm_curve,
     gemm_s,
@@ -67,10 +68,13 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class PromptAttention:
-    """Seconds per unit of prompt attention, in layers that see everything and in local ones."""
+    """Seconds per unit of prompt attention, in layers that see everything and in local ones; a pair
+    that sparse attention chose costs ``chosen_factor`` units.
+    """
 
     all_s: float
     local_s: float
+    chosen_factor: float
     half_length: float
     floor_s: float
     provenance: str
@@ -151,12 +155,14 @@ def prompt_attention(
     """Causal prompt attention: FLOP / (bf16 peak u_c) a unit of end^2 - start^2, and the floor.
 
     FLOP of a prompt of S tokens: heads (key dim + value dim) S^2, the causal half of scores and
-    values. Sparse layers compute the chosen tokens, and their index all of them. Limits: chosen
-    latents are expanded; kernels that work on latents (FlashMLA, recalled) do 3.4 times the FLOP.
+    values. Sparse layers compute the chosen tokens, and their index all of them. Chosen latents are
+    not expanded, since each query has others: 2 kv_rank + rope_dim instead of the expanded
+    dimensions a head (FlashMLA, recalled).
     """
-    heads, dims, curve = model.heads // layout.tp, 2 * model.head_dim, None
+    heads, dims, factor = model.heads // layout.tp, 2 * model.head_dim, 1.0
     if model.mla is not None:
         dims = model.mla.nope_dim + model.mla.rope_dim + model.mla.v_dim
+        factor = (2 * model.mla.kv_rank + model.mla.rope_dim) / dims
         curve, _ = mla_curves(machine, recipe.kv)
     else:
         curve, _ = attention_curves(machine, recipe.kv)
@@ -168,6 +174,7 @@ def prompt_attention(
     return PromptAttention(
         all_s=((model.cached_layers - local) * flop + index) / rate,
         local_s=local * flop / rate,
+        chosen_factor=factor,
         half_length=float(curve.half_length),
         floor_s=model.cached_layers * curve.floor,
         provenance=curve.provenance,
@@ -313,24 +320,23 @@ def _expert_families(case: _Case) -> list[Family]:
 def _exchange_family(case: _Case, counts: FloatArray) -> Family:
     """Dispatch in the experts' dtype and combine in bf16, once a layer with experts.
 
-    Model: a group's tokens go to min(top_k, n - 1) of the other devices; with experts on every
-    device of a stage (ep 1) to all of them. The devices of a group share its tokens.
+    Model: the devices of a group share its tokens, and each sends its part to the devices that hold
+    a slice of a chosen expert; with experts on every device of a stage (ep 1) to all others.
     """
-    model, layout = case.model, case.layout
+    model, layout, fits = case.model, case.layout, case.machine.fits
     assert model.moe is not None
     ranks = layout.stage_devices
-    copies = ranks - 1 if layout.ep == 1 else min(model.moe.top_k, ranks - 1)
-    tokens = np.ceil(counts / ranks)
+    chosen = None if layout.ep == 1 else model.moe.top_k * layout.expert_slices
     width = min(BYTES_PER_ELEMENT[case.recipe.experts], ACTIVATION_BYTES)
-    if case.recipe.experts in ("w4a16", "w8a16"):
+    if case.recipe.experts in WEIGHT_ONLY:
         width = ACTIVATION_BYTES
-    sent = tokens * copies * model.hidden
-    dispatch = exchange_s(case.machine, sent * width, ranks)
-    combine = exchange_s(case.machine, sent * ACTIVATION_BYTES, ranks)
+    copy = np.ceil(counts / ranks) * model.hidden
+    dispatch = exchange_s(case.machine, copy * width, ranks, chosen)
+    combine = exchange_s(case.machine, copy * ACTIVATION_BYTES, ranks, chosen)
     shared = model.moe.layers * (dispatch + combine)
     shared[0] = 0.0
-    curve = case.machine.fits.all_to_all
-    return Family("expert_exchange", curve.provenance if curve else "assumed", shared_s=shared)
+    provenance = weakest(curve.provenance for curve in fits.all_to_all.values())
+    return Family("expert_exchange", provenance, shared_s=shared)
 
 
 def _handoff_family(case: _Case) -> Family:

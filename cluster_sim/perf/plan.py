@@ -10,7 +10,7 @@ from typing import NoReturn
 import numpy as np
 
 from cluster_sim.errors import DoesNotFitError, SpecError
-from cluster_sim.machine.host import domain_devices
+from cluster_sim.machine.host import domain_devices, replicas_in
 from cluster_sim.perf.layout import Layout, Recipe, check_layout, divisors, missing, recipe
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
@@ -66,6 +66,12 @@ def resolve(machine: TopologyInput, job: WorkloadInput) -> Choice:
     for. Raises DoesNotFitError or
     SpecError for a plan that cannot be placed.
     """
+    if "bf16" not in machine.chip.peak:
+        have = ", ".join(machine.chip.peak) or "no peak at all"
+        raise SpecError(
+            f"{machine.chip.name}: no bf16 peak is published (it has {have}); "
+            "give one with --set 'chip.peak.bf16=500 TFLOP/s'"
+        )
     rejected: list[str] = []
     lacking: list[str] = []
     layouts = _layouts(machine, job)
@@ -104,7 +110,7 @@ def _recipes(machine: TopologyInput, job: WorkloadInput) -> list[Recipe]:
 def _layouts(machine: TopologyInput, job: WorkloadInput) -> list[Layout]:
     """Layouts to weigh: the degrees that the user gave, and all that may stand for the others."""
     plan, model = job.workload.plan, job.model
-    room = min(domain_devices(machine), _devices(machine))
+    room = domain_devices(machine)
     powers = [d for d in divisors(model.heads, room) if d & (d - 1) == 0]
     found: list[Layout] = []
     for tp in [plan.tp] if plan.tp else powers:
@@ -114,7 +120,7 @@ def _layouts(machine: TopologyInput, job: WorkloadInput) -> list[Layout]:
         found += _attention_groups(job, room)
     possible = [layout for layout in found if layout.devices <= room and _cuts(job, layout)]
     wanted = plan.replicas or 1
-    fitting = [layout for layout in possible if layout.devices * wanted <= _devices(machine)]
+    fitting = [lay for lay in possible if wanted <= replicas_in(machine, lay.devices)]
     if not fitting:
         smallest = min(possible or found, key=lambda layout: layout.devices)
         check_layout(model, smallest)
@@ -160,6 +166,12 @@ def _refuse_room(machine: TopologyInput, layout: Layout, replicas: int, room: in
             f"{name} has {devices}; lower --replicas."
         )
     degrees = f"tp={layout.tp}" if layout.devices == layout.tp else str(layout)
+    if layout.devices * replicas <= devices:
+        placed = replicas_in(machine, layout.devices)
+        raise DoesNotFitError(
+            f"{name} has room for {placed} x {degrees}, since no replica may cross its scale-up "
+            f"domains of {room} devices; lower --tp or --replicas."
+        )
     raise DoesNotFitError(
         f"{degrees} x {replicas} replicas needs {layout.devices * replicas} devices, "
         f"{name} has {devices}; lower --tp or --replicas."
@@ -171,19 +183,13 @@ def _devices(machine: TopologyInput) -> int:
 
 
 def _weigh(machine: TopologyInput, job: WorkloadInput, wanted: Recipe, layout: Layout) -> Candidate:
-    replicas = job.workload.plan.replicas or _replicas(machine, layout)
+    replicas = job.workload.plan.replicas or replicas_in(machine, layout.devices)
     try:
         cache = kv_cache(machine.chip, job.model, job.software, layout, wanted)
     except DoesNotFitError as error:
         return Candidate(layout, replicas, fits=False, reason=str(error))
     price = compile_step_price(machine, job.model, job.software, layout, wanted)
     return _closed_form(machine, job, layout, replicas, price, cache)
-
-
-def _replicas(machine: TopologyInput, layout: Layout) -> int:
-    """As many as fill the machine, none across domains."""
-    room = min(domain_devices(machine), _devices(machine))
-    return room // layout.devices * (_devices(machine) // room)
 
 
 def _closed_form(
@@ -301,7 +307,7 @@ def _choose(wanted: Recipe, candidates: tuple[Candidate, ...], usable: list[Cand
 
 
 def _smallest_that_fits(machine: TopologyInput, job: WorkloadInput) -> str:
-    room = min(domain_devices(machine), _devices(machine))
+    room = domain_devices(machine)
     for wanted in _recipes(machine, job):
         if missing(machine.chip, machine.fits, job.model, wanted):
             continue

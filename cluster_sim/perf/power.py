@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from cluster_sim.specs.inputs import TopologyInput
 
 
-def chip_power_w(machine: TopologyInput, shares: Mapping[str, float]) -> float:
-    """Mean power (W) of a chip whose time is shared out over operator families and ``idle``.
+def chip_power_w(machine: TopologyInput, shares: Mapping[str, float]) -> float | None:
+    """Mean power (W) of a chip whose time is shared out over operator families and ``idle``; None
+    without a power curve or an idle power, which chips without a published TDP lack.
 
     Model: sum of share x power of the family, from kernel power measurements; small kernels and
     experts count as GEMMs of their kind, hand-offs, exchanges and swaps as communication; a rank
     that waits for others draws what the host phase does. Limits: no clock throttling under a rack
     power cap.
     """
-    curve = machine.fits.power
+    curve, idle_w = machine.fits.power, machine.chip.idle_power
+    if curve is None or idle_w is None:
+        return None
     watts = {
         "gemm_math": curve.gemm_compute_bound,
         "gemm_weights": curve.gemm_memory_bound,
@@ -31,6 +34,6 @@ def chip_power_w(machine: TopologyInput, shares: Mapping[str, float]) -> float:
         "swap": curve.communication,
         "host": curve.host,
         "bubble": curve.host,
-        "idle": machine.chip.idle_power,
+        "idle": idle_w,
     }
     return sum(share * watts[family] for family, share in shares.items())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence, Sized
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Protocol
@@ -28,29 +28,42 @@ from cluster_sim.serving.replica import FastReplica
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.router import READS_LOAD, ROUTERS
 from cluster_sim.serving.stepper import ReplicaSpec, StepByStepReplica
+from cluster_sim.serving.tape import Tape
 
 LOOKS_PER_RUN = 64  # how often progress is reported and a watcher may stop the run
 LOOK_GROWTH = 0.25  # of the time so far: the next look once all requests have arrived
+LIVE_GROWTH = 0.01  # the same while somebody watches
 
 
 class Rank(Protocol):
-    """What the checks at the end of a run need of a batch."""
+    """What is asked of a batch at the end of a run, and by those who watch it."""
 
     free: int
     cache: PrefixCache | None
     counts: StepCounts
+    tape: Tape | None
+
+    @property
+    def waiting(self) -> Sized:
+        """The queue."""
+
+    @property
+    def running(self) -> Sized:
+        """Sequences that hold blocks."""
 
 
 class Replica(Protocol):
     """What a service needs of a replica; the reference and the fast one both have it."""
 
     index: int
+    spec: ReplicaSpec
     in_step: bool
     start_s: float
     end_s: float
     idle_s: float
     log: StepLog
     shared: Counter[int]
+    tape: Tape | None
 
     @property
     def has_work(self) -> bool:
@@ -94,7 +107,7 @@ class Run:
 
     ``counts`` are of all ranks, replica by replica; ``shared[tokens]`` counts steps by the tokens
     of all ranks of a replica together; ``idle_s`` are seconds without work before a replica's last
-    step.
+    step. ``tapes``, one a replica, are there if asked for.
     """
 
     outcomes: Outcomes
@@ -106,9 +119,11 @@ class Run:
     end_s: float
     interrupted: bool
     known_s: float = math.inf  # an interrupted run is recorded completely up to here
+    tapes: tuple[Tape, ...] = ()
 
 
 Watcher = Callable[[Outcomes, int, float], bool]
+Live = Callable[[Sequence[Replica], Outcomes, int, float], None]
 
 
 def serve(
@@ -117,12 +132,16 @@ def serve(
     *,
     step_by_step: bool = False,
     watch: Watcher | None = None,
+    live: Live | None = None,
+    record: bool = False,
 ) -> Run:
     """Simulate until every request is finished or rejected.
 
     ``watch(outcomes, arrivals so far, time)`` is called now and then, with everything before that
     time recorded; when it returns true the run stops. An interrupt from the keyboard stops it too;
-    both leave unfinished requests in the record (``interrupted``). Raises SimulationError when
+    both leave unfinished requests in the record (``interrupted``). ``live(replicas, outcomes,
+    arrivals so far, time)`` is called at every event and may look at everything; replicas that
+    nobody asked lately may lag behind the time. ``record`` keeps tapes. Raises SimulationError when
     requests or KV blocks are not conserved.
     """
     outcomes = Outcomes(requests)
@@ -131,12 +150,16 @@ def serve(
     kind = StepByStepReplica if step_by_step else FastReplica
     replicas: list[StepByStepReplica] | list[FastReplica]
     replicas = [kind(i, service.spec, outcomes) for i in range(service.replicas)]  # type: ignore[assignment]
+    for replica in replicas if record else ():
+        replica.tape = Tape(replica.log)
+        for rank in replica.ranks:
+            rank.tape = replica.tape
     player: _Lazy | _EventDriven
     if service.concurrency is not None or turns is not None or step_by_step:
-        player = _EventDriven(service, replicas, accepted, outcomes, turns, watch)
+        player = _EventDriven(service, replicas, accepted, outcomes, turns, watch, live)
     else:
         fast = [replica for replica in replicas if isinstance(replica, FastReplica)]
-        player = _Lazy(service, fast, accepted, outcomes, watch)
+        player = _Lazy(service, fast, accepted, outcomes, watch, live)
     interrupted, known_s = False, math.inf
     try:
         player.run()
@@ -155,6 +178,7 @@ def serve(
         max((replica.log.end_s[-1] for replica in replicas if replica.log.end_s), default=0.0),
         interrupted,
         known_s,
+        tuple(replica.tape for replica in replicas if replica.tape is not None),
     )
     if not interrupted:
         _check_conservation(service, replicas, run, len(accepted))
@@ -236,13 +260,10 @@ class _Lazy:
         accepted: Sequence[int],
         outcomes: Outcomes,
         watch: Watcher | None,
+        live: Live | None,
     ) -> None:
-        self.replicas, self.accepted, self.outcomes, self.watch = (
-            replicas,
-            accepted,
-            outcomes,
-            watch,
-        )
+        self.replicas, self.accepted, self.outcomes = replicas, accepted, outcomes
+        self.watch, self.live = watch, live
         self.env = Environment()
         self.route = ROUTERS[service.router]
         self.reads_load = service.router in READS_LOAD
@@ -254,10 +275,13 @@ class _Lazy:
         """Hand out all arrivals, then let the replicas finish."""
         self.env.process(self._source())
         self.env.run()
+        growth = LOOK_GROWTH if self.live is None else LIVE_GROWTH
         while any(replica.has_work for replica in self.replicas):
-            self.env.run(until=self.env.now + max(1.0, LOOK_GROWTH * self.env.now))
+            self.env.run(until=self.env.now + max(1.0, growth * self.env.now))
             for replica in self.replicas:
                 replica.advance(self.env.now)
+            if self.live is not None:
+                self.live(self.replicas, self.outcomes, len(self.accepted), self.env.now)
             self._look(len(self.accepted))
 
     def _source(self) -> Generator[Event, None, None]:
@@ -282,6 +306,8 @@ class _Lazy:
                     self._list(replica)
             if number % every == 0:
                 self._look(number)
+            if self.live is not None:
+                self.live(replicas, self.outcomes, number + 1, now)
 
     def _catch_up(self, now: float) -> None:
         due = self.due
@@ -322,6 +348,7 @@ class _EventDriven:
         outcomes: Outcomes,
         turns: _Turns | None,
         watch: Watcher | None,
+        live: Live | None,
     ) -> None:
         self.env = Environment()
         self.replicas, self.outcomes, self.watch = replicas, outcomes, watch
@@ -333,6 +360,7 @@ class _EventDriven:
         self.every = max(1, len(accepted) // LOOKS_PER_RUN)
         self.generation = [0] * len(replicas)  # events of an older generation are stale
         self.starting = [False] * len(replicas)
+        self.live = live
 
     def run(self) -> None:
         """Play all events."""
@@ -406,6 +434,8 @@ class _EventDriven:
                 self._follow(request)
         if replica.has_work:
             self._start_soon(replica)
+        if self.live is not None:
+            self.live(self.replicas, self.outcomes, self.arrivals, self.env.now)
 
     def _follow(self, request: int) -> None:
         """What the end of a request causes: its session's next turn, or in a closed loop the next

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from cluster_sim.specs.constraints import Fraction, PositiveInt, Text
+from cluster_sim.specs.topology import ScaleUp
 from cluster_sim.units import (
     Bytes,
     BytesPerSecond,
@@ -15,6 +16,7 @@ from cluster_sim.units import (
     Usd,
     UsdPerHour,
     Watts,
+    WattsOrZero,
 )
 
 PeakDtype = Literal["bf16", "fp8", "int8", "fp6", "fp4"]
@@ -59,21 +61,33 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What one chip costs: rent per hour, purchase, both optional; ``power_all_in`` is utility
-    power per chip.
-    """
+    """What one chip costs: rent per hour, purchase, both optional, and what each figure means."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     rent: UsdPerHour | None = None
     rent_basis: str = ""
     purchase: Usd | None = None
+    purchase_basis: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The machine that a chip usually comes in: ``chips`` of them, and the power per chip of all
+    the rest of it.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    chips: PositiveInt
+    power: WattsOrZero | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chip:
     """A chip as bought and counted. Peaks are dense; ``sources`` names where each group of facts
-    was read. Memory and peaks are of the whole package; software sees ``devices_per_chip`` equal
-    shares. Peaks that nobody published are left out: a run names what is missing.
+    was read, ``notes`` where published figures differ. Memory, peaks, links and powers are of the
+    whole package; software sees ``devices_per_chip`` equal shares. What nobody published is left
+    out: without a bf16 peak no run is possible, without a TDP power and energy stay empty.
+    ``scale_up`` and ``host`` are what a topology of the chip has unless it says otherwise.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -84,17 +98,27 @@ class Chip:
     architecture: Text
     status: Status = "shipping"
     process: str = ""
-    dies: PositiveInt = 1
+    dies: PositiveInt | None = None
     die_area_mm2: PositiveInt | None = None
     devices_per_chip: PositiveInt = 1
     memory: Memory
     peak: dict[PeakDtype, FlopPerSecond] = field(default_factory=dict)
+    scale_up: ScaleUp | None = None
     nic: BytesPerSecond | None = None
-    tdp: Watts
-    idle_power: Watts
+    host: Host | None = None
+    tdp: Watts | None = None
+    idle_power: Watts | None = None
     sm_count: PositiveInt | None = None
     price: Price = field(default_factory=Price)
     sources: dict[str, str]
+    notes: tuple[Text, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.tdp is None) != (self.idle_power is None):
+            raise ValueError("tdp and idle_power come together: give both or neither")
+        package = self.scale_up and self.scale_up.package_bandwidth
+        if self.devices_per_chip > 1 and self.scale_up and not package:
+            raise ValueError("a chip of several devices needs scale_up.package_bandwidth")
 
     @property
     def device_memory(self) -> float:
@@ -109,6 +133,13 @@ class Chip:
     def device_peak(self, dtype: PeakDtype) -> float:
         """Dense FLOP/s of one device in a dtype."""
         return self.peak[dtype] / self.devices_per_chip
+
+    @property
+    def incomplete(self) -> str:
+        """What a run of the chip would lack, in words; empty if nothing."""
+        peak = "no bf16 peak" if self.peak else "no peak"
+        lacks = [] if "bf16" in self.peak else [peak]
+        return ", ".join(lacks if self.scale_up else [*lacks, "no scale_up"])
 
     @property
     def tpp(self) -> float | None:
@@ -140,9 +171,25 @@ class GemmCurve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupedCurve:
-    """``floor + FLOP / (peak x compute) + bytes / (bandwidth x memory)``: grouped expert GEMMs, and
-    MLA decode with the larger of the two instead of their sum.
+class ExpertCurve:
+    """``floor + FLOP / (peak x compute) + weight bytes / (bandwidth x memory) + activation bytes /
+    (bandwidth x activations)``: grouped expert GEMMs with the kernels around them that sort,
+    quantise and sum up tokens.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    floor: Seconds
+    compute: Fraction
+    memory: Fraction
+    activations: Fraction
+    provenance: Provenance
+    source: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentCurve:
+    """``floor + query bytes / (bandwidth x memory) + max(FLOP / (bf16 peak x compute), cache bytes
+    / (bandwidth x memory))``: decode attention over latents.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -211,19 +258,22 @@ class PowerCurve:
 class Fits:
     """Fitted curves of one chip: GEMM, expert GEMM and attention per dtype, glue kernels,
     collectives, power. A chip without timings of its own ``borrows`` all that it does not give
-    itself from a relative: same shares of peak and floors, marked transferred, power scaled by TDP.
+    itself from a relative: same shares of peak and floors, marked transferred, power scaled by TDP
+    (none if a TDP is unknown).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     chip: str
     borrows: str = ""
     gemm: dict[Dtype, GemmCurve]
-    moe: dict[Dtype, GroupedCurve] = field(default_factory=dict)
+    moe: dict[Dtype, ExpertCurve] = field(default_factory=dict)
     attention_prefill: dict[KvDtype, PrefillCurve]
     attention_decode: dict[KvDtype, StreamCurve]
     mla_prefill: dict[KvDtype, PrefillCurve] = field(default_factory=dict)
-    mla_decode: dict[KvDtype, GroupedCurve] = field(default_factory=dict)
+    mla_decode: dict[KvDtype, LatentCurve] = field(default_factory=dict)
     glue: StreamCurve
     all_reduce: dict[Literal["one_shot", "ring", "in_switch"], CollectiveCurve]
-    all_to_all: CollectiveCurve | None = None
-    power: PowerCurve
+    all_to_all: dict[Literal["per_expert", "per_device"], CollectiveCurve] = field(
+        default_factory=dict
+    )
+    power: PowerCurve | None = None

@@ -47,12 +47,50 @@ def names(family: str) -> list[str]:
     return sorted({path.stem for root, _ in _roots() for path in _files(root, family)})
 
 
+def texts(family: str) -> dict[str, str]:
+    """The texts of all files of a family by name, sorted; a name's first file counts."""
+    found: dict[str, str] = {}
+    for root, _ in _roots():
+        for path in _files(root, family):
+            if path.stem not in found:
+                try:
+                    found[path.stem] = path.read_text("utf-8")
+                except (OSError, UnicodeDecodeError):
+                    found[path.stem] = ""
+    return dict(sorted(found.items()))
+
+
+def chip_marks() -> dict[str, str]:
+    """What to know of each chip before using it: its status unless it ships, and what its file
+    lacks. A scan of lines, not a parse.
+    """
+    found, marks = texts("chip"), {}
+    for name, text in found.items():
+        base = re.search(r"^extends: *(\S+)", text, re.MULTILINE)
+        full = text + found.get(base[1], "") if base else text
+        status = re.search(r"^status: *(\w+)", full, re.MULTILINE)
+        words = [status[1]] if status and status[1] != "shipping" else []
+        lacks = [
+            what
+            for what, key in (("no scale_up", "scale_up:"), ("no TDP", "tdp:"))
+            if not re.search(rf"^{key}", full, re.MULTILINE)
+        ]
+        peaks = re.search(r"^peak:.*\n((?: .*\n)*)", full, re.MULTILINE)
+        if peaks is None or not re.search(r"^ +bf16:", peaks[1], re.MULTILINE):
+            lacks.insert(0, "no bf16 peak" if peaks else "no peak")
+        stops = [lack for lack in lacks if lack != "no TDP"]
+        words += [f"incomplete: {', '.join(stops)}"] if stops else []
+        tdp = ["no TDP"] if "no TDP" in lacks else []
+        marks[name] = "; ".join([*filter(None, [", ".join(words)]), *tdp])
+    return marks
+
+
 def find(family: str, name: str) -> FileRecord:
     """The file behind a name or a path; raises UnknownNameError with the nearest names, SpecError
     if unreadable.
 
     Names compare without case and with ``- _ .`` and space alike; a bare framework name takes its
-    newest version.
+    newest version. A topology may be written inline.
     """
     if _is_path(name):
         path = Path(name)
@@ -72,6 +110,11 @@ def find(family: str, name: str) -> FileRecord:
             return find(family, max(versions, key=_version))
     if not matches and family == "model" and (Path(name) / HUGGING_FACE_FILE).is_file():
         return find(family, os.path.join(name, HUGGING_FACE_FILE))
+    if not matches and family == "topology":
+        from cluster_sim.specs.inline import inline_topology, is_inline
+
+        if is_inline(name):
+            return inline_topology(name)
     if not matches:
         raise UnknownNameError(family, name, names(family))
     path, root, origin = matches[0]

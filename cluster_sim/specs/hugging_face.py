@@ -292,6 +292,7 @@ def _minimax_m2(c: ConfigReader) -> Data:
         "shared_hidden": c.count("shared_intermediate_size", 0, least=0),
         "layers": data["layers"],
     }
+    c.read.add("shared_moe_mode")
     modules = c.count("num_mtp_modules", 0, least=0)
     data["mtp_layers"] = modules if c.flag("use_mtp", modules > 0) else 0
     return data
@@ -339,6 +340,7 @@ def _gemma(c: ConfigReader, *, second: bool = False) -> Data:
     bias = c.flag("attention_bias", False)
     data["biases"] = _biases(qkv=bias, attention_output=bias)
     if second:
+        c.read.add("sliding_window_size")  # the same number under an older name
         data["norms"] = 4
         data["local"] = _sliding(c, data, lambda layer: layer % 2 == 0)
     return data

@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cluster_sim.errors import SpecError
+from cluster_sim.errors import SpecError, UnknownNameError
 from cluster_sim.specs.chip import Chip, Fits
-from cluster_sim.specs.find import FileRecord, find
+from cluster_sim.specs.find import FOLDERS, FileRecord, find
+from cluster_sim.specs.fits import MOST_RELATIVES, borrowed
+from cluster_sim.specs.inline import with_chip_facts
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 Spec = TypeVar("Spec")
 Lines = Mapping[tuple[str | int, ...], int]
-ROOTS = ("topology", "workload", "plan", "engine", "economics")
+ROOTS = ("topology", "chip", "workload", "plan", "engine", "economics")
 ENGINE_KEYS = (
     "scheduler",
     "max_num_seqs",
@@ -43,19 +45,64 @@ ENGINE_KEYS = (
 
 
 def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
-    """A topology by name or path, with its chip and curves; ``overrides`` are
-    ``topology.key=value`` texts.
+    """A topology by name, path or inline text (``4 x h200_sxm``), with its chip and curves;
+    ``overrides`` are texts with the roots topology. and chip.
     """
     record, data, lines = read("topology", name)
-    source = _Source(record.path, lines)
-    _override(data, split_overrides(overrides), "topology", source)
-    topology = build(Topology, data, source, record.name)
-    chip_record, chip = load_spec("chip", topology.chip, Chip)
-    fits_record, fits_data, fits_lines = read("fits", chip_record.name)
-    fits = build(Fits, fits_data, _Source(fits_record.path, fits_lines))
+    source, parts = _Source(record.path, lines), split_overrides(overrides)
+    _override(data, parts, "topology", source)
+    if not isinstance(data.get("chip"), str):
+        build(Topology, data, source, record.name)  # raises, with all other problems
+    chip_record, facts, chip_lines = read("chip", data["chip"])
+    chip_source = _Source(chip_record.path, chip_lines)
+    _override(facts, parts, "chip", chip_source)
+    chip = build(Chip, facts, chip_source, chip_record.name)
+    if chip.scale_up is None and "scale_up" not in data:
+        raise SpecError(
+            f"{record.path}: the file of {chip.name} gives no scale-up links; "
+            "write a topology with scale_up"
+        )
+    topology = build(Topology, with_chip_facts(data, chip, facts), source, record.name)
+    fits, _, fits_records = load_fits(chip)
     return TopologyInput(
-        topology=topology, chip=chip, fits=fits, files=(record, chip_record, fits_record)
+        topology=topology, chip=chip, fits=fits, files=(record, chip_record, *fits_records)
     )
+
+
+def load_fits(
+    chip: Chip, lenders: tuple[str, ...] = ()
+) -> tuple[Fits, dict[str, Any], tuple[FileRecord, ...]]:
+    """The curves of a chip, what it borrows from relatives included; their file form; the files.
+
+    ``lenders`` are the chips that borrow from this one, nearest last. Raises SpecError for an
+    unknown relative, a circle, and a chain that is too long.
+    """
+    try:
+        record, data, lines = read("fits", chip.name)
+    except UnknownNameError:
+        raise SpecError(
+            f"{chip.name}: no curves; write {FOLDERS['fits']}/{chip.name}.yaml, for example with "
+            "'borrows: h100_sxm'"
+        ) from None
+    source = _Source(record.path, lines)
+    records: tuple[FileRecord, ...] = (record,)
+    if data.get("borrows"):
+        chain = (*lenders, chip.name)
+        try:
+            found, relative = load_spec("chip", str(data["borrows"]), Chip)
+        except UnknownNameError as error:
+            raise SpecError(source.problem(("borrows",), str(error))) from None
+        if relative.name in chain:
+            circle = " > ".join((*chain, relative.name))
+            raise SpecError(source.problem(("borrows",), f"goes round in a circle: {circle}"))
+        if len(chain) > MOST_RELATIVES:
+            text = f"the chain {' > '.join((*chain, relative.name))} is too long; borrow from a "
+            raise SpecError(source.problem(("borrows",), text + "chip with curves of its own"))
+        _, lent, more = load_fits(relative, chain)
+        ratio = chip.tdp / relative.tdp if chip.tdp and relative.tdp else None
+        data = borrowed(data, lent, relative.name, ratio)
+        records = (record, *more, found)
+    return build(Fits, data, source), data, records
 
 
 def load_workload(

@@ -27,6 +27,7 @@ def json_schema(family: str) -> dict[str, Any]:
 
     schema = TypeAdapter(KINDS[family]).json_schema()
     schema["properties"].pop("name", None)
-    schema["required"] = [key for key in schema.get("required", []) if key != "name"]
+    given = ("name", "scale_up") if family == "topology" else ("name",)  # links: from the chip
+    schema["required"] = [key for key in schema.get("required", []) if key not in given]
     schema["properties"]["extends"] = {"type": "string", "description": "a file to build on"}
     return schema

@@ -17,8 +17,8 @@ class ScaleUp:
 
     ``switched``: ``links_per_switch[s]`` links of ``link_bandwidth`` from every chip to every
     switch. ``mesh``: ``links_per_peer`` links between every pair of chips. ``host``: every chip has
-    one link into the host (PCIe). ``domain`` chips make a domain (default: all). The devices of one
-    package are joined by ``package_bandwidth``.
+    one link into the host (PCIe). ``domain`` chips make a domain (default: all; of kind host those
+    of one host). The devices of one package are joined by ``package_bandwidth``.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -40,11 +40,22 @@ class ScaleUp:
         if self.in_switch_reduction and self.kind != "switched":
             raise ValueError("in_switch_reduction needs kind switched")
 
+    def bandwidth(self, chips: int) -> float:
+        """Bytes/s per direction that one chip can send to the others of a group of ``chips`` chips:
+        in a mesh only the links to its members count.
+        """
+        if self.kind == "switched":
+            return sum(self.links_per_switch) * self.link_bandwidth
+        if self.kind == "mesh":
+            return (self.links_per_peer or 0) * (chips - 1) * self.link_bandwidth
+        return self.link_bandwidth
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
     """``chips`` chips of one kind with their scale-up links, ``chips_per_host`` in a host (default:
-    all). ``host_power`` is all of the machine but its chips.
+    all). ``host_power`` is all of the machine but its chips. What a file leaves out is taken from
+    the chip's ``scale_up`` and ``host``.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -54,5 +65,18 @@ class Topology:
     chips: PositiveInt
     chips_per_host: PositiveInt | None = None
     scale_up: ScaleUp
-    host_power: WattsOrZero
+    host_power: WattsOrZero | None = None
     sources: dict[str, str]
+
+    @property
+    def domain(self) -> int:
+        """Chips of one scale-up domain; the last may have fewer."""
+        inside = self.chips
+        if self.scale_up.kind == "host":
+            inside = self.chips_per_host or self.chips
+        return min(self.scale_up.domain or inside, self.chips)
+
+    @property
+    def hosts(self) -> int:
+        """Hosts that the chips fill, the last perhaps in part."""
+        return -(-self.chips // (self.chips_per_host or self.chips))

@@ -126,7 +126,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 
 def test_names_are_completed_in_the_shell(tmp_path: Path) -> None:
-    asked = {"COMP_WORDS": "cluster-sim run --topo h2", "COMP_CWORD": "3"}
+    asked = {"COMP_WORDS": "cluster-sim run --topo h200", "COMP_CWORD": "3"}
     code = "import sys; sys.argv = ['cluster-sim']; from cluster_sim.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -135,7 +135,7 @@ def test_names_are_completed_in_the_shell(tmp_path: Path) -> None:
         cwd=tmp_path,
         env=os.environ | asked | {"_CLUSTER_SIM_COMPLETE": "bash_complete"},
     )
-    assert done.stdout.split() == ["plain,h200_nvl8", "plain,h20_nvl8"]
+    assert done.stdout.split() == ["plain,h200_nvl", "plain,h200_nvl8"]
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from cluster_sim.perf.transformer import (
     state_bytes,
     weight_bytes_per_device,
 )
-from cluster_sim.specs.chip import GroupedCurve, PrefillCurve
+from cluster_sim.specs.chip import ExpertCurve, LatentCurve, PrefillCurve
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_spec, load_topology, load_workload
 from cluster_sim.specs.model import LocalAttention, Model, Moe
@@ -41,13 +41,14 @@ KINDS = (
 def with_curves(machine: TopologyInput) -> TopologyInput:
     """Eight H200 with made-up curves for experts and latents."""
     made_up: dict[str, Any] = {"provenance": "assumed", "source": "made up"}
-    grouped = GroupedCurve(floor=5e-6, compute=0.5, memory=0.8, **made_up)
+    experts = ExpertCurve(floor=5e-6, compute=0.5, memory=0.8, activations=0.6, **made_up)
+    latents = LatentCurve(floor=5e-6, compute=0.5, memory=0.8, **made_up)
     prompts = PrefillCurve(floor=1e-5, compute=0.6, half_length=1000, **made_up)
     fits = dataclasses.replace(
         machine.fits,
-        moe={"fp8": grouped, "bf16": grouped},
+        moe={"fp8": experts, "bf16": experts},
         mla_prefill={"fp8": prompts, "bf16": prompts},
-        mla_decode={"fp8": grouped, "bf16": grouped},
+        mla_decode={"fp8": latents, "bf16": latents},
     )
     return dataclasses.replace(machine, fits=fits)
 
@@ -132,6 +133,22 @@ def test_sparse_attention_over_all_tokens_is_full_attention_and_the_index() -> N
         assert price.prefill_attention_s(0, context) == pytest.approx(own + scored, rel=1e-12)
     growth = kv_bytes_per_token(sparse, 8, "fp8") - kv_bytes_per_token(DENSE, 8, "fp8")
     assert growth == counts.index_bytes_per_token(sparse)  # every device keeps the whole index
+
+
+def test_chosen_latents_are_not_expanded() -> None:
+    """V3.2: 2,048 tokens as in V3, then 2,048 for each token at 1,088 dimensions instead of 320."""
+    sparse, full = price_of(MODELS["deepseek-v3.2"]), price_of(MODELS["deepseek-v3"])
+    length, window = 100_000, 2048
+    beyond = 2 * window * (length - window) * 1088 / 320
+    chosen = full.prompt_s * (window**2 + beyond) * (1 + full.half_length / window)
+    scored = sparse.prompt_s * length**2 * (1 + full.half_length / length)
+    priced = sparse.prefill_attention_s(0, length)
+    assert priced == pytest.approx(chosen + scored, rel=1e-12)
+    assert priced < full.prefill_attention_s(0, length)
+    short = sparse.prefill_attention_s(0, 2048) - sparse.prompt_s * 2048**2 * (
+        1 + full.half_length / 2048
+    )
+    assert short == pytest.approx(full.prefill_attention_s(0, 2048), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", KINDS)

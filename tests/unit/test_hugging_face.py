@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from cluster_sim.cli import cli
 from cluster_sim.errors import SpecError
+from cluster_sim.perf.counts import parameters
 from cluster_sim.specs.load import load_spec, load_workload
 from cluster_sim.specs.model import Model
 
@@ -223,6 +224,27 @@ GPT_J = {
     "attn_pdrop": 0.0,
     "tie_word_embeddings": False,
 }
+GPT_2 = {
+    "model_type": "gpt2",
+    "n_layer": 12,
+    "n_embd": 768,
+    "n_head": 12,
+    "n_positions": 1024,
+    "vocab_size": 50257,
+}
+GPT_NEOX = {
+    **base("gpt_neox", (44, 6144, 64, 64), 50432, 2048, intermediate_size=24576),
+    "rotary_pct": 0.25,
+    "use_parallel_residual": True,
+}
+DEEPSEEK_LITE = {
+    **DEEPSEEK,
+    **base("deepseek_v2", (27, 2048, 16, 16), 102400, 163840, intermediate_size=10944),
+    **{"moe_intermediate_size": 1408, "n_routed_experts": 64, "n_shared_experts": 2},
+    **{"num_experts_per_tok": 6, "first_k_dense_replace": 1, "num_nextn_predict_layers": 0},
+    "q_lora_rank": None,
+    "quantization_config": None,
+}
 FALCON = {
     "model_type": "falcon",
     "num_hidden_layers": 80,
@@ -312,6 +334,63 @@ def test_a_config_gives_the_packaged_model(name: str, tmp_path: Path) -> None:
     assert (read.name, read.title, read.published) == ("mine", "mine", None)
     kept = {key: getattr(packaged, key) for key in ("name", "title", "published", "sources")}
     assert dataclasses.replace(read, **kept) == packaged
+
+
+EXACT: list[tuple[str, Json, int]] = [  # parameters that the hub shows, recalled
+    ("llama-3.1-8b", LLAMA, 8_030_261_248),
+    ("mixtral-8x7b", CONFIGS["mixtral-8x7b"], 46_702_792_704),
+    ("gpt2", GPT_2, 124_439_808),
+    ("gpt-neox-20b", GPT_NEOX, 20_554_567_680),
+    (
+        "gemma-2b",
+        base("gemma", (18, 2048, 8, 1), 256000, 8192, head_dim=256, intermediate_size=16384),
+        2_506_172_416,
+    ),
+    ("gemma-2-9b", GEMMA2, 9_241_705_984),
+    (
+        "phi-3-mini-4k",
+        base("phi3", (32, 3072, 32, 32), 32064, 4096, intermediate_size=8192, sliding_window=2047),
+        3_821_079_552,
+    ),
+    (
+        "qwen3-0.6b",
+        base(
+            "qwen3",
+            (28, 1024, 16, 8),
+            151936,
+            40960,
+            head_dim=128,
+            intermediate_size=3072,
+            tie_word_embeddings=True,
+        ),
+        596_049_920,
+    ),
+    ("qwen2.5-7b", QWEN2, 7_615_616_512),
+    ("qwen3-30b-a3b", QWEN3_MOE, 30_532_122_624),
+    ("deepseek-v2-lite", DEEPSEEK_LITE, 15_706_484_224),
+]
+
+
+@pytest.mark.parametrize(("name", "config", "count"), EXACT, ids=[row[0] for row in EXACT])
+def test_a_config_has_the_parameters_of_its_checkpoint(
+    name: str, config: Json, count: int, tmp_path: Path
+) -> None:
+    assert parameters(load_spec("model", str(write(tmp_path, config)), Model)[1]) == count
+
+
+@pytest.mark.parametrize(
+    ("config", "keys"),
+    [
+        (DEEPSEEK, "aux_loss_alpha norm_topk_prob routed_scaling_factor scoring_func seq_aux"),
+        (DEEPSEEK, "pretraining_tp initializer_range rms_norm_eps hidden_act auto_map dtype_note"),
+        (GPT_2, "resid_pdrop embd_pdrop layer_norm_epsilon scale_attn_weights summary_type n_ctx"),
+        (GPT_OSS, "router_aux_loss_coef output_router_logits pad_token_id rope_parameters"),
+        (LLAMA, "attention_softmax_in_fp32 transformers_version num_labels id2label _name_or_path"),
+    ],
+)
+def test_keys_that_change_no_cost_are_passed_over(config: Json, keys: str, tmp_path: Path) -> None:
+    full = {**config, **dict.fromkeys(keys.split(), 3)}
+    assert load_spec("model", str(write(tmp_path, full)), Model)[1].layers
 
 
 def without(config: Json, *keys: str) -> Json:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cluster_sim.errors import DoesNotFitError
-from cluster_sim.machine.host import build_graph, scale_up_bandwidth
+from cluster_sim.machine.host import scale_up_bandwidth
 from cluster_sim.output.tables import FAMILY_WORDS
 from cluster_sim.perf.collectives import all_reduce_s
 from cluster_sim.perf.layout import Layout, recipe
@@ -14,7 +14,6 @@ from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.operators import gemm_s
 from cluster_sim.perf.plan import resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
-from cluster_sim.specs.find import names
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 
@@ -92,18 +91,6 @@ def test_all_reduce_limits(h200: TopologyInput, ranks: int) -> None:
     assert small == pytest.approx(one_shot.latency + peers, rel=0.01)
     busbw = 2 * (ranks - 1) / ranks * 2.0**34 / large
     assert busbw == pytest.approx(scale_up_bandwidth(h200.topology) * ring.efficiency, rel=0.01)
-
-
-@pytest.mark.parametrize("name", names("topology"))
-def test_the_graph_carries_the_bandwidth_that_collectives_use(name: str) -> None:
-    import networkx as nx
-
-    topology = load_topology(name).topology
-    graph = build_graph(topology)
-    assert nx.is_connected(graph)
-    assert sum(kind == "chip" for _, kind in graph.nodes(data="kind")) == topology.chips
-    cut, _ = nx.maximum_flow(graph, "gpu0", "gpu7", capacity="bandwidth_bytes_per_s")
-    assert cut == pytest.approx(scale_up_bandwidth(topology), rel=1e-12)
 
 
 def test_batch_one_decode_is_near_the_roofline_with_latencies(

@@ -1,0 +1,135 @@
+"""Laws of fitted curves: what is borrowed stays what it was; nothing beats physics."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from cluster_sim.errors import SpecError
+from cluster_sim.specs.chip import PEAK_OF, Chip, Fits
+from cluster_sim.specs.find import names
+from cluster_sim.specs.load import load_fits, load_spec
+
+BY_DTYPE = ("gemm", "moe", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode")
+MEASURED = ("a100_80g_sxm", "h100_sxm", "h200_sxm", "b200", "gb200", "h100_pcie")
+WATTS = ("gemm_compute_bound", "gemm_memory_bound", "communication", "host")
+
+
+def fits_of(name: str) -> tuple[Chip, Fits]:
+    chip = load_spec("chip", name, Chip)[1]
+    return chip, load_fits(chip)[0]
+
+
+def write(folder: Path, chip: str, text: str) -> None:
+    """A copy of H100 under another name, with curves of its own."""
+    chips = folder / "topologies" / "chips"
+    (chips / "fits").mkdir(parents=True, exist_ok=True)
+    (chips / f"{chip}.yaml").write_text("extends: h100_sxm\ntdp: 350 W\n")
+    (chips / "fits" / f"{chip}.yaml").write_text(text)
+
+
+@pytest.mark.parametrize("name", names("chip"))
+def test_every_chip_has_curves_of_all_families(name: str) -> None:
+    chip, fits = fits_of(name)
+    assert fits.chip == name
+    if "bf16" not in chip.peak:
+        return
+    for dtype, peak in PEAK_OF.items():
+        if peak in chip.peak:
+            assert dtype in fits.gemm
+            assert dtype in fits.moe
+    for section in BY_DTYPE[2:]:
+        assert {"bf16", "fp8"} <= set(getattr(fits, section))
+    assert {"one_shot", "ring"} <= set(fits.all_reduce)
+    assert fits.all_to_all
+    assert (fits.power is None) == (chip.tdp is None)
+
+
+@pytest.mark.parametrize("name", names("chip"))
+def test_curves_are_physically_possible(name: str) -> None:
+    """No share of a peak above 1, but for fp8 products against the bf16 peak; floors of kernels."""
+    chip, fits = fits_of(name)
+    for section in (*BY_DTYPE, "all_reduce", "all_to_all"):
+        for key, curve in getattr(fits, section).items():
+            values = dataclasses.asdict(curve)
+            attention = section.startswith(("attention", "mla"))
+            most = 1.2 if attention and key == "fp8" else 1.0
+            assert values.get("compute", 1.0) <= most, (section, key)
+            assert values.get("memory", 1.0) <= 1.0, (section, key)
+            assert values.get("activations", 1.0) <= 1.0, (section, key)
+            assert values.get("efficiency", 1.0) <= 1.0, (section, key)
+            assert 0.5e-6 <= values.get("floor", 1e-6) <= 60e-6, (section, key)
+            assert values["source"]
+            assert curve.provenance in ("measured", "transferred", "assumed")
+            assert curve.provenance != "measured" or name in MEASURED
+    if fits.power is not None and chip.tdp is not None:
+        assert all(0 < getattr(fits.power, key) <= 1.01 * chip.tdp for key in WATTS)
+
+
+def test_borrowed_curves_are_the_relatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "mine", "chip: mine\nborrows: H100-SXM\n")
+    monkeypatch.chdir(tmp_path)
+    chip, mine = fits_of("mine")
+    relative, theirs = fits_of("h100_sxm")
+    for section in (*BY_DTYPE, "all_reduce", "all_to_all"):
+        ours, lent = getattr(mine, section), getattr(theirs, section)
+        assert list(ours) == list(lent)
+        for key, curve in ours.items():
+            assumed = lent[key].provenance == "assumed"
+            assert curve.provenance == ("assumed" if assumed else "transferred")
+            assert curve.source == f"curve of h100_sxm: {lent[key].source}"
+            same = dataclasses.replace(curve, source="x", provenance="measured")
+            assert same == dataclasses.replace(lent[key], source="x", provenance="measured")
+    assert mine.power is not None
+    assert theirs.power is not None
+    for key in WATTS:
+        scaled = getattr(theirs.power, key) * chip.tdp / relative.tdp
+        assert getattr(mine.power, key) == pytest.approx(scaled, rel=1e-12)
+    files = [record.name for record in load_fits(chip)[2]]
+    assert files == ["mine", "h100_sxm", "h100_sxm"]
+
+
+def test_own_curves_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = "{floor: 1 us, compute: 0.5, memory: 0.6, provenance: assumed, source: mine}"
+    write(tmp_path, "mine", f"chip: mine\nborrows: h100_sxm\ngemm:\n  bf16: {own}\n")
+    monkeypatch.chdir(tmp_path)
+    _, fits = fits_of("mine")
+    assert fits.gemm["bf16"].compute == 0.5
+    assert fits.gemm["fp8"].provenance == "transferred"
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"a": "h100_sxn"}, "a.yaml:2: borrows: no chip named 'h100_sxn'; did you mean 'h100_sxm'"),
+        ({"a": "a"}, "a.yaml:2: borrows: goes round in a circle: a > a"),
+        ({"a": "b", "b": "a"}, "b.yaml:2: borrows: goes round in a circle: a > b > a"),
+        (
+            {"a": "b", "b": "c", "c": "h100_sxm"},
+            "c.yaml:2: borrows: the chain a > b > c > h100_sxm",
+        ),
+        ({"a": "b", "b": "gb_none"}, "b.yaml:2: borrows: no chip named 'gb_none'"),
+    ],
+)
+def test_bad_relatives(
+    files: dict[str, str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, relative in files.items():
+        write(tmp_path, name, f"chip: {name}\nborrows: {relative}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError) as error:
+        fits_of("a")
+    assert says in str(error.value)
+
+
+def test_a_chip_without_curves_says_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "a", "chip: a\nborrows: b\n")
+    write(tmp_path, "b", "")
+    (tmp_path / "topologies" / "chips" / "fits" / "b.yaml").unlink()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError, match=r"b: no curves; write topologies/chips/fits/b\.yaml"):
+        fits_of("a")

@@ -106,7 +106,7 @@ def test_a_mix_shows_its_classes_on_both_paths(runner: CliRunner) -> None:
 def test_a_replay_can_be_faster_and_shorter(runner: CliRunner) -> None:
     rows = "".join(f"{i},200,9,s{i % 3},p,96\n" for i in range(100))
     Path("mine.csv").write_text("arrival_s,isl,osl,session_id,prefix_id,prefix_tokens\n" + rows)
-    line = "run --topo h200_nvl8 --workload llama8b --trace mine.csv --format json --quiet --plan tp1x1"
+    line = "run --topo h200_nvl8 --workload llama8b --trace mine.csv --plan tp1x1 --format json"
     found = {}
     for name, extra in {
         "whole": "",

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster_sim.metrics import attainment, latencies, limit_shares, meets_slo
+from cluster_sim.metrics import Targets, keeps_slo, latencies, limit_shares, meets_slo
 from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.service import Run, Service, serve
-from cluster_sim.specs.workload import Slo
 
 PRECISION = 0.01  # relative width of the bracket at which the bisection ends
 FIRST_GUESS = 0.75  # of the saturated rate
@@ -22,11 +21,11 @@ LOOK_EVERY = 8  # watcher calls between two early-exit checks
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The rate (requests/s), the run there (None: out of reach), and the limit that breaks first
-    beyond it (None: no rate up to the saturated one breaks any).
+    """The rate (of sessions, or requests), the run there (None: out of reach), and the limit that
+    breaks first beyond it (None: no rate up to the saturated one breaks any).
     """
 
-    requests_per_s: float
+    starts_per_s: float
     run: Run | None
     first_limit: str | None
 
@@ -34,7 +33,7 @@ class Capacity:
 def find_capacity(
     service: Service,
     requests: Requests,
-    slo: Slo,
+    wanted: Targets,
     saturated_per_s: float,
     *,
     step_by_step: bool = False,
@@ -43,8 +42,9 @@ def find_capacity(
     """Bisect the rate to 1 % on the same seeded requests with scaled gaps.
 
     A rate counts as kept when the share of finished and rejected requests inside the window that
-    meet every limit is at least ``slo.attainment``. Runs that cannot keep it any more are broken
-    off. ``saturated_per_s`` is the flat-out rate: no rate above it lasts, so none is tried.
+    meet every limit is at least ``attainment``, for each class of a mix. Runs that cannot keep it
+    any more are broken off. ``saturated_per_s`` is the flat-out rate: no rate above it lasts, so
+    none is tried. Rates count starts of sessions; their later turns come when they come.
     Limits: as sure as the requests are many; a short run may keep its SLO at a rate that grows a
     queue.
     """
@@ -54,7 +54,7 @@ def find_capacity(
         tries.append(rate)
         if progress is not None:
             progress("capacity", min(0.95, len(tries) / 9))
-        return _try(service, requests.at_rate(rate), slo, step_by_step=step_by_step)
+        return _try(service, requests.at_rate(rate), wanted, step_by_step=step_by_step)
 
     low, high = 0.0, float("inf")
     best: Run | None = None
@@ -75,12 +75,14 @@ def find_capacity(
     first = None
     if breaking is not None:
         seen = latencies(breaking, requests, open_loop=True)
-        shares = limit_shares(seen, slo)
+        shares = limit_shares(seen, wanted)
         first = min(shares, key=shares.__getitem__) if shares else None
     return Capacity(low, best, first)
 
 
-def _try(service: Service, requests: Requests, slo: Slo, *, step_by_step: bool) -> tuple[bool, Run]:
+def _try(
+    service: Service, requests: Requests, wanted: Targets, *, step_by_step: bool
+) -> tuple[bool, Run]:
     looks = 0
     lost = False
 
@@ -89,7 +91,7 @@ def _try(service: Service, requests: Requests, slo: Slo, *, step_by_step: bool) 
         looks += 1
         if looks % LOOK_EVERY:
             return False
-        lost = _already_lost(outcomes, requests, slo, now_s)
+        lost = _already_lost(outcomes, requests, wanted, now_s)
         return lost
 
     run = serve(service, requests, step_by_step=step_by_step, watch=hopeless)
@@ -98,16 +100,32 @@ def _try(service: Service, requests: Requests, slo: Slo, *, step_by_step: bool) 
     if run.interrupted:
         raise KeyboardInterrupt
     seen = latencies(run, requests, open_loop=True)
-    return attainment(seen, slo) >= slo.attainment, run
+    return keeps_slo(seen, wanted), run
 
 
-def _already_lost(outcomes: Outcomes, requests: Requests, slo: Slo, now_s: float) -> bool:
-    """Whether more requests have missed the SLO than the attainment allows in the whole run."""
+def _already_lost(outcomes: Outcomes, requests: Requests, wanted: Targets, now_s: float) -> bool:
+    """Whether more requests of a class have missed the SLO than the attainment allows in the whole
+    run.
+
+    Turns that have not arrived will come after all that have, so that the window of those is known;
+    with rejected turns it is not.
+    """
     record = Run(outcomes, (), (), (), (), 0, 0.0, False)
     seen = latencies(record, requests, open_loop=True)
-    missed = seen.inside & seen.finished & ~meets_slo(seen, slo)
-    allowed = (1 - slo.attainment) * int(seen.inside.sum())
-    if slo.ttft is not None:
-        late = np.isnan(seen.ttft_s) & (np.array(outcomes.arrival_s) < now_s - slo.ttft)
+    arrival = np.array(outcomes.arrival_s)
+    if (seen.rejected & np.isnan(arrival)).any():
+        return False
+    missed = seen.inside & seen.finished & ~meets_slo(seen, wanted)
+    ttft = wanted.limit("ttft")
+    if ttft is not None:
+        late = np.isnan(seen.ttft_s) & (arrival < now_s - ttft)
         missed |= late & seen.inside & ~seen.rejected
-    return int(missed.sum()) > allowed
+    missed &= arrival < now_s
+    open_end = wanted.of is not None and bool(np.isnan(arrival).any())
+    for k, slo in enumerate(wanted.slos):
+        mine = wanted.members(k, len(requests))
+        pool = mine if open_end else seen.inside & mine  # who of a class comes last is not known
+        allowed = (1 - slo.attainment) * int(pool.sum())
+        if slo.limits and int((missed & mine).sum()) > allowed:
+            return True
+    return False

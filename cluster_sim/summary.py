@@ -17,8 +17,10 @@ from cluster_sim.ledger import Ledger, close_ledger
 from cluster_sim.metrics import (
     SUMMARY_COLUMNS,
     Latencies,
+    Targets,
     Window,
     attainment,
+    class_rows,
     inter_token_latencies,
     is_stable,
     latencies,
@@ -26,6 +28,7 @@ from cluster_sim.metrics import (
     meets_slo,
     outcome_table,
     summarise,
+    targets,
     tokens_emitted,
     window,
 )
@@ -76,6 +79,8 @@ class Facts:
     run: Run
     capacity: Capacity | None
     flat_out: Run | None
+    caching: bool  # a prefix cache has something to share
+    trace_sha256: str | None
     config_hash: str
     version: str
 
@@ -83,6 +88,16 @@ class Facts:
     def open_loop(self) -> bool:
         """Whether requests come whatever the service does."""
         return self.job.workload.arrivals.kind in ("open", "trace")
+
+    @property
+    def targets(self) -> Targets:
+        """The SLO of each request."""
+        return targets(self.job.workload, self.requests)
+
+    @property
+    def turns(self) -> float:
+        """Requests of a session in the mean; 1 without sessions."""
+        return len(self.requests) / self.requests.starts
 
     @property
     def chips_used(self) -> int:
@@ -97,7 +112,7 @@ def summarise_run(
     """The row of summary.csv (all columns, None = not applicable), the columns of requests.csv, the
     manifest.
     """
-    run, requests, slo = facts.run, facts.requests, facts.job.workload.slo
+    run, requests = facts.run, facts.requests
     seen = latencies(run, requests, open_loop=facts.open_loop)
     span = window(run, seen, open_loop=facts.open_loop)
     ledger = close_ledger(facts.price, run)
@@ -111,7 +126,7 @@ def summarise_run(
     row.update(_money_and_energy(facts, ledger, span, row))
     row.update({f"prov_{name}": ledger.provenance.get(name, 0.0) for name in _PROVENANCE})
     assert list(row) == list(SUMMARY_COLUMNS)
-    table = outcome_table(run, requests, seen, slo)
+    table = outcome_table(run, requests, seen, facts.targets)
     return row, table, _manifest(facts, ledger, limits, seen, row)
 
 
@@ -148,11 +163,20 @@ def _identity(facts: Facts) -> dict[str, Any]:
         "load": load,
         "concurrency": arrivals.concurrency if arrivals.kind == "closed" else None,
         "seed": job.workload.seed,
-        "slo": describe_slo(job.workload.slo),
+        "slo": _describe_slos(facts),
         "schema": SCHEMA,
         "version": facts.version,
         "config_hash": facts.config_hash,
     }
+
+
+def _describe_slos(facts: Facts) -> str | None:
+    """The SLO, or those of all classes of a mix."""
+    slos = [describe_slo(slo) for slo in facts.targets.slos]
+    if facts.requests.slo_class is None:
+        return slos[0]
+    named = zip(facts.requests.class_names, slos, strict=True)
+    return "; ".join(f"{name}: {slo}" for name, slo in named if slo) or None
 
 
 def describe_slo(slo: Slo) -> str | None:
@@ -167,7 +191,7 @@ def describe_slo(slo: Slo) -> str | None:
 
 def _service(facts: Facts, seen: Latencies, span: Window) -> dict[str, Any]:
     """Requests, throughput, latencies and goodput inside the window."""
-    run, requests, slo = facts.run, facts.requests, facts.job.workload.slo
+    run, requests, wanted = facts.run, facts.requests, facts.targets
     seconds = span.length_s
     counted = seen.inside & seen.finished
     done = (
@@ -180,8 +204,7 @@ def _service(facts: Facts, seen: Latencies, span: Window) -> dict[str, Any]:
     )
     output = tokens_emitted(run.logs, span)
     inputs = int(requests.isl[counted].sum())
-    limits = slo.ttft is not None or slo.tpot is not None or slo.e2e is not None
-    good = int((meets_slo(seen, slo) & seen.inside).sum())
+    good = int((meets_slo(seen, wanted) & seen.inside).sum())
 
     def per_second(amount: float) -> float | None:
         return amount / seconds if seconds > 0 else None
@@ -203,9 +226,10 @@ def _service(facts: Facts, seen: Latencies, span: Window) -> dict[str, Any]:
         "total_tokens_per_s": per_second(inputs + output),
         "output_tokens_per_s_per_chip": per_second(output / facts.chips_used),
         "tokens_per_s_per_user": 1e3 / tpot["tpot_mean_ms"] if tpot["tpot_mean_ms"] else None,
-        "goodput_per_s": per_second(good) if limits else None,
-        "slo_attainment": _number(attainment(seen, slo)) if limits else None,
+        "goodput_per_s": per_second(good) if wanted.limits else None,
+        "slo_attainment": _number(attainment(seen, wanted)) if wanted.limits else None,
         "preemptions": sum(run.outcomes.preemptions),
+        "prefix_hit_share": _hit_share(facts),
     }
     row.update(summarise("ttft", seen.ttft_s[counted]))
     row.update(tpot)
@@ -225,6 +249,21 @@ def _memory(facts: Facts) -> dict[str, Any]:
     }
 
 
+def saturated_starts_per_s(flat_out: Run, requests: Requests) -> float:
+    """The rate of requests, or of sessions, that a run flat out reaches.
+
+    Of sessions one for one only the time counts until the last of them starts: after that fewer and
+    fewer are left, each waiting for itself.
+    """
+    if requests.after is None:
+        return len(requests) / flat_out.end_s
+    outcomes = flat_out.outcomes
+    starting = [r for r in (requests.after < 0).nonzero()[0] if outcomes.replica[r] >= 0]
+    last_s = max((outcomes.arrival_s[r] for r in starting), default=0.0)
+    before = sum(outcomes.arrival_s[r] > 0 for r in starting)
+    return before / last_s if last_s > 0 else requests.starts / flat_out.end_s
+
+
 def _limits(facts: Facts) -> dict[str, Any]:
     """Capacity and saturation: requests/s, output tokens/s; None where not searched."""
     limits: dict[str, Any] = {"capacity": None, "saturation": None}
@@ -232,12 +271,15 @@ def _limits(facts: Facts) -> dict[str, Any]:
     if facts.flat_out is not None:
         finished = sum(s == Status.FINISHED for s in facts.flat_out.outcomes.status)
         emitted = sum(counts.output_tokens for counts in facts.flat_out.counts)
+        seconds = facts.flat_out.end_s
+        if facts.requests.after is not None:
+            seconds = facts.requests.starts / saturated_starts_per_s(facts.flat_out, facts.requests)
         limits["saturation"] = {
-            "requests_per_s": finished / facts.flat_out.end_s,
-            "output_tokens_per_s": emitted / facts.flat_out.end_s,
+            "requests_per_s": finished / seconds,
+            "output_tokens_per_s": emitted / seconds,
         }
     if facts.capacity is not None:
-        rate = facts.capacity.requests_per_s
+        rate = facts.capacity.starts_per_s * facts.turns
         limits["capacity"] = {
             "requests_per_s": rate,
             "output_tokens_per_s": rate * outputs / len(facts.requests),
@@ -322,7 +364,8 @@ def _manifest(
         },
         "candidates": [dataclasses.asdict(candidate) for candidate in facts.choice.candidates],
         "memory": dataclasses.asdict(facts.cache),
-        "limits_kept": limit_shares(seen, job.workload.slo),
+        "limits_kept": limit_shares(seen, facts.targets),
+        "classes": class_rows(seen, facts.requests, facts.targets),
         "ledger": {**ledger.families_s, "bubble": ledger.bubble_s, "idle": ledger.idle_s},
         "provenance": ledger.provenance,
         "capacity": limits["capacity"],
@@ -334,9 +377,12 @@ def _manifest(
             else "owned",
         },
         "engine_steps": sum(len(log.end_s) for log in facts.run.logs),
-        "prefix_hit_share": _hit_share(facts),
+        "prefix_hit_share": row["prefix_hit_share"],
+        "sessions": None if facts.requests.after is None else facts.requests.starts,
+        "trace_sha256": facts.trace_sha256,
         "service_s": facts.run.end_s,
         "skipped_rows": facts.requests.skipped_rows,
+        "failed_rows": facts.requests.failed_rows,
         "invariants": _invariants(facts, row),
         "notes": _notes(facts, row),
     }
@@ -357,8 +403,10 @@ def _notes(facts: Facts, row: dict[str, Any]) -> list[str]:
     """What a reader must know before using the numbers."""
     notes = list(facts.choice.notes)
     if row["rejected"]:
+        behind = facts.run.outcomes.status.count(Status.REJECTED_SESSION)
         notes.append(
-            f"{row['rejected']} requests rejected: longer than the context or the KV cache"
+            f"{row['rejected'] - behind} requests rejected: longer than the context or the KV cache"
+            + (f"; {behind} more behind them in their sessions" if behind else "")
         )
     if row["stable"] is False:
         notes.append(
@@ -372,7 +420,11 @@ def _notes(facts: Facts, row: dict[str, Any]) -> list[str]:
         notes.append(f"power and energy are empty: {_lacks_power(facts.machine)}")
     if facts.requests.skipped_rows:
         notes.append(f"{facts.requests.skipped_rows} bad rows of the trace left out")
-    if facts.capacity is not None and facts.capacity.requests_per_s == 0:
+    if facts.requests.failed_rows:
+        notes.append(
+            f"{facts.requests.failed_rows} rows of requests that failed (no answer tokens) left out"
+        )
+    if facts.capacity is not None and facts.capacity.starts_per_s == 0:
         notes.append("no rate meets the SLO; the load is a share of the saturated rate instead")
     elif facts.capacity is not None and facts.capacity.first_limit is None:
         notes.append(
@@ -395,8 +447,8 @@ def _lacks_power(machine: TopologyInput) -> str:
 
 
 def _hit_share(facts: Facts) -> float | None:
-    """Share of the prompt tokens that came from the prefix cache; None without one."""
-    if facts.requests.prefixes is None:
+    """Share of the prompt tokens that came from the prefix cache; None without one in play."""
+    if not facts.caching:
         return None
     computed = sum(counts.prompt_tokens for counts in facts.run.counts)
     total = computed + facts.run.hit_tokens

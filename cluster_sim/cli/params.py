@@ -48,6 +48,18 @@ class Rate(click.ParamType[Any]):
         return f"{_positive(self, number, param, ctx)!r} requests/s"
 
 
+class Factor(click.ParamType[Any]):
+    """A plain positive number."""
+
+    name = "factor"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number."""
+        return _positive(self, str(value), param, ctx)
+
+
 class Time(click.ParamType[Any]):
     """A duration: ``600 s`` or ``10 min``; a bare number is refused."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 
 from cluster_sim.economics import chip_usd_per_hour, how_to_price
@@ -9,6 +10,8 @@ from cluster_sim.output.tables import FAMILY_WORDS, WIDTH, grid, number
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
+from cluster_sim.serving.generators import planned
+from cluster_sim.simulation import make_requests
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.software import MemoryRule
 from cluster_sim.specs.workload import Economics
@@ -18,7 +21,11 @@ GIB = 2**30
 
 def explain_run(machine: TopologyInput, job: WorkloadInput, economics: Economics) -> str:
     """Plan, memory, price of a decode step and a prompt, money; raises what a run would raise."""
-    job = job.on(machine.chip)
+    wanted = job.workload.plain()
+    job = dataclasses.replace(job, workload=wanted).on(machine.chip)
+    size = job.software.memory.block_tokens
+    requests = make_requests(wanted, block_tokens=size)
+    job = planned(job, requests, block_tokens=size)
     choice = resolve(machine, job)
     parts = (job.model, job.software, choice.layout, choice.recipe)
     price = compile_step_price(machine, *parts)
@@ -81,7 +88,7 @@ def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
     """Seconds by operator family of one decode step and of one mean prompt."""
     ranks = choice.layout.ranks
     batch = next((c.batch for c in choice.candidates if c.layout == choice.layout), ranks) // ranks
-    isl, osl = job.workload.isl.mean, job.workload.osl.mean
+    isl, osl = (lengths.average for lengths in job.workload.shape)
     mean_context = round(isl + osl / 2)
     prompt = max(1, min(round(isl), job.software.max_num_batched_tokens))
     attention_s = price.prefill_attention_s(0, prompt)

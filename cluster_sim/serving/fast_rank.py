@@ -12,7 +12,6 @@ from itertools import accumulate
 
 from cluster_sim.errors import SimulationError
 from cluster_sim.serving.local_context import LocalContext
-from cluster_sim.serving.prefix_cache import PrefixCache
 from cluster_sim.serving.queue import WaitingQueue
 from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
 from cluster_sim.serving.scheduler import Decision, Holder, Prompt, View
@@ -56,7 +55,7 @@ class FastRank:
         self.running: dict[int, _Running] = {}  # in order of admission
         self.prefilling: dict[int, _Running] = {}
         self.free = spec.blocks
-        self.cache = PrefixCache(spec.prefixes, spec.block_tokens) if spec.prefixes else None
+        self.cache = spec.new_cache()
         self.outstanding = 0
         self.counts = StepCounts()
         self.tape: Tape | None = None
@@ -317,7 +316,7 @@ class FastRank:
             self._swapped.remove(request)
             computed = restored = prompt - 1
         elif self.cache is not None:
-            computed, _ = self.cache.acquire(request, prompt)
+            computed = self.cache.acquire(request, prompt)
             blocks = computed // self.spec.block_tokens
         running = _Running(self._admissions, prompt - computed, computed, blocks)
         self._admissions += 1

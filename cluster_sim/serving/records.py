@@ -23,6 +23,7 @@ class Status(IntEnum):
     FINISHED = 1
     REJECTED_CONTEXT = 2
     REJECTED_KV = 3
+    REJECTED_SESSION = 4
 
 
 class Outcomes:

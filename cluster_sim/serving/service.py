@@ -2,8 +2,8 @@
 clock.
 
 Open traffic on fast replicas needs one event an arrival: a replica catches up when somebody outside
-looks at it. In a closed loop finishes cause arrivals, so every end of a step or segment is an
-event; the reference always runs that way.
+looks at it. In a closed loop and in sessions finishes cause arrivals, so every end of a step or
+segment is an event; the reference always runs that way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from simpy.events import Event
 from cluster_sim.engine.clock import ARRIVAL_RANK, END_RANK, START_RANK, call_at, instant
 from cluster_sim.errors import SimulationError
 from cluster_sim.serving.prefix_cache import PrefixCache
-from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
+from cluster_sim.serving.records import NEVER, Outcomes, Status, StepCounts, StepLog
 from cluster_sim.serving.replica import FastReplica
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.router import READS_LOAD, ROUTERS
@@ -98,7 +98,7 @@ class Service:
     replicas: int
     router: str
     max_context: int
-    concurrency: int | None = None  # closed loop if set
+    concurrency: int | None = None  # closed loop of so many clients (with sessions: of sessions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,7 @@ def serve(
     """
     outcomes = Outcomes(requests)
     accepted = _admissible(service, requests, outcomes)
+    turns = _Turns(service, requests, outcomes) if requests.after is not None else None
     kind = StepByStepReplica if step_by_step else FastReplica
     replicas: list[StepByStepReplica] | list[FastReplica]
     replicas = [kind(i, service.spec, outcomes) for i in range(service.replicas)]  # type: ignore[assignment]
@@ -154,8 +155,8 @@ def serve(
         for rank in replica.ranks:
             rank.tape = replica.tape
     player: _Lazy | _EventDriven
-    if service.concurrency is not None or step_by_step:
-        player = _EventDriven(service, replicas, accepted, outcomes, watch, live)
+    if service.concurrency is not None or turns is not None or step_by_step:
+        player = _EventDriven(service, replicas, accepted, outcomes, turns, watch, live)
     else:
         fast = [replica for replica in replicas if isinstance(replica, FastReplica)]
         player = _Lazy(service, fast, accepted, outcomes, watch, live)
@@ -165,6 +166,8 @@ def serve(
     except (KeyboardInterrupt, _Stopped):
         interrupted = True
         known_s = min([player.env.now, *(r.start_s for r in replicas if r.has_work)])
+    if turns is not None:
+        turns.date_rejected()
     run = Run(
         outcomes,
         tuple(replica.log for replica in replicas),
@@ -196,7 +199,53 @@ def _admissible(service: Service, requests: Requests, outcomes: Outcomes) -> arr
         outcomes.status[request] = Status.REJECTED_CONTEXT
     for request in np.flatnonzero(too_big).tolist():
         outcomes.status[request] = Status.REJECTED_KV
-    return array("i", np.flatnonzero(~too_long & ~too_big).astype(np.intc).tobytes())
+    fitting = np.flatnonzero(~too_long & ~too_big)
+    if requests.after is None:
+        return array("i", fitting.astype(np.intc).tobytes())
+    status, former = outcomes.status, requests.after.tolist()
+    for request, before in enumerate(former):
+        if before >= 0 and status[before] > Status.FINISHED and status[request] == Status.RUNNING:
+            status[request] = Status.REJECTED_SESSION
+    return array("i", (r for r in fitting.tolist() if status[r] == Status.RUNNING))
+
+
+class _Turns:
+    """Who follows whom in sessions. A turn arrives ``think_s`` after the end of the former one, in
+    an open loop not before its own recorded arrival; one whose former turn was rejected never
+    comes.
+    """
+
+    def __init__(self, service: Service, requests: Requests, outcomes: Outcomes) -> None:
+        count = len(requests)
+        self.outcomes = outcomes
+        self.former = [-1] * count if requests.after is None else requests.after.tolist()
+        self.think_s = [0.0] * count if requests.think_s is None else requests.think_s.tolist()
+        self.earliest_s = requests.arrival_s.tolist()
+        if service.concurrency is not None:
+            self.earliest_s = [0.0] * count
+        self.next = [-1] * count
+        for request, before in enumerate(self.former):
+            if before >= 0:
+                outcomes.arrival_s[request] = NEVER
+                if outcomes.status[request] == Status.RUNNING:
+                    self.next[before] = request
+
+    def arrival_s(self, request: int, former_end_s: float) -> float:
+        """When a turn arrives."""
+        at_s: float = max(self.earliest_s[request], former_end_s + self.think_s[request])
+        return at_s
+
+    def date_rejected(self) -> None:
+        """A rejected turn arrives like any other; those behind it at the same instant."""
+        outcomes = self.outcomes
+        for request, before in enumerate(self.former):
+            if before < 0 or outcomes.status[request] <= Status.FINISHED:
+                continue
+            if outcomes.status[before] == Status.FINISHED:
+                end_s = outcomes.finish_s[before]
+                outcomes.arrival_s[request] = self.arrival_s(request, end_s)
+            else:
+                outcomes.arrival_s[request] = outcomes.arrival_s[before]
 
 
 class _Lazy:
@@ -287,8 +336,8 @@ class _Lazy:
 
 
 class _EventDriven:
-    """Every end of a step or segment is a SimPy event; a finish in a closed loop causes the next
-    arrival.
+    """Every end of a step or segment is a SimPy event; a finish in a closed loop or in a session
+    causes the next arrival.
     """
 
     def __init__(
@@ -297,14 +346,16 @@ class _EventDriven:
         replicas: Sequence[Replica],
         accepted: Sequence[int],
         outcomes: Outcomes,
+        turns: _Turns | None,
         watch: Watcher | None,
         live: Live | None,
     ) -> None:
         self.env = Environment()
         self.replicas, self.outcomes, self.watch = replicas, outcomes, watch
+        self.turns = turns
         self.route = ROUTERS[service.router]
         self.concurrency = service.concurrency
-        self.pending = iter(accepted)
+        self.pending = (r for r in accepted if turns is None or turns.former[r] < 0)
         self.arrivals = 0
         self.every = max(1, len(accepted) // LOOKS_PER_RUN)
         self.generation = [0] * len(replicas)  # events of an older generation are stale
@@ -378,13 +429,29 @@ class _EventDriven:
 
     def _end(self, replica: Replica) -> None:
         finished = replica.complete()
-        if self.concurrency is not None:
-            for _ in finished:
-                self._closed_arrival(self.env.now)
+        if self.concurrency is not None or self.turns is not None:
+            for request in finished:
+                self._follow(request)
         if replica.has_work:
             self._start_soon(replica)
         if self.live is not None:
             self.live(self.replicas, self.outcomes, self.arrivals, self.env.now)
+
+    def _follow(self, request: int) -> None:
+        """What the end of a request causes: its session's next turn, or in a closed loop the next
+        session.
+        """
+        now = self.env.now
+        turn = self.turns.next[request] if self.turns is not None else -1
+        if self.turns is not None and turn >= 0:
+            at_s = self.turns.arrival_s(turn, now)
+            call_at(self.env, at_s, ARRIVAL_RANK, lambda: self._turn(turn))
+        elif self.concurrency is not None:
+            self._closed_arrival(now)
+
+    def _turn(self, request: int) -> None:
+        self.outcomes.arrival_s[request] = self.env.now
+        self._arrive(request)
 
 
 def _check_conservation(

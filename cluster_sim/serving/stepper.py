@@ -44,6 +44,12 @@ class ReplicaSpec:
         """Blocks that a sequence with so many cached tokens occupies."""
         return -(-tokens // self.block_tokens) + (self.state_blocks if tokens > 0 else 0)
 
+    def new_cache(self) -> PrefixCache | None:
+        """The prefix cache of a batch, if there is anything to share."""
+        if self.prefixes is None:
+            return None
+        return PrefixCache(self.prefixes, self.block_tokens, self.blocks)
+
 
 @dataclass(slots=True, eq=False)
 class _Sequence:
@@ -79,7 +85,7 @@ class StepByStepRank:
         self.sequences: dict[int, _Sequence] = {}  # waiting and running
         self.running: list[_Sequence] = []
         self.free = spec.blocks
-        self.cache = PrefixCache(spec.prefixes, spec.block_tokens) if spec.prefixes else None
+        self.cache = spec.new_cache()
         self.outstanding = 0
         self.counts = StepCounts()
         self.tape: Tape | None = None
@@ -221,7 +227,7 @@ class StepByStepRank:
             sequence.computed = sequence.prompt - 1
             return sequence.computed
         if self.cache is not None:
-            sequence.computed, _ = self.cache.acquire(sequence.request, sequence.prompt)
+            sequence.computed = self.cache.acquire(sequence.request, sequence.prompt)
             sequence.blocks = sequence.computed // self.spec.block_tokens
         return 0
 

@@ -409,6 +409,8 @@ def _keys(kind: type[Any], path: tuple[str | int, ...]) -> list[str]:
     import typing
 
     for part in path:
+        if isinstance(part, int):
+            continue  # a place in a list: its entries are of the kind that the list's hint names
         hints = typing.get_type_hints(kind)
         hint = hints.get(str(part))
         found = next(

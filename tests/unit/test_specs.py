@@ -70,6 +70,6 @@ def test_chat_lengths_follow_the_trace(shared: Path) -> None:
     for column, lengths in (("ContextTokens", job.isl), ("GeneratedTokens", job.osl)):
         tokens = sorted(int(row[column]) for row in rows)
         mean = sum(tokens) / len(tokens)
-        assert lengths.mean == pytest.approx(mean, rel=0.01)
+        assert lengths.average == pytest.approx(mean, rel=0.01)
         for share, quantile in lengths.quantiles or ():
             assert quantile == tokens[round(share * (len(tokens) - 1))]

@@ -22,14 +22,11 @@ _WHOLE = ("glue", "power")
 _NOT_WATTS = ("provenance", "source")
 
 
-def borrowed(
-    own: Mapping[str, Any], relative: Mapping[str, Any], name: str, tdp_ratio: float | None
-) -> dict[str, Any]:
+def borrowed(own: Mapping[str, Any], relative: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A fits mapping in file form with every curve that it lacks taken over from a relative's.
 
-    Model: shares of peak and bandwidth, floors and latencies unchanged; watts times the ratio of
-    the TDPs. What was measured on the relative is ``transferred`` here. Limits: without both TDPs
-    there is no power.
+    Model: shares of peak and bandwidth, floors and latencies unchanged, watts too (see
+    ``with_watts``). What was measured on the relative is ``transferred`` here.
     """
     merged = dict(own)
     for section in _BY_KEY:
@@ -40,11 +37,20 @@ def borrowed(
     for section in _WHOLE:
         if section in relative and section not in own:
             merged[section] = _taken(relative[section], name)
-    if "power" not in own:
-        power = merged.pop("power", None)
-        if power is not None and tdp_ratio is not None:
-            merged["power"] = _scaled(power, tdp_ratio)
     return merged
+
+
+def with_watts(
+    data: Mapping[str, Any], tdp_w: float | None, lender_tdp_w: float | None
+) -> dict[str, Any]:
+    """The mapping with borrowed watts times the ratio of the TDPs of the chip and of the one whose
+    watts they are; without both TDPs there is no power.
+    """
+    scaled = dict(data)
+    power = scaled.pop("power", None)
+    if power is not None and tdp_w is not None and lender_tdp_w is not None:
+        scaled["power"] = _scaled(power, tdp_w / lender_tdp_w)
+    return scaled
 
 
 def _taken(curve: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cluster_sim.errors import SpecError, UnknownNameError
 from cluster_sim.specs.chip import Chip, Fits
 from cluster_sim.specs.find import FOLDERS, FileRecord, find
-from cluster_sim.specs.fits import MOST_RELATIVES, borrowed
+from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, with_watts
 from cluster_sim.specs.inline import with_chip_facts
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.model import Model
@@ -63,19 +63,28 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
             "write a topology with scale_up"
         )
     topology = build(Topology, with_chip_facts(data, chip, facts), source, record.name)
-    fits, _, fits_records = load_fits(chip)
+    fits, fits_records = load_fits(chip)
     return TopologyInput(
         topology=topology, chip=chip, fits=fits, files=(record, chip_record, *fits_records)
     )
 
 
-def load_fits(
-    chip: Chip, lenders: tuple[str, ...] = ()
-) -> tuple[Fits, dict[str, Any], tuple[FileRecord, ...]]:
-    """The curves of a chip, what it borrows from relatives included; their file form; the files.
+def load_fits(chip: Chip) -> tuple[Fits, tuple[FileRecord, ...]]:
+    """The curves of a chip, what it borrows from relatives included, and the files.
 
-    ``lenders`` are the chips that borrow from this one, nearest last. Raises SpecError for an
-    unknown relative, a circle, and a chain that is too long.
+    Raises SpecError for an unknown relative, a circle, and a chain that is too long.
+    """
+    data, lender, records, source = _with_relatives(chip, ())
+    if lender is not chip:
+        data = with_watts(data, chip.tdp, lender.tdp)
+    return build(Fits, data, source), records
+
+
+def _with_relatives(
+    chip: Chip, lenders: tuple[str, ...]
+) -> tuple[dict[str, Any], Chip, tuple[FileRecord, ...], _Source]:
+    """The curves in file form, the chip whose watts they have, the files, and the place of the
+    first. ``lenders`` are the chips that borrow from this one, nearest last.
     """
     try:
         record, data, lines = read("fits", chip.name)
@@ -85,24 +94,22 @@ def load_fits(
             "'borrows: h100_sxm'"
         ) from None
     source = _Source(record.path, lines)
-    records: tuple[FileRecord, ...] = (record,)
-    if data.get("borrows"):
-        chain = (*lenders, chip.name)
-        try:
-            found, relative = load_spec("chip", str(data["borrows"]), Chip)
-        except UnknownNameError as error:
-            raise SpecError(source.problem(("borrows",), str(error))) from None
-        if relative.name in chain:
-            circle = " > ".join((*chain, relative.name))
-            raise SpecError(source.problem(("borrows",), f"goes round in a circle: {circle}"))
-        if len(chain) > MOST_RELATIVES:
-            text = f"the chain {' > '.join((*chain, relative.name))} is too long; borrow from a "
-            raise SpecError(source.problem(("borrows",), text + "chip with curves of its own"))
-        _, lent, more = load_fits(relative, chain)
-        ratio = chip.tdp / relative.tdp if chip.tdp and relative.tdp else None
-        data = borrowed(data, lent, relative.name, ratio)
-        records = (record, *more, found)
-    return build(Fits, data, source), data, records
+    if not data.get("borrows"):
+        return data, chip, (record,), source
+    chain = (*lenders, chip.name)
+    try:
+        found, relative = load_spec("chip", str(data["borrows"]), Chip)
+    except UnknownNameError as error:
+        raise SpecError(source.problem(("borrows",), str(error))) from None
+    if relative.name in chain:
+        circle = " > ".join((*chain, relative.name))
+        raise SpecError(source.problem(("borrows",), f"goes round in a circle: {circle}"))
+    if len(chain) > MOST_RELATIVES:
+        text = f"the chain {' > '.join((*chain, relative.name))} is too long; borrow from a "
+        raise SpecError(source.problem(("borrows",), text + "chip with curves of its own"))
+    lent, lender, more, _ = _with_relatives(relative, chain)
+    watts_of = chip if "power" in data else lender
+    return borrowed(data, lent, relative.name), watts_of, (record, *more, found), source
 
 
 def load_workload(

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster_sim.capacity import Capacity
-from cluster_sim.economics import chip_usd_per_hour, usd_per_million_tokens, wall_power_w
+from cluster_sim.economics import (
+    chip_usd_per_hour,
+    how_to_price,
+    usd_per_million_tokens,
+    wall_power_w,
+)
 from cluster_sim.ledger import Ledger, close_ledger
 from cluster_sim.metrics import (
     SUMMARY_COLUMNS,
@@ -410,10 +415,7 @@ def _notes(facts: Facts, row: dict[str, Any]) -> list[str]:
     if facts.chips_used != row["n_chips"]:
         notes.append(f"{facts.chips_used} of {row['n_chips']} chips used; money counts all of them")
     if row["chip_usd_per_h"] is None:
-        notes.append(
-            f"no price for {facts.machine.chip.title}: "
-            "give one with --set economics.usd_per_chip_hour=2.0"
-        )
+        notes.append(how_to_price(facts.machine.chip, facts.economics))
     if row["power_w"] is None:
         notes.append(f"power and energy are empty: {_lacks_power(facts.machine)}")
     if facts.requests.skipped_rows:

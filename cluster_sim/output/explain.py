@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 
-from cluster_sim.economics import chip_usd_per_hour
+from cluster_sim.economics import chip_usd_per_hour, how_to_price
 from cluster_sim.output.tables import FAMILY_WORDS, WIDTH, grid, number
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
@@ -131,7 +131,7 @@ def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
 def _money(machine: TopologyInput, economics: Economics) -> str:
     usd = chip_usd_per_hour(machine.chip, economics)
     if usd is None:
-        money = "no price; give one with --set economics.usd_per_chip_hour=2.0"
+        money = how_to_price(machine.chip, economics)
     else:
         source = machine.chip.sources.get("price", "")
         given = economics.usd_per_chip_hour is not None

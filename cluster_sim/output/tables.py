@@ -269,7 +269,7 @@ def _limiting(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
 
 def _cost(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     if row["chip_usd_per_h"] is None:
-        return "no price known for this chip"
+        return "no price of this chip, see the note"
     chip, economics = manifest["inputs"]["chip"], manifest["inputs"]["economics"]
     basis = "as given" if economics["usd_per_chip_hour"] else manifest["economics"]["basis"]
     text = f"${row['chip_usd_per_h']:.2f} per {chip['title']}-hour ({basis}): "

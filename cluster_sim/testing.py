@@ -129,7 +129,7 @@ def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service,
         ranks=ranks,
         state_blocks=state_blocks,
         new_token_ratio=rng.choice((0.1, 0.5, 1.0)),
-        swap=rng.random() < 0.5,
+        swap=rng.random() < 0.6,
         prefixes=prefixes,
     )
     service = Service(
@@ -141,7 +141,7 @@ def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service,
     )
     priority = draw.integers(0, 2, count) if rng.random() < 0.3 else None
     requests = Requests(arrival, isl, osl, priority=priority, prefixes=prefixes)
-    return service, _random_sessions(rng, requests) if rng.random() < 0.3 else requests
+    return service, _random_sessions(rng, requests) if rng.random() < 0.2 else requests
 
 
 def facts(run: Run) -> dict[str, object]:

@@ -59,7 +59,7 @@ def test_a_cache_that_forgets_in_large_portions_does_so_on_both_paths(
 ) -> None:
     monkeypatch.setattr(prefix_cache, "PORTIONS", 6)
     forgotten = 0
-    for seed in range(120):
+    for seed in range(160):
         service, requests = random_case(seed)
         if requests.prefixes is None or service.spec.blocks < 12:
             continue

@@ -13,6 +13,7 @@ from typing import Any
 from cluster_sim import __version__
 from cluster_sim.capacity import Capacity, find_capacity
 from cluster_sim.errors import SpecError
+from cluster_sim.facts import Facts
 from cluster_sim.metrics import Targets, targets
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
@@ -28,7 +29,7 @@ from cluster_sim.serving.traces import read_trace, trace_digest
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.specs.workload import Economics, Workload
-from cluster_sim.summary import Facts, saturated_starts_per_s, summarise_run
+from cluster_sim.summary import saturated_starts_per_s, summarise_run
 
 DEFAULT_REQUESTS = 10_000
 CLOSED_ROUNDS = 10  # requests per client of a closed loop, unless given

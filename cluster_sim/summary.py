@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
-from cluster_sim.capacity import Capacity
 from cluster_sim.economics import (
     chip_usd_per_hour,
-    how_to_price,
     usd_per_million_tokens,
     wall_power_w,
 )
+from cluster_sim.facts import Facts
 from cluster_sim.ledger import Ledger, close_ledger
 from cluster_sim.metrics import (
     SUMMARY_COLUMNS,
     Latencies,
-    Targets,
     Window,
     attainment,
     class_rows,
@@ -28,19 +25,15 @@ from cluster_sim.metrics import (
     meets_slo,
     outcome_table,
     summarise,
-    targets,
     tokens_emitted,
     window,
 )
-from cluster_sim.perf.memory import KvCache
-from cluster_sim.perf.plan import Choice
+from cluster_sim.notes import notes_of
 from cluster_sim.perf.power import chip_power_w
-from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.records import Status
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.service import Run
-from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
-from cluster_sim.specs.workload import Economics, Slo
+from cluster_sim.specs.workload import Slo
 
 SCHEMA = 1  # of summary.csv
 SHARES = {  # column of summary.csv -> operator families
@@ -63,47 +56,6 @@ SHARES = {  # column of summary.csv -> operator families
 # Half-width of the error bar on throughput: median absolute error on 856 measured closed-loop runs
 # of A100, H100, H200 and B200 (mean 9.6 %, p90 18 %); with transferred curves: assumed.
 KNOWN_ERROR, TRANSFERRED_ERROR = 0.07, 0.15
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """Everything that the figures of a run follow from."""
-
-    machine: TopologyInput
-    job: WorkloadInput
-    economics: Economics
-    choice: Choice
-    price: StepPrice
-    cache: KvCache
-    requests: Requests
-    run: Run
-    capacity: Capacity | None
-    flat_out: Run | None
-    caching: bool  # a prefix cache has something to share
-    trace_sha256: str | None
-    config_hash: str
-    version: str
-
-    @property
-    def open_loop(self) -> bool:
-        """Whether requests come whatever the service does."""
-        return self.job.workload.arrivals.kind in ("open", "trace")
-
-    @property
-    def targets(self) -> Targets:
-        """The SLO of each request."""
-        return targets(self.job.workload, self.requests)
-
-    @property
-    def turns(self) -> float:
-        """Requests of a session in the mean; 1 without sessions."""
-        return len(self.requests) / self.requests.starts
-
-    @property
-    def chips_used(self) -> int:
-        """Chips that hold a part of a replica."""
-        devices = self.choice.layout.devices * self.choice.replicas
-        return -(-devices // self.machine.chip.devices_per_chip)
 
 
 def summarise_run(
@@ -384,7 +336,7 @@ def _manifest(
         "skipped_rows": facts.requests.skipped_rows,
         "failed_rows": facts.requests.failed_rows,
         "invariants": _invariants(facts, row),
-        "notes": _notes(facts, row),
+        "notes": notes_of(facts, row),
     }
 
 
@@ -397,53 +349,6 @@ def _invariants(facts: Facts, row: dict[str, Any]) -> dict[str, bool]:
         or all(c.blocks_taken >= c.blocks_returned for c in facts.run.counts),
         "chip_time_closed": True,
     }
-
-
-def _notes(facts: Facts, row: dict[str, Any]) -> list[str]:
-    """What a reader must know before using the numbers."""
-    notes = list(facts.choice.notes)
-    if row["rejected"]:
-        behind = facts.run.outcomes.status.count(Status.REJECTED_SESSION)
-        notes.append(
-            f"{row['rejected'] - behind} requests rejected: longer than the context or the KV cache"
-            + (f"; {behind} more behind them in their sessions" if behind else "")
-        )
-    if row["stable"] is False:
-        notes.append(
-            "overloaded: the queue still grows at the end; latencies depend on the duration"
-        )
-    if facts.chips_used != row["n_chips"]:
-        notes.append(f"{facts.chips_used} of {row['n_chips']} chips used; money counts all of them")
-    if row["chip_usd_per_h"] is None:
-        notes.append(how_to_price(facts.machine.chip, facts.economics))
-    if row["power_w"] is None:
-        notes.append(f"power and energy are empty: {_lacks_power(facts.machine)}")
-    if facts.requests.skipped_rows:
-        notes.append(f"{facts.requests.skipped_rows} bad rows of the trace left out")
-    if facts.requests.failed_rows:
-        notes.append(
-            f"{facts.requests.failed_rows} rows of requests that failed (no answer tokens) left out"
-        )
-    if facts.capacity is not None and facts.capacity.starts_per_s == 0:
-        notes.append("no rate meets the SLO; the load is a share of the saturated rate instead")
-    elif facts.capacity is not None and facts.capacity.first_limit is None:
-        notes.append(
-            "the SLO holds up to the saturated rate: too few requests to see a queue build up; "
-            "raise --requests"
-        )
-    return notes
-
-
-def _lacks_power(machine: TopologyInput) -> str:
-    """What is missing for the power of a machine, and how to give it."""
-    if machine.chip.tdp is None:
-        return (
-            f"no TDP of {machine.chip.title} is published; give one with "
-            "--set 'chip.tdp=700 W' --set 'chip.idle_power=115 W'"
-        )
-    if machine.topology.host_power is None:
-        return "no power of the host is known; give it with --set 'topology.host_power=2.4 kW'"
-    return f"{machine.chip.title} has no power curve; add one to its fits"
 
 
 def _hit_share(facts: Facts) -> float | None:

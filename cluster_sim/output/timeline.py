@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cluster_sim.errors import SpecError
+from cluster_sim.facts import Facts
 from cluster_sim.output.timeline_counters import COUNTERS, counter_events, power_w
 from cluster_sim.output.timeline_requests import Drawn, choose_requests, request_events
 from cluster_sim.output.timeline_steps import (
@@ -32,7 +33,6 @@ from cluster_sim.output.trace_events import (
     ticks,
 )
 from cluster_sim.simulation import Result
-from cluster_sim.summary import Facts
 
 MAX_SLICES = 200_000  # in all: above it viewers get slow
 DETAIL_SLICES = 100_000  # of them for steps with their operators

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from cluster_sim.capacity import Capacity
+from cluster_sim.capacity import Capacity, FlatOut
 from cluster_sim.economics import (
     chip_usd_per_hour,
     how_to_price,
@@ -42,6 +42,7 @@ from cluster_sim.serving.service import Run
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.workload import Economics, Slo
 
+STEADY = 0.8  # share of the rate that sessions would have in the long run: below it a note
 SCHEMA = 1  # of summary.csv
 SHARES = {  # column of summary.csv -> operator families
     "share_compute": (
@@ -78,7 +79,7 @@ class Facts:
     requests: Requests
     run: Run
     capacity: Capacity | None
-    flat_out: Run | None
+    flat_out: FlatOut | None
     caching: bool  # a prefix cache has something to share
     trace_sha256: str | None
     config_hash: str
@@ -93,11 +94,6 @@ class Facts:
     def targets(self) -> Targets:
         """The SLO of each request."""
         return targets(self.job.workload, self.requests)
-
-    @property
-    def turns(self) -> float:
-        """Requests of a session in the mean; 1 without sessions."""
-        return len(self.requests) / self.requests.starts
 
     @property
     def chips_used(self) -> int:
@@ -249,37 +245,20 @@ def _memory(facts: Facts) -> dict[str, Any]:
     }
 
 
-def saturated_starts_per_s(flat_out: Run, requests: Requests) -> float:
-    """The rate of requests, or of sessions, that a run flat out reaches.
-
-    Of sessions one for one only the time counts until the last of them starts: after that fewer and
-    fewer are left, each waiting for itself.
-    """
-    if requests.after is None:
-        return len(requests) / flat_out.end_s
-    outcomes = flat_out.outcomes
-    starting = [r for r in (requests.after < 0).nonzero()[0] if outcomes.replica[r] >= 0]
-    last_s = max((outcomes.arrival_s[r] for r in starting), default=0.0)
-    before = sum(outcomes.arrival_s[r] > 0 for r in starting)
-    return before / last_s if last_s > 0 else requests.starts / flat_out.end_s
-
-
 def _limits(facts: Facts) -> dict[str, Any]:
     """Capacity and saturation: requests/s, output tokens/s; None where not searched."""
     limits: dict[str, Any] = {"capacity": None, "saturation": None}
     outputs = float(facts.requests.osl.sum())
     if facts.flat_out is not None:
-        finished = sum(s == Status.FINISHED for s in facts.flat_out.outcomes.status)
-        emitted = sum(counts.output_tokens for counts in facts.flat_out.counts)
-        seconds = facts.flat_out.end_s
-        if facts.requests.after is not None:
-            seconds = facts.requests.starts / saturated_starts_per_s(facts.flat_out, facts.requests)
+        run, seconds = facts.flat_out.run, facts.flat_out.seconds
+        finished = sum(status == Status.FINISHED for status in run.outcomes.status)
+        emitted = sum(counts.output_tokens for counts in run.counts)
         limits["saturation"] = {
             "requests_per_s": finished / seconds,
             "output_tokens_per_s": emitted / seconds,
         }
     if facts.capacity is not None:
-        rate = facts.capacity.starts_per_s * facts.turns
+        rate = facts.capacity.requests_per_s
         limits["capacity"] = {
             "requests_per_s": rate,
             "output_tokens_per_s": rate * outputs / len(facts.requests),
@@ -418,6 +397,10 @@ def _notes(facts: Facts, row: dict[str, Any]) -> list[str]:
         notes.append(how_to_price(facts.machine.chip, facts.economics))
     if row["power_w"] is None:
         notes.append(f"power and energy are empty: {_lacks_power(facts.machine)}")
+    if _unsteady(facts, row):
+        notes.append(
+            "sessions last long beside the run: its load rises and falls; raise --requests"
+        )
     if facts.requests.skipped_rows:
         notes.append(f"{facts.requests.skipped_rows} bad rows of the trace left out")
     if facts.requests.failed_rows:
@@ -444,6 +427,14 @@ def _lacks_power(machine: TopologyInput) -> str:
     if machine.topology.host_power is None:
         return "no power of the host is known; give it with --set 'topology.host_power=2.4 kW'"
     return f"{machine.chip.title} has no power curve; add one to its fits"
+
+
+def _unsteady(facts: Facts, row: dict[str, Any]) -> bool:
+    """Whether requests came much slower than starts of sessions times turns."""
+    requests, rate = facts.requests, row["rate_per_s"]
+    if requests.after is None or facts.job.workload.arrivals.kind != "open" or rate is None:
+        return False
+    return bool(rate * requests.arrival_s[-1] < STEADY * len(requests))
 
 
 def _hit_share(facts: Facts) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cluster_sim.capacity import Capacity
+from cluster_sim.capacity import Capacity, FlatOut
 from cluster_sim.metrics import Targets, targets
 from cluster_sim.perf.memory import KvCache
 from cluster_sim.perf.plan import Choice
@@ -28,7 +28,7 @@ class Facts:
     requests: Requests
     run: Run
     capacity: Capacity | None
-    flat_out: Run | None
+    flat_out: FlatOut | None
     caching: bool  # a prefix cache has something to share
     trace_sha256: str | None
     config_hash: str
@@ -43,11 +43,6 @@ class Facts:
     def targets(self) -> Targets:
         """The SLO of each request."""
         return targets(self.job.workload, self.requests)
-
-    @property
-    def turns(self) -> float:
-        """Requests of a session in the mean; 1 without sessions."""
-        return len(self.requests) / self.requests.starts
 
     @property
     def chips_used(self) -> int:

@@ -9,6 +9,7 @@ from cluster_sim.facts import Facts
 from cluster_sim.serving.records import Status
 from cluster_sim.specs.inputs import TopologyInput
 
+STEADY = 0.8  # share of the rate that sessions would have in the long run: below it a note
 ROUNDS = 4  # of filling the machine, for a throughput that is not mostly start and end
 
 
@@ -31,6 +32,10 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
         notes.append(how_to_price(facts.machine.chip, facts.economics))
     if row["power_w"] is None:
         notes.append(f"power and energy are empty: {_lacks_power(facts.machine)}")
+    if _unsteady(facts, row):
+        notes.append(
+            "sessions last long beside the run: its load rises and falls; raise --requests"
+        )
     if facts.requests.skipped_rows:
         notes.append(f"{facts.requests.skipped_rows} bad rows of the trace left out")
     if facts.requests.failed_rows:
@@ -60,6 +65,14 @@ def _lacks_power(machine: TopologyInput) -> str:
     if machine.topology.host_power is None:
         return "no power of the host is known; give it with --set 'topology.host_power=2.4 kW'"
     return f"{machine.chip.title} has no power curve; add one to its fits"
+
+
+def _unsteady(facts: Facts, row: dict[str, Any]) -> bool:
+    """Whether requests came much slower than starts of sessions times turns."""
+    requests, rate = facts.requests, row["rate_per_s"]
+    if requests.after is None or facts.job.workload.arrivals.kind != "open" or rate is None:
+        return False
+    return bool(rate * requests.arrival_s[-1] < STEADY * len(requests))
 
 
 def _too_few_requests(facts: Facts) -> str:

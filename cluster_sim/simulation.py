@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_sim import __version__
-from cluster_sim.capacity import Capacity, find_capacity
+from cluster_sim.capacity import Capacity, FlatOut, find_capacity, run_flat_out
 from cluster_sim.errors import SpecError
 from cluster_sim.facts import Facts
 from cluster_sim.metrics import Targets, targets
@@ -20,19 +20,19 @@ from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.serving.generators import draw_requests, planned
 from cluster_sim.serving.records import Outcomes
-from cluster_sim.serving.requests import Prefixes, Requests, all_at_once, without_pauses
+from cluster_sim.serving.requests import Prefixes, Requests, all_at_once
 from cluster_sim.serving.scheduler import SCHEDULERS
-from cluster_sim.serving.service import Live, Run, Service, Watcher, serve
+from cluster_sim.serving.service import Live, Service, Watcher, serve
 from cluster_sim.serving.stepper import ReplicaSpec
 from cluster_sim.serving.trace_rows import TraceOptions
 from cluster_sim.serving.traces import read_trace, trace_digest
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.specs.workload import Economics, Workload
-from cluster_sim.summary import saturated_starts_per_s, summarise_run
+from cluster_sim.summary import summarise_run
 
 DEFAULT_REQUESTS = 10_000
-CLOSED_ROUNDS = 10  # requests per client of a closed loop, unless given
+CLOSED_ROUNDS = 10  # requests (sessions) per client of a closed loop, unless given
 Progress = Callable[[str, float], None]
 
 
@@ -86,7 +86,7 @@ def simulate(
     service = make_service(job, choice, price, cache, requests)
     capacity, flat_out = _limits(service, requests, wanted, step_by_step, progress)
     if wanted.arrivals.kind == "open":
-        rate = _offered_rate(wanted, requests, capacity, flat_out)
+        rate = _offered_rate(wanted, capacity, flat_out)
         requests = _at_rate(requests, wanted, rate, size)
     elif wanted.arrivals.kind == "offline":
         requests = all_at_once(requests)
@@ -133,7 +133,8 @@ def make_requests(
         return requests.faster(arrivals.time_scale)
     count = wanted.requests or DEFAULT_REQUESTS
     if arrivals.kind == "closed" and wanted.requests is None:
-        count = CLOSED_ROUNDS * (arrivals.concurrency or 1)
+        turns = sum(p.share * (p.sessions.turns.average if p.sessions else 1) for p in wanted.parts)
+        count = round(CLOSED_ROUNDS * (arrivals.concurrency or 1) * turns)
     return draw_requests(wanted, count, seed=wanted.seed, block_tokens=block_tokens)
 
 
@@ -217,42 +218,27 @@ def _limits(
     wanted: Workload,
     step_by_step: bool,
     progress: Progress | None,
-) -> tuple[Capacity | None, Run | None]:
+) -> tuple[Capacity | None, FlatOut | None]:
     """Capacity and flat out, for open traffic whose load is a share of the capacity."""
     if wanted.arrivals.kind != "open" or wanted.arrivals.load is None:
         return None, None
     watch = _watcher(progress, "flat out", len(requests))
-    full, crowd = _flat_out(service, requests)
-    flat_out = serve(full, crowd, step_by_step=step_by_step, watch=watch)
-    if flat_out.interrupted:
-        raise KeyboardInterrupt
+    flat_out = run_flat_out(service, requests, step_by_step=step_by_step, watch=watch)
     slos: Targets = targets(wanted, requests)
     if not slos.limits:
         return None, flat_out
-    saturated = saturated_starts_per_s(flat_out, requests)
     capacity = find_capacity(
-        service, requests, slos, saturated, step_by_step=step_by_step, progress=progress
+        service,
+        requests,
+        slos,
+        flat_out.starts_per_s,
+        step_by_step=step_by_step,
+        progress=progress,
     )
     return capacity, flat_out
 
 
-def _flat_out(service: Service, requests: Requests) -> tuple[Service, Requests]:
-    """What saturation is measured with: all requests at once. Sessions come one for one, without
-    pauses, as many at a time as the cache holds (half of all at most): all first turns before
-    all second ones would leave nothing for a prefix cache to find.
-    """
-    if requests.after is None:
-        return service, all_at_once(requests)
-    spec = service.spec
-    room = spec.blocks * spec.block_tokens / float((requests.isl + requests.osl).mean())
-    seats = max(1, min(int(room), spec.max_num_seqs))
-    crowd = min(max(1, requests.starts // 2), seats * spec.ranks * service.replicas)
-    return dataclasses.replace(service, concurrency=crowd), without_pauses(requests)
-
-
-def _offered_rate(
-    wanted: Workload, requests: Requests, capacity: Capacity | None, flat_out: Run | None
-) -> float:
+def _offered_rate(wanted: Workload, capacity: Capacity | None, flat_out: FlatOut | None) -> float:
     """Starts per second: as given, or the load's share of the capacity (without one, of the
     saturation).
     """
@@ -260,7 +246,7 @@ def _offered_rate(
         return wanted.arrivals.rate or 0.0
     reference = capacity.starts_per_s if capacity else 0.0
     if not reference and flat_out is not None:
-        reference = saturated_starts_per_s(flat_out, requests)
+        reference = flat_out.starts_per_s
     return wanted.arrivals.load * reference
 
 

@@ -31,7 +31,6 @@ from cluster_sim.metrics import (
 from cluster_sim.notes import notes_of
 from cluster_sim.perf.power import chip_power_w
 from cluster_sim.serving.records import Status
-from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.service import Run
 from cluster_sim.specs.workload import Slo
 
@@ -201,37 +200,20 @@ def _memory(facts: Facts) -> dict[str, Any]:
     }
 
 
-def saturated_starts_per_s(flat_out: Run, requests: Requests) -> float:
-    """The rate of requests, or of sessions, that a run flat out reaches.
-
-    Of sessions one for one only the time counts until the last of them starts: after that fewer and
-    fewer are left, each waiting for itself.
-    """
-    if requests.after is None:
-        return len(requests) / flat_out.end_s
-    outcomes = flat_out.outcomes
-    starting = [r for r in (requests.after < 0).nonzero()[0] if outcomes.replica[r] >= 0]
-    last_s = max((outcomes.arrival_s[r] for r in starting), default=0.0)
-    before = sum(outcomes.arrival_s[r] > 0 for r in starting)
-    return before / last_s if last_s > 0 else requests.starts / flat_out.end_s
-
-
 def _limits(facts: Facts) -> dict[str, Any]:
     """Capacity and saturation: requests/s, output tokens/s; None where not searched."""
     limits: dict[str, Any] = {"capacity": None, "saturation": None}
     outputs = float(facts.requests.osl.sum())
     if facts.flat_out is not None:
-        finished = sum(s == Status.FINISHED for s in facts.flat_out.outcomes.status)
-        emitted = sum(counts.output_tokens for counts in facts.flat_out.counts)
-        seconds = facts.flat_out.end_s
-        if facts.requests.after is not None:
-            seconds = facts.requests.starts / saturated_starts_per_s(facts.flat_out, facts.requests)
+        run, seconds = facts.flat_out.run, facts.flat_out.seconds
+        finished = sum(status == Status.FINISHED for status in run.outcomes.status)
+        emitted = sum(counts.output_tokens for counts in run.counts)
         limits["saturation"] = {
             "requests_per_s": finished / seconds,
             "output_tokens_per_s": emitted / seconds,
         }
     if facts.capacity is not None:
-        rate = facts.capacity.starts_per_s * facts.turns
+        rate = facts.capacity.requests_per_s
         limits["capacity"] = {
             "requests_per_s": rate,
             "output_tokens_per_s": rate * outputs / len(facts.requests),

@@ -94,7 +94,8 @@ def explain(**options: Any) -> None:
     from cluster_sim.output.explain import explain_run
 
     machine, job, economics = resolve_inputs(options)
-    click.echo(explain_run(machine, job, economics))
+    skip = options["skip_bad_rows"]
+    click.echo(explain_run(machine, job, economics, skip_bad_rows=skip))
 
 
 @click.command()

@@ -19,12 +19,18 @@ from cluster_sim.specs.workload import Economics
 GIB = 2**30
 
 
-def explain_run(machine: TopologyInput, job: WorkloadInput, economics: Economics) -> str:
+def explain_run(
+    machine: TopologyInput,
+    job: WorkloadInput,
+    economics: Economics,
+    *,
+    skip_bad_rows: bool = False,
+) -> str:
     """Plan, memory, price of a decode step and a prompt, money; raises what a run would raise."""
     wanted = job.workload.plain()
     job = dataclasses.replace(job, workload=wanted).on(machine.chip)
     size = job.software.memory.block_tokens
-    requests = make_requests(wanted, block_tokens=size)
+    requests = make_requests(wanted, block_tokens=size, skip_bad_rows=skip_bad_rows)
     job = planned(job, requests, block_tokens=size)
     choice = resolve(machine, job)
     parts = (job.model, job.software, choice.layout, choice.recipe)

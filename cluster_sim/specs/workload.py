@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from cluster_sim.specs.chip import Dtype
 from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
@@ -125,7 +125,7 @@ class Prefix:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     tokens: PositiveInt
-    groups: PositiveInt = 1
+    groups: Annotated[int, Gt(0), Le(1_000_000)] = 1
     share: Share = 1.0
 
 

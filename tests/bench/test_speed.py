@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster_sim.capacity import run_flat_out
 from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.plan import resolve
 from cluster_sim.perf.step_price import compile_step_price
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.service import Service, serve
-from cluster_sim.simulation import _flat_out, make_requests, make_service
+from cluster_sim.simulation import make_requests, make_service
 from cluster_sim.specs.load import load_topology, load_workload
-from cluster_sim.summary import saturated_starts_per_s
 
 pytestmark = pytest.mark.bench
 
@@ -44,8 +44,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def saturated_rate(service: Service, requests: Requests) -> float:
-    flat, at_once = _flat_out(service, requests)
-    return saturated_starts_per_s(serve(flat, at_once), requests)
+    return run_flat_out(service, requests).starts_per_s
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cluster_sim.cli.options import resolve_inputs, run_options
+from cluster_sim.cli.topology import checked_machine, is_graph, print_file, show_topology
 from cluster_sim.specs.find import HUGGING_FACE_FILE, chip_marks, names
 
 FAMILIES = {
@@ -42,26 +42,41 @@ def list_names(family: str | None) -> None:
 @click.command()
 @click.argument("family", type=click.Choice([*FAMILIES.values()]))
 @click.argument("name")
-def show(family: str, name: str) -> None:
+@click.option("--draw", type=click.Path(), help="Draw a topology: FILE.svg, .html or .png.")
+@click.option("--export", type=click.Path(), help="Write a topology as node-link JSON.")
+@click.option("--chips", type=click.IntRange(min=1), help="A pod of so many chips.")
+@click.option("--set", "overrides", multiple=True, metavar="ROOT.KEY=VALUE", help="Any input.")
+def show(
+    family: str,
+    name: str,
+    draw: str | None,
+    export: str | None,
+    chips: int | None,
+    overrides: tuple[str, ...],
+) -> None:
     """Show a file of a family, checked, with its sources; of chips, topologies and models also
     figures that follow from it.
+
+    A topology may be a graph too: node-link JSON, or an ASTRA-sim network file.
     """
     from cluster_sim.output.facts import facts_of
     from cluster_sim.specs.load import read
 
+    if family == "topology":
+        changes = [*overrides, *([f"topology.chips={chips}"] if chips else [])]
+        show_topology(name, changes, draw, export)
+        return
+    for option, given in (
+        ("--draw", draw),
+        ("--export", export),
+        ("--chips", chips),
+        ("--set", overrides),
+    ):
+        if given:
+            raise click.UsageError(f"{option} has no effect: only topologies are machines")
     spec = _load(family, name)
     record, data, _ = read(family, name)
-    click.echo(f"# {record.path}")
-    resolved = "with the file that it extends"
-    if record.path.endswith(".json"):
-        resolved = "from a Hugging Face config"
-    if record.path.endswith(".json") or re.search(r"^extends:", record.text, re.MULTILINE):
-        import yaml
-
-        click.echo(f"# as resolved {resolved}")
-        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
-    else:
-        click.echo(record.text.rstrip())
+    print_file(record, data)
     for line in facts_of(spec):
         click.echo(f"# {line}")
 
@@ -118,9 +133,9 @@ def _family_of(file: str) -> str:
     for family in FAMILIES.values():
         if file in names(family):
             return family
-    if file.endswith(".json") or Path(file, HUGGING_FACE_FILE).is_file():
+    if (file.endswith(".json") and not is_graph(file)) or Path(file, HUGGING_FACE_FILE).is_file():
         return "model"
-    if is_inline(file):
+    if is_graph(file) or is_inline(file):
         return "topology"
     keys = set(read("topology", file)[1]) if ("/" in file or file.endswith("ml")) else set()
     marks = {"chip": "topology", "arrivals": "workload", "layers": "model", "host": "software"}
@@ -134,13 +149,13 @@ def _family_of(file: str) -> str:
 def _load(family: str, name: str) -> Any:
     """A file of a family as what a run would read; raises every problem of it."""
     from cluster_sim.specs.chip import Chip
-    from cluster_sim.specs.load import load_spec, load_topology, load_workload
+    from cluster_sim.specs.load import load_spec, load_workload
     from cluster_sim.specs.model import Model
     from cluster_sim.specs.software import Software
 
     kinds: dict[str, type[Any]] = {"chip": Chip, "model": Model, "software": Software}
     if family == "topology":
-        return load_topology(name)
+        return checked_machine(name, [])[1]
     if family == "workload":
         return load_workload(name)
     return load_spec(family, name, kinds[family])[1]

@@ -61,7 +61,11 @@ def resolve_inputs(options: dict[str, Any]) -> tuple[TopologyInput, WorkloadInpu
     from cluster_sim.specs.load import load_economics, load_topology, load_workload
 
     overrides = list(options["overrides"])
-    machine = _with_chips(load_topology(options["topo"], overrides), options["chips"])
+    machine = load_topology(options["topo"], overrides)
+    if machine.topology.fabric is not None and options["chips"] is not None:
+        overrides = [*overrides, f"topology.chips={options['chips']}"]  # a pod grows and shrinks
+        machine = load_topology(options["topo"], overrides)
+    machine = _with_chips(machine, options["chips"])
     job = load_workload(options["workload"], overrides, _replacements(options))
     _refuse_without_effect(options, job)
     return machine, job, load_economics(overrides)

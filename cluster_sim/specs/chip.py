@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from cluster_sim.specs.constraints import Fraction, PositiveInt, Text
+from cluster_sim.specs.fabric import Board
 from cluster_sim.specs.topology import ScaleUp
 from cluster_sim.units import (
     Bytes,
@@ -72,13 +73,14 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """The machine that a chip usually comes in: ``chips`` of them, and the power per chip of all
-    the rest of it.
+    """The machine that a chip usually comes in: ``chips`` of them, the power per chip of all the
+    rest of it, and what is on its board.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     chips: PositiveInt
     power: WattsOrZero | None = None
+    board: Board | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,7 +86,7 @@ def with_chip_facts(
     data: Mapping[str, Any], chip: Chip, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A topology's mapping with what it leaves out taken from its chip: links, chips in a host,
-    power of the hosts.
+    power and board of the hosts.
 
     ``facts`` is the mapping of the chip's file. A ``scale_up`` without ``technology`` changes that
     of the chip, one with it stands alone. A domain that lies inside a host is no larger than the
@@ -96,6 +96,9 @@ def with_chip_facts(
     links = facts.get("scale_up") if isinstance(given, dict) and "technology" not in given else None
     if links:
         full["scale_up"] = {**links, **given}
+    board = facts["host"].get("board") if chip.host is not None else None
+    if board and isinstance(data.get("board", {}), dict):
+        full["board"] = {**board, **data.get("board", {})}
     chips, per_host = data.get("chips"), data.get("chips_per_host")
     if chip.host is None or not isinstance(chips, int) or chips < 1:
         return full

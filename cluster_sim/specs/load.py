@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import difflib
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -20,6 +21,7 @@ from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, with_watts
 from cluster_sim.specs.inline import with_chip_facts
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.model import Model
+from cluster_sim.specs.pod import merge, with_chips, with_host
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.topology import Topology
 from cluster_sim.specs.workload import Economics, Workload
@@ -50,7 +52,10 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     """
     record, data, lines = read("topology", name)
     source, parts = _Source(record.path, lines), split_overrides(overrides)
+    if any(keys == ["chips"] for keys, _ in parts["topology"]):
+        data.pop("hosts", None)
     _override(data, parts, "topology", source)
+    data, host_records = with_host(data, source.problem)
     if not isinstance(data.get("chip"), str):
         build(Topology, data, source, record.name)  # raises, with all other problems
     chip_record, facts, chip_lines = read("chip", data["chip"])
@@ -62,11 +67,11 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
             f"{record.path}: the file of {chip.name} gives no scale-up links; "
             "write a topology with scale_up"
         )
+    data = with_chips(data, chip, source.problem)
     topology = build(Topology, with_chip_facts(data, chip, facts), source, record.name)
     fits, fits_records = load_fits(chip)
-    return TopologyInput(
-        topology=topology, chip=chip, fits=fits, files=(record, chip_record, *fits_records)
-    )
+    files = (record, *host_records, chip_record, *fits_records)
+    return TopologyInput(topology=topology, chip=chip, fits=fits, files=files)
 
 
 def load_fits(chip: Chip) -> tuple[Fits, tuple[FileRecord, ...]]:
@@ -180,7 +185,7 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
         raise SpecError(
             f"{record.path}: extends: '{base}' extends another file itself; one level only"
         )
-    return record, _merge(merged, data), lines
+    return record, merge(merged, data), lines
 
 
 def split_overrides(overrides: Sequence[str]) -> dict[str, list[tuple[list[str], str]]]:
@@ -292,7 +297,8 @@ class _Source:
             return self.problem(path, "missing")
         if code == "literal_error":
             text = f"must be one of {context['expected'].replace(' or ', ', ')}"
-            return self.problem(path, text + shown)
+            known = re.findall(r"'([^']*)'", context["expected"])
+            return self.problem(path, text + shown + _hint(_short(got), known))
         if code == "value_error":
             return self.problem(path, str(context["error"]) + (shown if path else ""))
         bounds = {
@@ -400,15 +406,6 @@ def _assign(data: dict[str, Any], keys: Sequence[str], value: Any) -> None:
             raise TypeError(key)
         data = inner
     data[keys[-1]] = value
-
-
-def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
-    return merged
 
 
 def _keys(kind: type[Any], path: tuple[str | int, ...]) -> list[str]:

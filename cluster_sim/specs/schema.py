@@ -27,7 +27,11 @@ def json_schema(family: str) -> dict[str, Any]:
 
     schema = TypeAdapter(KINDS[family]).json_schema()
     schema["properties"].pop("name", None)
-    given = ("name", "scale_up") if family == "topology" else ("name",)  # links: from the chip
+    given: tuple[str, ...] = ("name",)
+    if family == "topology":
+        given = ("name", "scale_up", "chip", "chips")  # from the chip, and from host and hosts
+        schema["properties"]["host"] = {"type": "string", "description": "a topology to repeat"}
+        schema["properties"]["hosts"] = {"type": "integer", "minimum": 1}
     schema["required"] = [key for key in schema.get("required", []) if key not in given]
     schema["properties"]["extends"] = {"type": "string", "description": "a file to build on"}
     return schema

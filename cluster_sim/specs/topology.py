@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from cluster_sim.specs.constraints import PositiveInt, Text
-from cluster_sim.units import BytesPerSecond, WattsOrZero
+from cluster_sim.specs.fabric import Board, Fabric, Inner
+from cluster_sim.units import BytesPerSecond, SecondsOrZero, WattsOrZero
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
+# An NVSwitch passes a packet in about 0.1 us (recalled); forward error correction adds 0.2 us a
+# link (IEEE 802.3 contribution on KP4). Other technologies: assumed the same.
+SCALE_UP_SWITCH_S = 0.1e-6
+SCALE_UP_LINK_S = 0.2e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,13 +22,14 @@ class ScaleUp:
 
     ``switched``: ``links_per_switch[s]`` links of ``link_bandwidth`` from every chip to every
     switch. ``mesh``: ``links_per_peer`` links between every pair of chips. ``host``: every chip has
-    one link into the host (PCIe). ``domain`` chips make a domain (default: all; of kind host those
-    of one host). The devices of one package are joined by ``package_bandwidth``.
+    one link into the host (PCIe). ``torus``: a grid with a link to every neighbour. ``inner``: what
+    of a domain one layer of switches cannot hold. ``domain`` chips make a domain (default: all; of
+    kind host those of one host). The devices of one package are joined by ``package_bandwidth``.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     technology: Text
-    kind: Literal["switched", "mesh", "host"] = "switched"
+    kind: Literal["switched", "mesh", "host", "torus"] = "switched"
     switch: str = ""
     links_per_switch: tuple[PositiveInt, ...] = ()
     links_per_peer: PositiveInt | None = None
@@ -31,23 +37,35 @@ class ScaleUp:
     package_bandwidth: BytesPerSecond | None = None
     in_switch_reduction: bool = False
     domain: PositiveInt | None = None
+    inner: Inner | None = None
+    switch_latency: SecondsOrZero = SCALE_UP_SWITCH_S
+    link_latency: SecondsOrZero = SCALE_UP_LINK_S
+    package_latency: SecondsOrZero = SCALE_UP_LINK_S
 
     def __post_init__(self) -> None:
         if (self.kind == "switched") != bool(self.links_per_switch):
             raise ValueError("links_per_switch belongs to kind switched, and only there")
         if (self.kind == "mesh") != (self.links_per_peer is not None):
             raise ValueError("links_per_peer belongs to kind mesh, and only there")
+        grid = self.inner is not None and self.inner.kind == "torus"
+        if (self.kind == "torus") != grid:
+            raise ValueError("kind torus and inner: {kind: torus, shape: ...} belong together")
+        if self.inner is not None and self.kind not in ("torus", "switched"):
+            raise ValueError(f"inner belongs to kinds switched and torus (got {self.kind})")
         if self.in_switch_reduction and self.kind != "switched":
             raise ValueError("in_switch_reduction needs kind switched")
 
     def bandwidth(self, chips: int) -> float:
         """Bytes/s per direction that one chip can send to the others of a group of ``chips`` chips:
-        in a mesh only the links to its members count.
+        in a mesh only the links to its members count, in a torus at most one to each of them.
         """
         if self.kind == "switched":
             return sum(self.links_per_switch) * self.link_bandwidth
         if self.kind == "mesh":
             return (self.links_per_peer or 0) * (chips - 1) * self.link_bandwidth
+        if self.inner is not None and self.kind == "torus":
+            neighbours = sum(min(size - 1, 2) for size in self.inner.shape)
+            return min(chips - 1, neighbours) * self.link_bandwidth
         return self.link_bandwidth
 
 
@@ -55,7 +73,8 @@ class ScaleUp:
 class Topology:
     """``chips`` chips of one kind with their scale-up links, ``chips_per_host`` in a host (default:
     all). ``host_power`` is all of the machine but its chips. What a file leaves out is taken from
-    the chip's ``scale_up`` and ``host``.
+    the chip's ``scale_up`` and ``host``. ``board`` is what else a host holds, ``fabric`` the
+    network between hosts.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -66,6 +85,8 @@ class Topology:
     chips_per_host: PositiveInt | None = None
     scale_up: ScaleUp
     host_power: WattsOrZero | None = None
+    board: Board | None = None
+    fabric: Fabric | None = None
     sources: dict[str, str]
 
     @property

@@ -103,3 +103,17 @@ def _walk(
         for number, item in enumerate(node.value):
             lines[(*path, number)] = item.start_mark.line + 1
             _walk(item, (*path, number), lines, problems, shown)
+
+
+def located(text: str, shown: str, problem: str) -> str:
+    """``key: what`` with the file in front, and the line of the key where the text has it."""
+    try:
+        lines = parse(text, shown)[1] if text else {}
+    except SpecError:
+        lines = {}
+    words = problem.partition(":")[0].split(".")
+    key: Key = tuple(int(word) if word.isdigit() else word for word in words)
+    for length in range(len(key), 0, -1):
+        if key[:length] in lines:
+            return f"{shown}:{lines[key[:length]]}: {problem}"
+    return f"{shown}: {problem}"

@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 
 from cluster_sim.capacity import run_flat_out
+from cluster_sim.machine.build import build_machine
+from cluster_sim.machine.exchange import graph
+from cluster_sim.machine.routes import Routing, paths
+from cluster_sim.output.drawing import picture
 from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.plan import resolve
 from cluster_sim.perf.step_price import compile_step_price
@@ -126,3 +130,22 @@ def test_whole_commands(arguments: str, tmp_path: Path) -> None:
     runs = [command(arguments, tmp_path) for _ in range(repeats)]
     seconds = sorted(cpu for cpu, _ in runs)[repeats // 2]
     print(f"{arguments}: {seconds:.2f} CPU s, {max(peak for _, peak in runs):.0f} MB peak so far")
+
+
+def test_the_pod_of_16384_chips() -> None:
+    """Classes under 50 ms, expanded under 2 s, drawn under 5 s."""
+    pod = load_topology("h100_superpod", ["topology.hosts=2048"])
+    machine, classes_s = timed(lambda: build_machine(pod))
+    _, arrays_s = timed(lambda: (machine.link_from, machine.link_bandwidth))
+    drawn, expanded_s = timed(lambda: graph(machine))
+    _, picture_s = timed(lambda: picture(machine))
+    ends = np.random.default_rng(0).integers(0, machine.devices, (2, 100_000))
+    _, routes_s = timed(lambda: paths(machine, *ends, None, Routing(mode="ecmp")))
+    print(
+        f"classes {classes_s * 1e3:.2f} ms, arrays of {machine.n_links:,} links "
+        f"{arrays_s * 1e3:.0f} ms, graph of {drawn.number_of_nodes():,} nodes {expanded_s:.2f} s, "
+        f"picture {picture_s:.2f} s, 100,000 routes {routes_s:.2f} s"
+    )
+    assert classes_s < 0.05
+    assert expanded_s < 2
+    assert picture_s < 5

@@ -135,7 +135,7 @@ def test_names_are_completed_in_the_shell(tmp_path: Path) -> None:
         cwd=tmp_path,
         env=os.environ | asked | {"_CLUSTER_SIM_COMPLETE": "bash_complete"},
     )
-    assert done.stdout.split() == ["plain,h200_nvl", "plain,h200_nvl8"]
+    assert done.stdout.split() == ["plain,h200_nvl", "plain,h200_nvl8", "plain,h200_superpod"]
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:

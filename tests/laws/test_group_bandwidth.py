@@ -6,12 +6,10 @@ import csv
 import dataclasses
 from pathlib import Path
 
-import networkx as nx
 import numpy as np
 import pytest
 
 from cluster_sim.machine.host import (
-    build_graph,
     domain_devices,
     group_bandwidth,
     peer_bandwidth,
@@ -128,36 +126,3 @@ def test_pcie_all_reduce_against_measurements(shared: Path) -> None:
     for size, measured in cases:
         seconds = all_reduce_s(machine, ("ring",), np.array([size]), 4)[0]
         assert seconds == pytest.approx(measured, rel=0.15)
-
-
-@pytest.mark.parametrize("name", [*names("topology"), "12 x h200_sxm", "3 x ascend_910c"])
-def test_the_graph_carries_the_bandwidth_that_collectives_use(name: str) -> None:
-    machine = load_topology(name)
-    topology, devices = machine.topology, machine.chip.devices_per_chip
-    graph = build_graph(topology, machine.chip)
-    ranks = [node for node, kind in graph.nodes(data="kind") if kind in ("chip", "device")]
-    assert len(ranks) == topology.chips * devices
-    parts = list(nx.connected_components(graph))
-    assert len(parts) == -(-topology.chips // topology.domain)
-    sent = sum(
-        edge["bandwidth_bytes_per_s"]
-        for _, other, edge in graph.edges(ranks[0], data=True)
-        if other.partition(".")[0] != "chip0"
-    )
-    assert sent == pytest.approx(scale_up_bandwidth(topology) / devices, rel=1e-12)
-
-
-@pytest.mark.parametrize("name", ["h200_nvl8", "b200_nvl8", "mi300x_8", "l40s_8"])
-def test_the_flow_between_two_chips_is_all_that_their_links_carry(name: str) -> None:
-    """In a mesh over detours; a group of two of it has the direct link alone."""
-    machine = load_topology(name)
-    graph = build_graph(machine.topology, machine.chip)
-    cut, _ = nx.maximum_flow(graph, "chip0", "chip7", capacity="bandwidth_bytes_per_s")
-    assert cut == pytest.approx(scale_up_bandwidth(machine.topology), rel=1e-12)
-
-
-def test_two_dies_of_a_package_are_two_nodes() -> None:
-    machine = load_topology("ascend_910c_8")
-    graph = build_graph(machine.topology, machine.chip)
-    assert graph.edges["chip3.0", "chip3.1"]["bandwidth_bytes_per_s"] == 270e9
-    assert graph.edges["chip3.0", "switch0.6"]["bandwidth_bytes_per_s"] == 28e9

@@ -78,7 +78,10 @@ def test_a_file_of_a_name_comes_before_the_inline_reading(
     assert load_topology("4xh200_sxm").chip.name == "h100_sxm"
 
 
-@pytest.mark.parametrize("name", names("topology"))
+PODS = ("_pod", "_superpod", "_example", "x2")  # a fabric, or links that no chip's file has
+
+
+@pytest.mark.parametrize("name", [n for n in names("topology") if not n.endswith(PODS)])
 def test_a_packaged_machine_is_the_inline_one(name: str) -> None:
     """But for name and title; files that differ from their chip say in which."""
     machine = load_topology(name).topology
@@ -128,4 +131,4 @@ def test_replicas_never_cross_domains(text: str, devices: int, tp: int, replicas
 
 
 def test_the_schema_lets_a_topology_take_its_links_from_the_chip() -> None:
-    assert set(json_schema("topology")["required"]) == {"title", "chip", "chips", "sources"}
+    assert set(json_schema("topology")["required"]) == {"title", "sources"}

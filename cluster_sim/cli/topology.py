@@ -1,0 +1,103 @@
+"""What ``show topology`` and ``check`` do with a topology: build it, print, draw, export."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from cluster_sim.machine.classes import Machine
+    from cluster_sim.specs.find import FileRecord
+    from cluster_sim.specs.inputs import TopologyInput
+
+
+def show_topology(
+    name: str, overrides: Sequence[str], draw: str | None, export: str | None
+) -> None:
+    """Print the file and the machine that it makes; draw or export it on request."""
+    from cluster_sim.output.facts import facts_of
+    from cluster_sim.output.machine_text import machine_report
+    from cluster_sim.specs.load import read
+
+    machine, inputs = checked_machine(name, overrides)
+    if inputs is None:
+        click.echo(f"# {name}")
+    else:
+        record, data, _ = read("topology", name)
+        print_file(record, data)
+        for line in facts_of(inputs):
+            click.echo(f"# {line}")
+    click.echo()
+    click.echo(machine_report(machine))
+    if draw:
+        from cluster_sim.output.drawing import draw as write_picture
+
+        write_picture(machine, draw)
+        click.echo(f"Drawn to {draw}", err=True)
+    if export:
+        _export(machine, export)
+
+
+def checked_machine(name: str, overrides: Sequence[str]) -> tuple[Machine, TopologyInput | None]:
+    """The machine behind a topology or a graph file, and the topology (of a graph: None); raises
+    SpecError with all that is wrong.
+    """
+    from cluster_sim.errors import SpecError
+    from cluster_sim.machine.build import build_machine
+    from cluster_sim.machine.exchange import load_graph
+    from cluster_sim.machine.facts import problems
+    from cluster_sim.specs.load import load_topology
+
+    if is_graph(name) or name.endswith(".json"):
+        if overrides:
+            raise click.UsageError("--set and --chips have no effect on a graph file")
+        shown, machine, inputs = name, load_graph(name), None
+    else:
+        inputs = load_topology(name, overrides)
+        shown, machine = inputs.files[0].path, build_machine(inputs)
+    wrong = problems(machine)
+    if wrong:
+        raise SpecError([f"{shown}: {problem}" for problem in wrong])
+    return machine, inputs
+
+
+def is_graph(name: str) -> bool:
+    """Whether a name is a graph file: JSON with nodes, or YAML with the keys of ASTRA-sim."""
+    path = Path(name)
+    marks = {".json": r'"nodes"\s*:', ".yaml": r"^npus_count *:", ".yml": r"^npus_count *:"}
+    if path.suffix not in marks or not path.is_file():
+        return False
+    text = path.read_text("utf-8", errors="replace")
+    return bool(re.search(marks[path.suffix], text, re.MULTILINE))
+
+
+def print_file(record: FileRecord, data: dict[str, Any]) -> None:
+    """A file as it stands, or as resolved with the one that it extends, or from a config."""
+    click.echo(f"# {record.path}")
+    resolved = ""
+    if record.path.endswith(".json"):
+        resolved = "from a Hugging Face config"
+    elif re.search(r"^extends:", record.text, re.MULTILINE):
+        resolved = "with the file that it extends"
+    if resolved:
+        import yaml
+
+        click.echo(f"# as resolved {resolved}")
+        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
+    else:
+        click.echo(record.text.rstrip())
+
+
+def _export(machine: Machine, file: str) -> None:
+    from cluster_sim.errors import SpecError
+    from cluster_sim.machine.exchange import to_node_link
+
+    try:
+        Path(file).write_text(to_node_link(machine))
+    except OSError as error:
+        raise SpecError(f"{file}: cannot write: {error.strerror}") from None
+    click.echo(f"Exported to {file}", err=True)

@@ -34,7 +34,7 @@ from cluster_sim.serving.records import Status
 from cluster_sim.serving.service import Run
 from cluster_sim.specs.workload import Slo
 
-SCHEMA = 1  # of summary.csv
+SCHEMA = 2  # of summary.csv
 SHARES = {  # column of summary.csv -> operator families
     "share_compute": (
         "gemm_math",

@@ -8,8 +8,8 @@ starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from heapq import heappush
+from collections.abc import Callable, Collection
+from heapq import heapify, heappush
 
 from simpy.core import Environment
 from simpy.events import Event
@@ -42,3 +42,12 @@ def call_at(env: Environment, at_s: float, rank: int, action: Callable[[], None]
     callbacks = instant(env, at_s, rank).callbacks
     assert callbacks is not None
     callbacks.append(lambda _: action())
+
+
+def drop(env: Environment, events: Collection[Event]) -> None:
+    """Take events off the queue, so that they never happen and the clock does not run on to
+    them.
+    """
+    queue: list[tuple[float, int, int, Event]] = env._queue  # type: ignore[assignment]
+    queue[:] = [entry for entry in queue if entry[3] not in events]
+    heapify(queue)

@@ -34,6 +34,15 @@ def chip_usd_per_hour(chip: Chip, economics: Economics) -> float | None:
     return capital + kilowatt * (space + economics.pue * economics.electricity)
 
 
+def how_to_price(chip: Chip, economics: Economics) -> str:
+    """What the user can do where a chip has no price on the wanted basis."""
+    other = {"rented": ("owned", chip.price.purchase), "owned": ("rented", chip.price.rent)}
+    basis, price = other[economics.basis]
+    known = "" if price is None else f"--set economics.basis={basis}, or "
+    what = "rent" if economics.basis == "rented" else "purchase price"
+    return f"no {what} of {chip.title} is known; {known}--set economics.usd_per_chip_hour=2.0"
+
+
 def usd_per_million_tokens(
     usd_per_chip_hour: float | None, chips: int, tokens_per_s: float | None
 ) -> float | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cluster_sim.serving.records import Outcomes, Status, StepLog
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.service import Run
-from cluster_sim.specs.workload import Slo
+from cluster_sim.specs.workload import Slo, Workload
 
 EDGE = 0.05  # open loop: first and last 5 % of the arrivals lie outside the window
 PERCENTILES = (50, 90, 99)
@@ -66,7 +66,7 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
     *(f"{name}_{stat}_ms" for name in _LATENCIES for stat in ("mean", "p50", "p90", "p99")),
     *["goodput_per_s", "slo", "slo_attainment", "capacity_requests_per_s"],
     *["capacity_output_tokens_per_s_per_chip", "saturation_output_tokens_per_s_per_chip"],
-    *["kv_tokens", "kv_peak", "preemptions"],
+    *["kv_tokens", "kv_peak", "preemptions", "prefix_hit_share"],
     *(
         f"share_{name}"
         for name in [
@@ -103,9 +103,7 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Per request, in order of arrival (s; NaN where undefined), and which requests count (inside
-    the window).
-    """
+    """Per request (s; NaN where undefined), and which requests count (inside the window)."""
 
     ttft_s: FloatArray
     tpot_s: FloatArray
@@ -133,7 +131,8 @@ def latencies(run: Run, requests: Requests, *, open_loop: bool) -> Latencies:
 
     Model: TTFT = first token - arrival; E2E = last token - arrival; TPOT = (E2E - TTFT) / (OSL -
     1), undefined for one token. Open loop: only requests that arrive in the middle 90 % of the
-    arrivals count; of an interrupted run, only the part up to ``known_s``.
+    arrivals count; of an interrupted run, only the part up to ``known_s``. A turn of a session that
+    has not arrived yet (NaN) will come after all that have.
     """
     outcomes = run.outcomes
     arrival = np.array(outcomes.arrival_s)
@@ -143,12 +142,15 @@ def latencies(run: Run, requests: Requests, *, open_loop: bool) -> Latencies:
     e2e = np.array(outcomes.finish_s) - arrival
     tokens = np.where(requests.osl > 1, requests.osl - 1, 1)
     tpot = np.where(requests.osl > 1, (e2e - ttft) / tokens, np.nan)
-    inside = arrival <= run.known_s
+    inside = np.ones(len(arrival), dtype=bool)
+    if run.known_s < np.inf:
+        inside = arrival <= run.known_s
     if open_loop:
         arrived = int(inside.sum())
         edge = int(EDGE * arrived)
-        inside[:edge] = False
-        inside[arrived - edge :] = False
+        order = np.argsort(arrival, kind="stable")
+        inside[order[:edge]] = False
+        inside[order[arrived - edge :]] = False
     return Latencies(ttft, tpot, e2e, finished, status > Status.FINISHED, inside)
 
 
@@ -158,47 +160,118 @@ def window(run: Run, seen: Latencies, *, open_loop: bool) -> Window:
     """
     arrival = np.array(run.outcomes.arrival_s)
     if not open_loop:
-        return Window(float(arrival.min()), min(run.end_s, run.known_s))
+        return Window(float(np.nanmin(arrival)), min(run.end_s, run.known_s))
     counted = arrival[seen.inside]
-    return Window(float(counted[0]), float(counted[-1])) if len(counted) else Window(0.0, 0.0)
+    return Window(float(counted.min()), float(counted.max())) if len(counted) else Window(0.0, 0.0)
 
 
-def meets_slo(seen: Latencies, slo: Slo) -> NDArray[np.bool_]:
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The SLO of every request: ``slos[of[i]]``; ``of`` None: the first is everybody's."""
+
+    slos: tuple[Slo, ...]
+    of: NDArray[np.int64] | None = None
+
+    @property
+    def limits(self) -> bool:
+        """Whether anybody has a limit."""
+        return any(slo.limits for slo in self.slos)
+
+    def limit(self, name: str) -> float | FloatArray | None:
+        """The limit of each request (s; infinite where it has none), None if nobody has one."""
+        values = [getattr(slo, name) for slo in self.slos]
+        if all(value is None for value in values):
+            return None
+        if self.of is None:
+            return float(values[0])
+        filled: FloatArray = np.array([np.inf if v is None else v for v in values])[self.of]
+        return filled
+
+    def members(self, k: int, count: int) -> NDArray[np.bool_]:
+        """The requests of a class."""
+        return np.ones(count, dtype=bool) if self.of is None else self.of == k
+
+
+def targets(wanted: Workload, requests: Requests) -> Targets:
+    """The SLO of each request: that of its class, else the workload's."""
+    if requests.slo_class is None:
+        return Targets((wanted.slo,))
+    own = {part.name: part.slo for part in wanted.classes}
+    slos = (own.get(name) or wanted.slo for name in requests.class_names)
+    return Targets(tuple(slos), requests.slo_class)
+
+
+def meets_slo(seen: Latencies, wanted: Targets) -> NDArray[np.bool_]:
     """Which finished requests meet every limit; one of a single token has no TPOT limit."""
     good = seen.finished.copy()
+    ttft, tpot, e2e = (wanted.limit(name) for name in ("ttft", "tpot", "e2e"))
     with np.errstate(invalid="ignore"):
-        if slo.ttft is not None:
-            good &= seen.ttft_s <= slo.ttft
-        if slo.tpot is not None:
-            good &= ~(seen.tpot_s > slo.tpot)
-        if slo.e2e is not None:
-            good &= seen.e2e_s <= slo.e2e
+        if ttft is not None:
+            good &= seen.ttft_s <= ttft
+        if tpot is not None:
+            good &= ~(seen.tpot_s > tpot)
+        if e2e is not None:
+            good &= seen.e2e_s <= e2e
     return good
 
 
-def attainment(seen: Latencies, slo: Slo) -> float:
-    """Share of finished and rejected requests inside the window that meet the SLO; NaN if there are
-    none.
+def attainment(seen: Latencies, wanted: Targets, among: NDArray[np.bool_] | None = None) -> float:
+    """Share of finished and rejected requests inside the window (and ``among``) that meet their
+    SLO; NaN if there are none.
     """
     counted = seen.inside & (seen.finished | seen.rejected)
+    if among is not None:
+        counted &= among
     total = int(counted.sum())
-    return float((meets_slo(seen, slo) & counted).sum()) / total if total else float("nan")
+    return float((meets_slo(seen, wanted) & counted).sum()) / total if total else float("nan")
 
 
-def limit_shares(seen: Latencies, slo: Slo) -> dict[str, float]:
-    """Per limit of the SLO: the share of finished requests inside the window that keep it."""
-    counted = seen.inside & seen.finished
-    total = max(1, int(counted.sum()))
-    limits = {
-        "ttft": (slo.ttft, seen.ttft_s),
-        "tpot": (slo.tpot, seen.tpot_s),
-        "e2e": (slo.e2e, seen.e2e_s),
-    }
-    return {
-        name: float((~(values[counted] > limit)).sum()) / total
-        for name, (limit, values) in limits.items()
-        if limit is not None
-    }
+def keeps_slo(seen: Latencies, wanted: Targets) -> bool:
+    """Whether every class that has limits and requests inside the window attains its SLO."""
+    if wanted.of is None:
+        return attainment(seen, wanted) >= wanted.slos[0].attainment
+    shares = (
+        (attainment(seen, wanted, wanted.of == k), slo.attainment)
+        for k, slo in enumerate(wanted.slos)
+        if slo.limits
+    )
+    return all(not share < least for share, least in shares)
+
+
+def limit_shares(seen: Latencies, wanted: Targets) -> dict[str, float]:
+    """Per limit: the share of finished requests inside the window that have it and keep it."""
+    shares = {}
+    for name, values in (("ttft", seen.ttft_s), ("tpot", seen.tpot_s), ("e2e", seen.e2e_s)):
+        limit = wanted.limit(name)
+        if limit is None:
+            continue
+        counted = seen.inside & seen.finished & np.isfinite(limit)
+        kept = counted & ~(values > limit)
+        shares[name] = float(kept.sum()) / max(1, int(counted.sum()))
+    return shares
+
+
+def class_rows(seen: Latencies, requests: Requests, wanted: Targets) -> list[dict[str, Any]]:
+    """What each class of a mix got: requests, latencies, attainment; empty without classes."""
+    rows: list[dict[str, Any]] = []
+    for k, name in enumerate(requests.class_names):
+        mine = wanted.members(k, len(requests))
+        counted = mine & seen.inside & seen.finished
+        row: dict[str, Any] = {
+            "name": name,
+            "requests": int(mine.sum()),
+            "finished": int((mine & seen.finished).sum()),
+            "rejected": int((mine & seen.rejected).sum()),
+            "isl_mean": float(requests.isl[mine].mean()) if mine.any() else None,
+            "osl_mean": float(requests.osl[mine].mean()) if mine.any() else None,
+        }
+        for metric, values in (("ttft", seen.ttft_s), ("tpot", seen.tpot_s)):
+            found = summarise(metric, values[counted])
+            row |= {f"{metric}_{stat}_ms": found[f"{metric}_{stat}_ms"] for stat in ("p50", "p99")}
+        share = attainment(seen, wanted, mine) if wanted.slos[k].limits else float("nan")
+        row["slo_attainment"] = None if share != share else share
+        rows.append(row)
+    return rows
 
 
 def summarise(name: str, values_s: FloatArray) -> dict[str, float | None]:
@@ -294,6 +367,8 @@ def is_stable(run: Run, seen: Latencies) -> bool:
     """
     arrival = np.array(run.outcomes.arrival_s)[seen.inside & ~seen.rejected]
     first = np.array(run.outcomes.first_s)[seen.inside & ~seen.rejected]
+    order = np.argsort(arrival, kind="stable")
+    arrival, first = arrival[order], first[order]
     half = len(arrival) // 2
     if half == 0:
         return True
@@ -307,18 +382,19 @@ def is_stable(run: Run, seen: Latencies) -> bool:
 
 
 def outcome_table(
-    run: Run, requests: Requests, seen: Latencies, slo: Slo
+    run: Run, requests: Requests, seen: Latencies, wanted: Targets
 ) -> dict[str, Sequence[object] | NDArray[Any]]:
-    """The columns of requests.csv."""
+    """The columns of requests.csv; ``class`` and ``after`` where there are classes or sessions."""
     outcomes: Outcomes = run.outcomes
     names = {
         Status.RUNNING: "running",
         Status.FINISHED: "finished",
         Status.REJECTED_CONTEXT: "rejected: longer than the context",
         Status.REJECTED_KV: "rejected: longer than the KV cache",
+        Status.REJECTED_SESSION: "rejected: a former turn was rejected",
     }
-    good = meets_slo(seen, slo)
-    return {
+    good = meets_slo(seen, wanted)
+    columns: dict[str, Sequence[object] | NDArray[Any]] = {
         "request": range(len(requests)),
         "replica": outcomes.replica,
         "arrival_s": outcomes.arrival_s,
@@ -331,3 +407,8 @@ def outcome_table(
         "preemptions": outcomes.preemptions,
         "within_slo": good,
     }
+    if requests.slo_class is not None:
+        columns["class"] = [requests.class_names[k] for k in requests.slo_class.tolist()]
+    if requests.after is not None:
+        columns["after"] = requests.after
+    return columns

@@ -11,35 +11,42 @@ from pathlib import Path
 from typing import Any
 
 from cluster_sim import __version__
-from cluster_sim.capacity import Capacity, find_capacity
+from cluster_sim.capacity import Capacity, FlatOut, find_capacity, run_flat_out
 from cluster_sim.errors import SpecError
+from cluster_sim.facts import Facts
+from cluster_sim.metrics import Targets, targets
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.serving.generators import draw_requests, planned
 from cluster_sim.serving.records import Outcomes
-from cluster_sim.serving.requests import Prefixes, Requests, all_at_once, draw_requests
+from cluster_sim.serving.requests import Prefixes, Requests, all_at_once
 from cluster_sim.serving.scheduler import SCHEDULERS
-from cluster_sim.serving.service import Run, Service, Watcher, serve
+from cluster_sim.serving.service import Live, Service, Watcher, serve
 from cluster_sim.serving.stepper import ReplicaSpec
-from cluster_sim.serving.traces import read_azure_csv
+from cluster_sim.serving.trace_rows import TraceOptions
+from cluster_sim.serving.traces import read_trace, trace_digest
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.specs.workload import Economics, Workload
-from cluster_sim.summary import Facts, summarise_run
+from cluster_sim.summary import summarise_run
 
 DEFAULT_REQUESTS = 10_000
-CLOSED_ROUNDS = 10  # requests per client of a closed loop, unless given
+CLOSED_ROUNDS = 10  # requests (sessions) per client of a closed loop, unless given
 Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row of numbers, the requests behind it, and the manifest with their origin."""
+    """One row of numbers, the requests behind it, and the manifest with their origin; ``facts`` of
+    a recorded run.
+    """
 
     summary: dict[str, Any]
     requests: dict[str, Any]
     manifest: dict[str, Any]
     partial: bool
+    facts: Facts | None = None
 
 
 def simulate(
@@ -51,33 +58,40 @@ def simulate(
     step_by_step: bool = False,
     skip_bad_rows: bool = False,
     progress: Progress | None = None,
+    live: Live | None = None,
+    record: bool = False,
 ) -> Result:
     """Simulate a workload on a topology.
 
     Names are looked up as on the command line. ``step_by_step`` runs the slow reference, with
-    identical results. An interrupt from the keyboard gives what is finished, marked partial. Raises
-    SpecError, UnknownNameError, DoesNotFitError for what the user can mend.
+    identical results. ``live`` sees the run itself, not the search for the capacity; ``record``
+    keeps what a timeline needs in ``facts``. An interrupt from the keyboard gives what is finished,
+    marked partial. Raises SpecError, UnknownNameError, DoesNotFitError for what the user can mend.
     """
     machine = load_topology(topology) if isinstance(topology, str) else topology
     job = load_workload(workload) if isinstance(workload, str) else workload
     if seed is not None:
         job = dataclasses.replace(job, workload=dataclasses.replace(job.workload, seed=seed))
+    money = economics or Economics()
     job = job.on(machine.chip)
-    wanted, money = job.workload, economics or Economics()
-    choice = resolve(machine, job)
+    trace_sha256 = _digest(job.workload)
+    hashed = config_hash(machine, job, money, trace_sha256)
+    job = dataclasses.replace(job, workload=job.workload.plain())
+    wanted, size = job.workload, job.software.memory.block_tokens
+    requests = make_requests(wanted, block_tokens=size, skip_bad_rows=skip_bad_rows)
+    choice = resolve(machine, planned(job, requests, block_tokens=size))
     layout, dtypes = choice.layout, choice.recipe
     price = compile_step_price(machine, job.model, job.software, layout, dtypes)
     cache = kv_cache(machine.chip, job.model, job.software, layout, dtypes)
-    requests = make_requests(wanted, skip_bad_rows=skip_bad_rows)
     service = make_service(job, choice, price, cache, requests)
     capacity, flat_out = _limits(service, requests, wanted, step_by_step, progress)
     if wanted.arrivals.kind == "open":
-        rate = _offered_rate(wanted, requests, capacity, flat_out)
-        requests = _at_rate(requests, wanted, rate)
+        rate = _offered_rate(wanted, capacity, flat_out)
+        requests = _at_rate(requests, wanted, rate, size)
     elif wanted.arrivals.kind == "offline":
         requests = all_at_once(requests)
     watch = _watcher(progress, "run", len(requests))
-    run = serve(service, requests, step_by_step=step_by_step, watch=watch)
+    run = serve(service, requests, step_by_step=step_by_step, watch=watch, live=live, record=record)
     facts = Facts(
         machine=machine,
         job=job,
@@ -89,24 +103,49 @@ def simulate(
         run=run,
         capacity=capacity,
         flat_out=flat_out,
-        config_hash=config_hash(machine, job, money),
+        caching=service.spec.prefixes is not None,
+        trace_sha256=trace_sha256,
+        config_hash=hashed,
         version=__version__,
     )
     summary, table, manifest = summarise_run(facts)
-    return Result(summary, table, manifest, run.interrupted)
+    return Result(summary, table, manifest, run.interrupted, facts if record else None)
 
 
-def make_requests(wanted: Workload, *, skip_bad_rows: bool = False) -> Requests:
-    """The requests that a workload describes; open traffic comes at a mean of one a second until a
-    rate is set.
+def make_requests(
+    wanted: Workload, *, block_tokens: int | None = None, skip_bad_rows: bool = False
+) -> Requests:
+    """The requests that a workload describes; open traffic starts once a second in the mean until a
+    rate is set. Shared prefixes come in units of ``block_tokens``, not at all without it.
     """
-    if wanted.arrivals.kind == "trace":
-        limit = wanted.requests
-        return read_azure_csv(Path(wanted.arrivals.trace or ""), limit, skip_bad_rows)
+    arrivals = wanted.arrivals
+    if arrivals.kind == "trace":
+        until_s = None if wanted.duration is None else wanted.duration * arrivals.time_scale
+        options = TraceOptions(
+            limit=wanted.requests,
+            until_s=until_s,
+            skip_bad_rows=skip_bad_rows,
+            seed=wanted.seed,
+            block_tokens=block_tokens,
+            classes=wanted.classes,
+        )
+        requests = read_trace(Path(arrivals.trace or ""), arrivals.trace_format, options)
+        return requests.faster(arrivals.time_scale)
     count = wanted.requests or DEFAULT_REQUESTS
-    if wanted.arrivals.kind == "closed" and wanted.requests is None:
-        count = CLOSED_ROUNDS * (wanted.arrivals.concurrency or 1)
-    return draw_requests(wanted.isl, wanted.osl, wanted.arrivals.cv, count, wanted.seed)
+    if arrivals.kind == "closed" and wanted.requests is None:
+        turns = sum(p.share * (p.sessions.turns.average if p.sessions else 1) for p in wanted.parts)
+        count = round(CLOSED_ROUNDS * (arrivals.concurrency or 1) * turns)
+    return draw_requests(wanted, count, seed=wanted.seed, block_tokens=block_tokens)
+
+
+def _digest(wanted: Workload) -> str | None:
+    """What identifies the trace of a replay; None without one, or if it cannot be read."""
+    if wanted.arrivals.kind != "trace":
+        return None
+    try:
+        return trace_digest(Path(wanted.arrivals.trace or ""))
+    except OSError:
+        return None
 
 
 def make_service(
@@ -114,9 +153,9 @@ def make_service(
 ) -> Service:
     """The replicas of a plan."""
     wanted, software = job.workload, job.software
-    longest = wanted.osl.longest
-    if wanted.arrivals.kind == "trace":
-        longest = int(requests.osl.max())
+    longest = int(requests.osl.max())
+    if wanted.arrivals.kind != "trace":
+        longest = max(part.osl.longest for part in wanted.parts)
     spec = ReplicaSpec(
         price=price,
         blocks=cache.blocks,
@@ -150,9 +189,11 @@ def _shared_prefixes(job: WorkloadInput, requests: Requests) -> Prefixes | None:
     return prefixes
 
 
-def config_hash(machine: TopologyInput, job: WorkloadInput, economics: Economics) -> str:
-    """SHA-256 of everything that decides the numbers: resolved inputs and the version of the
-    program.
+def config_hash(
+    machine: TopologyInput, job: WorkloadInput, economics: Economics, trace: str | None = None
+) -> str:
+    """SHA-256 of everything that decides the numbers: resolved inputs, what a trace holds, and the
+    version of the program.
     """
     resolved = [
         dataclasses.asdict(part)
@@ -166,7 +207,8 @@ def config_hash(machine: TopologyInput, job: WorkloadInput, economics: Economics
             economics,
         )
     ]
-    text = json.dumps([__version__, resolved], sort_keys=True)
+    traced = [] if trace is None else [trace]
+    text = json.dumps([__version__, resolved, *traced], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -176,51 +218,50 @@ def _limits(
     wanted: Workload,
     step_by_step: bool,
     progress: Progress | None,
-) -> tuple[Capacity | None, Run | None]:
+) -> tuple[Capacity | None, FlatOut | None]:
     """Capacity and flat out, for open traffic whose load is a share of the capacity."""
     if wanted.arrivals.kind != "open" or wanted.arrivals.load is None:
         return None, None
     watch = _watcher(progress, "flat out", len(requests))
-    flat_out = serve(service, all_at_once(requests), step_by_step=step_by_step, watch=watch)
-    if flat_out.interrupted:
-        raise KeyboardInterrupt
-    slo = wanted.slo
-    if slo.ttft is None and slo.tpot is None and slo.e2e is None:
+    flat_out = run_flat_out(service, requests, step_by_step=step_by_step, watch=watch)
+    slos: Targets = targets(wanted, requests)
+    if not slos.limits:
         return None, flat_out
-    saturated = len(requests) / flat_out.end_s
     capacity = find_capacity(
-        service, requests, slo, saturated, step_by_step=step_by_step, progress=progress
+        service,
+        requests,
+        slos,
+        flat_out.starts_per_s,
+        step_by_step=step_by_step,
+        progress=progress,
     )
     return capacity, flat_out
 
 
-def _offered_rate(
-    wanted: Workload, requests: Requests, capacity: Capacity | None, flat_out: Run | None
-) -> float:
-    """Requests per second: as given, or the load's share of the capacity (without one, of the
+def _offered_rate(wanted: Workload, capacity: Capacity | None, flat_out: FlatOut | None) -> float:
+    """Starts per second: as given, or the load's share of the capacity (without one, of the
     saturation).
     """
     if wanted.arrivals.load is None:
         return wanted.arrivals.rate or 0.0
-    reference = capacity.requests_per_s if capacity else 0.0
+    reference = capacity.starts_per_s if capacity else 0.0
     if not reference and flat_out is not None:
-        reference = len(requests) / flat_out.end_s
+        reference = flat_out.starts_per_s
     return wanted.arrivals.load * reference
 
 
-def _at_rate(requests: Requests, wanted: Workload, rate: float) -> Requests:
-    """The requests at a rate; with a duration those that arrive in it, ``requests`` of them at most
-    if given.
+def _at_rate(requests: Requests, wanted: Workload, rate: float, block_tokens: int) -> Requests:
+    """The requests at a rate; with a duration those whose session starts in it, ``requests`` of
+    them at most if given.
     """
     if wanted.duration is None:
         return requests.at_rate(rate)
     if wanted.requests is None:
-        expected = rate * wanted.duration
-        count = int(expected + 10 * expected**0.5) + 10
-        requests = draw_requests(wanted.isl, wanted.osl, wanted.arrivals.cv, count, wanted.seed)
+        expected = rate * wanted.duration * len(requests) / requests.starts
+        count = int(expected + 10 * (expected * len(requests) / requests.starts) ** 0.5) + 10
+        requests = draw_requests(wanted, count, seed=wanted.seed, block_tokens=block_tokens)
     timed = requests.at_rate(rate)
-    keep = max(1, int((timed.arrival_s <= wanted.duration).sum()))
-    return Requests(timed.arrival_s[:keep], timed.isl[:keep], timed.osl[:keep])
+    return timed.first(max(1, int((timed.arrival_s <= wanted.duration).sum())))
 
 
 def _watcher(progress: Progress | None, stage: str, total: int) -> Watcher | None:

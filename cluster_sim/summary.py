@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
-from cluster_sim.capacity import Capacity
-from cluster_sim.economics import chip_usd_per_hour, usd_per_million_tokens, wall_power_w
+from cluster_sim.economics import (
+    chip_usd_per_hour,
+    usd_per_million_tokens,
+    wall_power_w,
+)
+from cluster_sim.facts import Facts
 from cluster_sim.ledger import Ledger, close_ledger
 from cluster_sim.metrics import (
     SUMMARY_COLUMNS,
     Latencies,
     Window,
     attainment,
+    class_rows,
     inter_token_latencies,
     is_stable,
     latencies,
@@ -24,17 +28,13 @@ from cluster_sim.metrics import (
     tokens_emitted,
     window,
 )
-from cluster_sim.perf.memory import KvCache
-from cluster_sim.perf.plan import Choice
+from cluster_sim.notes import notes_of
 from cluster_sim.perf.power import chip_power_w
-from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.records import Status
-from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.service import Run
-from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
-from cluster_sim.specs.workload import Economics, Slo
+from cluster_sim.specs.workload import Slo
 
-SCHEMA = 1  # of summary.csv
+SCHEMA = 2  # of summary.csv
 SHARES = {  # column of summary.csv -> operator families
     "share_compute": (
         "gemm_math",
@@ -57,42 +57,13 @@ SHARES = {  # column of summary.csv -> operator families
 KNOWN_ERROR, TRANSFERRED_ERROR = 0.07, 0.15
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """Everything that the figures of a run follow from."""
-
-    machine: TopologyInput
-    job: WorkloadInput
-    economics: Economics
-    choice: Choice
-    price: StepPrice
-    cache: KvCache
-    requests: Requests
-    run: Run
-    capacity: Capacity | None
-    flat_out: Run | None
-    config_hash: str
-    version: str
-
-    @property
-    def open_loop(self) -> bool:
-        """Whether requests come whatever the service does."""
-        return self.job.workload.arrivals.kind in ("open", "trace")
-
-    @property
-    def chips_used(self) -> int:
-        """Chips that hold a part of a replica."""
-        devices = self.choice.layout.devices * self.choice.replicas
-        return -(-devices // self.machine.chip.devices_per_chip)
-
-
 def summarise_run(
     facts: Facts,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The row of summary.csv (all columns, None = not applicable), the columns of requests.csv, the
     manifest.
     """
-    run, requests, slo = facts.run, facts.requests, facts.job.workload.slo
+    run, requests = facts.run, facts.requests
     seen = latencies(run, requests, open_loop=facts.open_loop)
     span = window(run, seen, open_loop=facts.open_loop)
     ledger = close_ledger(facts.price, run)
@@ -106,7 +77,7 @@ def summarise_run(
     row.update(_money_and_energy(facts, ledger, span, row))
     row.update({f"prov_{name}": ledger.provenance.get(name, 0.0) for name in _PROVENANCE})
     assert list(row) == list(SUMMARY_COLUMNS)
-    table = outcome_table(run, requests, seen, slo)
+    table = outcome_table(run, requests, seen, facts.targets)
     return row, table, _manifest(facts, ledger, limits, seen, row)
 
 
@@ -143,11 +114,20 @@ def _identity(facts: Facts) -> dict[str, Any]:
         "load": load,
         "concurrency": arrivals.concurrency if arrivals.kind == "closed" else None,
         "seed": job.workload.seed,
-        "slo": describe_slo(job.workload.slo),
+        "slo": _describe_slos(facts),
         "schema": SCHEMA,
         "version": facts.version,
         "config_hash": facts.config_hash,
     }
+
+
+def _describe_slos(facts: Facts) -> str | None:
+    """The SLO, or those of all classes of a mix."""
+    slos = [describe_slo(slo) for slo in facts.targets.slos]
+    if facts.requests.slo_class is None:
+        return slos[0]
+    named = zip(facts.requests.class_names, slos, strict=True)
+    return "; ".join(f"{name}: {slo}" for name, slo in named if slo) or None
 
 
 def describe_slo(slo: Slo) -> str | None:
@@ -162,7 +142,7 @@ def describe_slo(slo: Slo) -> str | None:
 
 def _service(facts: Facts, seen: Latencies, span: Window) -> dict[str, Any]:
     """Requests, throughput, latencies and goodput inside the window."""
-    run, requests, slo = facts.run, facts.requests, facts.job.workload.slo
+    run, requests, wanted = facts.run, facts.requests, facts.targets
     seconds = span.length_s
     counted = seen.inside & seen.finished
     done = (
@@ -175,8 +155,7 @@ def _service(facts: Facts, seen: Latencies, span: Window) -> dict[str, Any]:
     )
     output = tokens_emitted(run.logs, span)
     inputs = int(requests.isl[counted].sum())
-    limits = slo.ttft is not None or slo.tpot is not None or slo.e2e is not None
-    good = int((meets_slo(seen, slo) & seen.inside).sum())
+    good = int((meets_slo(seen, wanted) & seen.inside).sum())
 
     def per_second(amount: float) -> float | None:
         return amount / seconds if seconds > 0 else None
@@ -198,9 +177,10 @@ def _service(facts: Facts, seen: Latencies, span: Window) -> dict[str, Any]:
         "total_tokens_per_s": per_second(inputs + output),
         "output_tokens_per_s_per_chip": per_second(output / facts.chips_used),
         "tokens_per_s_per_user": 1e3 / tpot["tpot_mean_ms"] if tpot["tpot_mean_ms"] else None,
-        "goodput_per_s": per_second(good) if limits else None,
-        "slo_attainment": _number(attainment(seen, slo)) if limits else None,
+        "goodput_per_s": per_second(good) if wanted.limits else None,
+        "slo_attainment": _number(attainment(seen, wanted)) if wanted.limits else None,
         "preemptions": sum(run.outcomes.preemptions),
+        "prefix_hit_share": _hit_share(facts),
     }
     row.update(summarise("ttft", seen.ttft_s[counted]))
     row.update(tpot)
@@ -225,11 +205,12 @@ def _limits(facts: Facts) -> dict[str, Any]:
     limits: dict[str, Any] = {"capacity": None, "saturation": None}
     outputs = float(facts.requests.osl.sum())
     if facts.flat_out is not None:
-        finished = sum(s == Status.FINISHED for s in facts.flat_out.outcomes.status)
-        emitted = sum(counts.output_tokens for counts in facts.flat_out.counts)
+        run, seconds = facts.flat_out.run, facts.flat_out.seconds
+        finished = sum(status == Status.FINISHED for status in run.outcomes.status)
+        emitted = sum(counts.output_tokens for counts in run.counts)
         limits["saturation"] = {
-            "requests_per_s": finished / facts.flat_out.end_s,
-            "output_tokens_per_s": emitted / facts.flat_out.end_s,
+            "requests_per_s": finished / seconds,
+            "output_tokens_per_s": emitted / seconds,
         }
     if facts.capacity is not None:
         rate = facts.capacity.requests_per_s
@@ -317,7 +298,8 @@ def _manifest(
         },
         "candidates": [dataclasses.asdict(candidate) for candidate in facts.choice.candidates],
         "memory": dataclasses.asdict(facts.cache),
-        "limits_kept": limit_shares(seen, job.workload.slo),
+        "limits_kept": limit_shares(seen, facts.targets),
+        "classes": class_rows(seen, facts.requests, facts.targets),
         "ledger": {**ledger.families_s, "bubble": ledger.bubble_s, "idle": ledger.idle_s},
         "provenance": ledger.provenance,
         "capacity": limits["capacity"],
@@ -329,11 +311,14 @@ def _manifest(
             else "owned",
         },
         "engine_steps": sum(len(log.end_s) for log in facts.run.logs),
-        "prefix_hit_share": _hit_share(facts),
+        "prefix_hit_share": row["prefix_hit_share"],
+        "sessions": None if facts.requests.after is None else facts.requests.starts,
+        "trace_sha256": facts.trace_sha256,
         "service_s": facts.run.end_s,
         "skipped_rows": facts.requests.skipped_rows,
+        "failed_rows": facts.requests.failed_rows,
         "invariants": _invariants(facts, row),
-        "notes": _notes(facts, row),
+        "notes": notes_of(facts, row),
     }
 
 
@@ -348,53 +333,9 @@ def _invariants(facts: Facts, row: dict[str, Any]) -> dict[str, bool]:
     }
 
 
-def _notes(facts: Facts, row: dict[str, Any]) -> list[str]:
-    """What a reader must know before using the numbers."""
-    notes = list(facts.choice.notes)
-    if row["rejected"]:
-        notes.append(
-            f"{row['rejected']} requests rejected: longer than the context or the KV cache"
-        )
-    if row["stable"] is False:
-        notes.append(
-            "overloaded: the queue still grows at the end; latencies depend on the duration"
-        )
-    if facts.chips_used != row["n_chips"]:
-        notes.append(f"{facts.chips_used} of {row['n_chips']} chips used; money counts all of them")
-    if row["chip_usd_per_h"] is None:
-        notes.append(
-            f"no price for {facts.machine.chip.title}: "
-            "give one with --set economics.usd_per_chip_hour=2.0"
-        )
-    if row["power_w"] is None:
-        notes.append(f"power and energy are empty: {_lacks_power(facts.machine)}")
-    if facts.requests.skipped_rows:
-        notes.append(f"{facts.requests.skipped_rows} bad rows of the trace left out")
-    if facts.capacity is not None and facts.capacity.requests_per_s == 0:
-        notes.append("no rate meets the SLO; the load is a share of the saturated rate instead")
-    elif facts.capacity is not None and facts.capacity.first_limit is None:
-        notes.append(
-            "the SLO holds up to the saturated rate: too few requests to see a queue build up; "
-            "raise --requests"
-        )
-    return notes
-
-
-def _lacks_power(machine: TopologyInput) -> str:
-    """What is missing for the power of a machine, and how to give it."""
-    if machine.chip.tdp is None:
-        return (
-            f"no TDP of {machine.chip.title} is published; give one with "
-            "--set 'chip.tdp=700 W' --set 'chip.idle_power=115 W'"
-        )
-    if machine.topology.host_power is None:
-        return "no power of the host is known; give it with --set 'topology.host_power=2.4 kW'"
-    return f"{machine.chip.title} has no power curve; add one to its fits"
-
-
 def _hit_share(facts: Facts) -> float | None:
-    """Share of the prompt tokens that came from the prefix cache; None without one."""
-    if facts.requests.prefixes is None:
+    """Share of the prompt tokens that came from the prefix cache; None without one in play."""
+    if not facts.caching:
         return None
     computed = sum(counts.prompt_tokens for counts in facts.run.counts)
     total = computed + facts.run.hit_tokens

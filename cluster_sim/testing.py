@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.records import StepCounts, StepLog
-from cluster_sim.serving.requests import Prefixes, Requests
+from cluster_sim.serving.requests import Prefixes, Requests, prefixes_of_runs
 from cluster_sim.serving.router import ROUTERS
 from cluster_sim.serving.scheduler import SCHEDULERS, Decision, Scheduler, View
 from cluster_sim.serving.service import Run, Service, serve
@@ -68,20 +68,37 @@ def _random_price(rng: random.Random, *, shared: bool) -> StepPrice:
     )
 
 
-def _random_prefixes(rng: random.Random, isl: NDArray[np.int64], size: int) -> Prefixes:
-    """Prompts that begin with one of a few chains of units."""
+def _random_prefixes(
+    rng: random.Random, isl: NDArray[np.int64], osl: NDArray[np.int64], size: int
+) -> Prefixes | None:
+    """Requests that begin with one of a few texts, and then with one of a few others."""
     unit = size * rng.choice((1, 2, 4))
     draw = np.random.default_rng(rng.randrange(2**32))
-    units = [int(draw.integers(0, tokens // unit, endpoint=True)) for tokens in isl]
-    chains = draw.integers(1, 4, len(isl), endpoint=True)
-    ids = [int(chain) * 1000 + i for chain, n in zip(chains, units, strict=True) for i in range(n)]
-    offsets = np.concatenate([[0], np.cumsum(units)]).astype(np.int64)
-    return Prefixes(offsets, np.array(ids, dtype=np.int64), unit)
+    reach = isl if rng.random() < 0.5 else isl + osl
+    whole = draw.integers(0, reach // unit, endpoint=True)
+    first = np.minimum(whole, draw.choice((1, 3, 1000), len(isl)))
+    texts = [draw.integers(1, 4, len(isl), endpoint=True) for _ in range(2)]
+    return prefixes_of_runs([(texts[0], first), (texts[1], whole - first)], unit)
+
+
+def _random_sessions(rng: random.Random, requests: Requests) -> Requests:
+    """Some requests become turns: each waits for one of the few before it that nobody else waits
+    for.
+    """
+    after = np.full(len(requests), -1, dtype=np.int64)
+    open_ends: list[int] = []
+    width = rng.choice((1, 3, 20))
+    for request in range(len(requests)):
+        if open_ends and rng.random() < 0.7:
+            after[request] = open_ends.pop(rng.randrange(len(open_ends)))
+        open_ends = [*open_ends, request][-width:]
+    think = [rng.choice((0.0, 0.0, 1e-3, 0.1, 3.0)) * rng.random() for _ in after]
+    return dataclasses.replace(requests, after=after, think_s=np.array(think))
 
 
 def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service, Requests]:
     """A service and its traffic: schedulers, bursts, starved caches, several replicas, closed and
-    open loops.
+    open loops, sessions.
     """
     rng = random.Random(seed)
     draw = np.random.default_rng(seed)
@@ -100,7 +117,7 @@ def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service,
         arrival = np.round(arrival, 1)  # many arrivals at one instant
     name = rng.choice((*SCHEDULERS, "vllm_v1", "trtllm_max_utilization"))
     ranks = rng.choice((1, 1, 1, 2, 4))
-    prefixes = _random_prefixes(rng, isl, size) if rng.random() < 0.3 else None
+    prefixes = _random_prefixes(rng, isl, osl, size) if rng.random() < 0.3 else None
     spec = ReplicaSpec(
         price=_random_price(rng, shared=ranks > 1 and rng.random() < 0.5),
         blocks=blocks,
@@ -112,7 +129,7 @@ def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service,
         ranks=ranks,
         state_blocks=state_blocks,
         new_token_ratio=rng.choice((0.1, 0.5, 1.0)),
-        swap=rng.random() < 0.5,
+        swap=rng.random() < 0.6,
         prefixes=prefixes,
     )
     service = Service(
@@ -123,7 +140,8 @@ def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service,
         concurrency=rng.choice((None, None, None, 1, 7, 64, 64)),
     )
     priority = draw.integers(0, 2, count) if rng.random() < 0.3 else None
-    return service, Requests(arrival, isl, osl, priority=priority, prefixes=prefixes)
+    requests = Requests(arrival, isl, osl, priority=priority, prefixes=prefixes)
+    return service, _random_sessions(rng, requests) if rng.random() < 0.2 else requests
 
 
 def facts(run: Run) -> dict[str, object]:

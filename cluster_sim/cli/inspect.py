@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from cluster_sim.cli.options import resolve_inputs, run_options
 from cluster_sim.cli.topology import checked_machine, is_graph, print_file, show_topology
-from cluster_sim.specs.find import chip_marks, names
+from cluster_sim.specs.find import HUGGING_FACE_FILE, chip_marks, names
 
 FAMILIES = {
     "topologies": "topology",
@@ -53,8 +54,8 @@ def show(
     chips: int | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Show a file of a family, checked, with its sources; of chips and topologies also figures
-    that follow from it.
+    """Show a file of a family, checked, with its sources; of chips, topologies and models also
+    figures that follow from it.
 
     A topology may be a graph too: node-link JSON, or an ASTRA-sim network file.
     """
@@ -108,7 +109,8 @@ def explain(**options: Any) -> None:
     from cluster_sim.output.explain import explain_run
 
     machine, job, economics = resolve_inputs(options)
-    click.echo(explain_run(machine, job, economics))
+    skip = options["skip_bad_rows"]
+    click.echo(explain_run(machine, job, economics, skip_bad_rows=skip))
 
 
 @click.command()
@@ -131,6 +133,8 @@ def _family_of(file: str) -> str:
     for family in FAMILIES.values():
         if file in names(family):
             return family
+    if (file.endswith(".json") and not is_graph(file)) or Path(file, HUGGING_FACE_FILE).is_file():
+        return "model"
     if is_graph(file) or is_inline(file):
         return "topology"
     keys = set(read("topology", file)[1]) if ("/" in file or file.endswith("ml")) else set()

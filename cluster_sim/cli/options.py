@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cluster_sim.cli.params import Name, PlanType, Rate, SloType, Time
+from cluster_sim.cli.params import Factor, Name, PlanType, Rate, SloType, Time
 
 if TYPE_CHECKING:
     from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
     from cluster_sim.specs.workload import Economics
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+TRACES = ("azure", "burstgpt", "mooncake", "neutral", "ragpulse", "servegen")
 PRECISIONS = ("auto", "bf16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4a16")
 DEGREES = ("tp", "pp", "ep", "attn_dp", "replicas")
 
@@ -22,7 +23,11 @@ _OPTIONS = (
     click.option(
         "--workload", type=Name("workload"), required=True, help="Workload, name or file."
     ),
-    click.option("--trace", type=click.Path(), help="Replay an Azure LLM inference CSV."),
+    click.option("--trace", type=click.Path(), help="Replay a trace (a folder for servegen)."),
+    click.option("--trace-format", type=click.Choice(TRACES), help="Instead of recognising it."),
+    click.option(
+        "--time-scale", type=Factor(), help="Replay so many times as fast: 2 halves all gaps."
+    ),
     click.option("--skip-bad-rows", is_flag=True, help="Leave out (and count) broken trace rows."),
     click.option("--model", type=Name("model"), help="Another model."),
     click.option("--chips", type=click.IntRange(min=1), help="Use so many chips of the topology."),
@@ -62,12 +67,22 @@ def resolve_inputs(options: dict[str, Any]) -> tuple[TopologyInput, WorkloadInpu
         machine = load_topology(options["topo"], overrides)
     machine = _with_chips(machine, options["chips"])
     job = load_workload(options["workload"], overrides, _replacements(options))
-    if options["duration"] is not None and job.workload.arrivals.kind != "open":
+    _refuse_without_effect(options, job)
+    return machine, job, load_economics(overrides)
+
+
+def _refuse_without_effect(options: dict[str, Any], job: WorkloadInput) -> None:
+    wanted = job.workload
+    kind = wanted.arrivals.kind
+    if options["duration"] is not None and kind not in ("open", "trace"):
         raise click.UsageError(
-            f"--duration has no effect: {job.workload.name} has {job.workload.arrivals.kind} "
+            f"--duration has no effect: {wanted.name} has {kind} "
             "arrivals; use --requests, or --rate for open traffic"
         )
-    return machine, job, load_economics(overrides)
+    if options["slo"] and wanted.classes and all(part.slo for part in wanted.classes):
+        raise click.UsageError(
+            f"--slo has no effect: each class of {wanted.name} has its own; change them in the file"
+        )
 
 
 def _with_chips(machine: TopologyInput, chips: int | None) -> TopologyInput:
@@ -124,10 +139,12 @@ def _arrivals(options: dict[str, Any]) -> dict[str, Any]:
         raise click.UsageError(
             f"{' and '.join(given)} exclude each other: each says how requests come"
         )
-    if options["skip_bad_rows"] and trace is None:
-        raise click.UsageError("--skip-bad-rows has no effect without --trace")
+    own = trace is None and (rate is not None or clients is not None or not _traced(options))
+    for name in ("skip_bad_rows", "trace_format", "time_scale"):
+        if options[name] and own:
+            raise click.UsageError(f"--{name.replace('_', '-')} has no effect without --trace")
     duration = options["duration"]
-    if duration is not None and (clients is not None or trace is not None):
+    if duration is not None and clients is not None:
         raise click.UsageError(f"--duration has no effect with {given[0]}; use --requests")
     changed: dict[str, Any] = {} if duration is None else {"duration": duration}
     if rate is not None:
@@ -136,10 +153,21 @@ def _arrivals(options: dict[str, Any]) -> dict[str, Any]:
         changed["arrivals"] = {"kind": "closed", "concurrency": clients}
     elif trace is not None:
         changed["arrivals"] = {"kind": "trace", "trace": trace}
+    for name in ("trace_format", "time_scale"):
+        if options[name] is not None:
+            changed[f"arrivals.{name}"] = options[name]
     counted = all(value is None for value in (clients, trace, duration))
     if not counted and options["requests"] is None:
         changed["requests"] = None  # the file's number belongs to the file's own traffic
     return changed
+
+
+def _traced(options: dict[str, Any]) -> bool:
+    """Whether the workload's own traffic is a trace."""
+    from cluster_sim.specs.load import read
+
+    arrivals = read("workload", options["workload"])[1].get("arrivals")
+    return isinstance(arrivals, dict) and arrivals.get("kind") == "trace"
 
 
 def _kept_cv(options: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,18 @@ class Rate(click.ParamType[Any]):
         return f"{_positive(self, number, param, ctx)!r} requests/s"
 
 
+class Factor(click.ParamType[Any]):
+    """A plain positive number."""
+
+    name = "factor"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number."""
+        return _positive(self, str(value), param, ctx)
+
+
 class Time(click.ParamType[Any]):
     """A duration: ``600 s`` or ``10 min``; a bare number is refused."""
 
@@ -64,6 +76,33 @@ class Time(click.ParamType[Any]):
         if seconds <= 0:
             self.fail(f"must be > 0 (got {value})", param, ctx)
         return f"{seconds!r} s"
+
+
+class Window(click.ParamType[Any]):
+    """A part of the simulated time: ``10s..20s``."""
+
+    name = "time..time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        """Its two ends in seconds."""
+        from cluster_sim.units import parse_quantity
+
+        if isinstance(value, tuple):
+            return value
+        first, dots, last = str(value).partition("..")
+        if not dots:
+            self.fail(f"write two times such as 10s..20s (got {value})", param, ctx)
+        try:
+            window = (parse_quantity(first, "time"), parse_quantity(last, "time"))
+        except ValueError as error:
+            self.fail(f"{error} (got {value})", param, ctx)
+        if not 0 <= window[0] < window[1]:
+            self.fail(
+                f"must begin at 0 s or later and end after it begins (got {value})", param, ctx
+            )
+        return window
 
 
 class PlanType(click.ParamType[Any]):

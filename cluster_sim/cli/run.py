@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_sim.cli.live import Bar, Panel
 from cluster_sim.cli.options import resolve_inputs, run_options
+from cluster_sim.cli.params import Window
 
 if TYPE_CHECKING:
     from cluster_sim.simulation import Result
-
-PROGRESS_AFTER_S = 1.0
 
 
 @click.command()
@@ -23,22 +24,36 @@ PROGRESS_AFTER_S = 1.0
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
 @click.option("--step-by-step", is_flag=True, help="The slow reference; same results.")
+@click.option("--timeline", is_flag=True, help="Write a trace that Perfetto opens.")
+@click.option("--timeline-window", type=Window(), help="Only this part of it, such as 10s..20s.")
+@click.option("--live", is_flag=True, help="Show the replicas while the run goes on.")
 def run(
-    seeds: int | None, out: Path, form: str, quiet: bool, step_by_step: bool, **options: Any
+    seeds: int | None,
+    out: Path,
+    form: str,
+    quiet: bool,
+    step_by_step: bool,
+    timeline: bool,
+    timeline_window: tuple[float, float] | None,
+    live: bool,
+    **options: Any,
 ) -> None:
     """Simulate a workload on a topology."""
     import dataclasses
 
     from cluster_sim.output.results import ResultWriter, check_writable
+    from cluster_sim.output.timeline import timeline as make_timeline
     from cluster_sim.simulation import simulate
 
+    if timeline_window and not timeline:
+        raise click.UsageError("--timeline-window has no effect without --timeline")
     machine, job, economics = resolve_inputs(options)
     check_writable(out)
     if not quiet:
         for file in (*machine.files, *job.files):
             if file.shadows:
                 click.echo(f"Note: {file.path} is used instead of the packaged one.", err=True)
-    writer, results, bar = ResultWriter(out), [], _Bar(quiet)
+    writer, results, bar = ResultWriter(out), [], _display(live, quiet)
     base = job.workload.seed
     for seed in range(base, base + (seeds or 1)):
         seeded = dataclasses.replace(job, workload=dataclasses.replace(job.workload, seed=seed))
@@ -51,15 +66,22 @@ def run(
                 step_by_step=step_by_step,
                 skip_bad_rows=options["skip_bad_rows"],
                 progress=bar.update,
+                live=bar.watch if isinstance(bar, Panel) else None,
+                record=timeline,
             )
         except KeyboardInterrupt:
             bar.close()
             click.echo("Interrupted before the run itself began: nothing to write.", err=True)
             raise SystemExit(130) from None
-        bar.close()
+        finally:
+            bar.close()
         seconds = time.perf_counter() - started
-        folder = writer.write(result, {"simulated_s": f"{seconds:.3f}"})
-        results.append(result)
+        trace = make_timeline(result, timeline_window) if timeline else None
+        folder = writer.write(result, {"simulated_s": f"{seconds:.3f}"}, trace)
+        if trace is not None and not quiet:
+            click.echo(f"Timeline: {folder / 'timeline.json.gz'}, {trace.note}", err=True)
+        # What it was recorded for is written; its tapes would fill the memory seed by seed.
+        results.append(dataclasses.replace(result, facts=None))
         if form == "table" and not seeds:
             _print_table(result, seconds, folder, options)
         if result.partial:
@@ -71,6 +93,17 @@ def run(
     if results[-1].partial:
         click.echo("Interrupted: the results are partial.", err=True)
         raise SystemExit(130)
+
+
+def _display(live: bool, quiet: bool) -> Bar | Panel:
+    """The panel if it is wanted and can be shown, else the bar."""
+    if live and quiet:
+        raise click.UsageError("--live and --quiet exclude each other")
+    if live and sys.stderr.isatty():
+        return Panel()
+    if live:
+        click.echo("Note: --live needs a terminal on stderr; the run goes on without.", err=True)
+    return Bar(quiet)
 
 
 def _print_table(result: Result, seconds: float, folder: Path, options: dict[str, Any]) -> None:
@@ -121,34 +154,3 @@ def _print_spread(results: list[Result]) -> None:
         f"{results[0].summary['workload']} on {results[0].summary['topology']}, seeds {seeds}"
     )
     click.echo(grid(rows))
-
-
-class _Bar:
-    """A progress bar on stderr for runs of over a second; nothing when stderr is no terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        import sys
-
-        self.wanted = not quiet and sys.stderr.isatty()
-        self.started = time.perf_counter()
-        self.bar: Any = None
-        self.task: Any = None
-
-    def update(self, stage: str, share: float) -> None:
-        """Show how far a stage is."""
-        if not self.wanted or time.perf_counter() - self.started < PROGRESS_AFTER_S:
-            return
-        if self.bar is None:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self.bar = Progress(console=Console(stderr=True), transient=True)
-            self.task = self.bar.add_task(stage, total=1.0)
-            self.bar.start()
-        self.bar.update(self.task, description=stage, completed=share)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None

@@ -52,7 +52,7 @@ def checked_machine(name: str, overrides: Sequence[str]) -> tuple[Machine, Topol
     from cluster_sim.machine.facts import problems
     from cluster_sim.specs.load import load_topology
 
-    if is_graph(name):
+    if is_graph(name) or name.endswith(".json"):
         if overrides:
             raise click.UsageError("--set and --chips have no effect on a graph file")
         shown, machine, inputs = name, load_graph(name), None
@@ -66,23 +66,27 @@ def checked_machine(name: str, overrides: Sequence[str]) -> tuple[Machine, Topol
 
 
 def is_graph(name: str) -> bool:
-    """Whether a name is a graph file: JSON, or YAML with the keys of ASTRA-sim."""
+    """Whether a name is a graph file: JSON with nodes, or YAML with the keys of ASTRA-sim."""
     path = Path(name)
-    if path.suffix == ".json":
-        return True
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+    marks = {".json": r'"nodes"\s*:', ".yaml": r"^npus_count *:", ".yml": r"^npus_count *:"}
+    if path.suffix not in marks or not path.is_file():
         return False
     text = path.read_text("utf-8", errors="replace")
-    return bool(re.search(r"^npus_count *:", text, re.MULTILINE))
+    return bool(re.search(marks[path.suffix], text, re.MULTILINE))
 
 
 def print_file(record: FileRecord, data: dict[str, Any]) -> None:
-    """A file as it stands, or as resolved with the one that it extends."""
+    """A file as it stands, or as resolved with the one that it extends, or from a config."""
     click.echo(f"# {record.path}")
-    if re.search(r"^extends:", record.text, re.MULTILINE):
+    resolved = ""
+    if record.path.endswith(".json"):
+        resolved = "from a Hugging Face config"
+    elif re.search(r"^extends:", record.text, re.MULTILINE):
+        resolved = "with the file that it extends"
+    if resolved:
         import yaml
 
-        click.echo("# as resolved with the file that it extends")
+        click.echo(f"# as resolved {resolved}")
         click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
     else:
         click.echo(record.text.rstrip())

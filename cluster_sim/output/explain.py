@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 
-from cluster_sim.economics import chip_usd_per_hour
+from cluster_sim.economics import chip_usd_per_hour, how_to_price
 from cluster_sim.output.tables import FAMILY_WORDS, WIDTH, grid, number
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
+from cluster_sim.serving.generators import planned
+from cluster_sim.simulation import make_requests
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.software import MemoryRule
 from cluster_sim.specs.workload import Economics
@@ -16,9 +19,19 @@ from cluster_sim.specs.workload import Economics
 GIB = 2**30
 
 
-def explain_run(machine: TopologyInput, job: WorkloadInput, economics: Economics) -> str:
+def explain_run(
+    machine: TopologyInput,
+    job: WorkloadInput,
+    economics: Economics,
+    *,
+    skip_bad_rows: bool = False,
+) -> str:
     """Plan, memory, price of a decode step and a prompt, money; raises what a run would raise."""
-    job = job.on(machine.chip)
+    wanted = job.workload.plain()
+    job = dataclasses.replace(job, workload=wanted).on(machine.chip)
+    size = job.software.memory.block_tokens
+    requests = make_requests(wanted, block_tokens=size, skip_bad_rows=skip_bad_rows)
+    job = planned(job, requests, block_tokens=size)
     choice = resolve(machine, job)
     parts = (job.model, job.software, choice.layout, choice.recipe)
     price = compile_step_price(machine, *parts)
@@ -81,7 +94,7 @@ def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
     """Seconds by operator family of one decode step and of one mean prompt."""
     ranks = choice.layout.ranks
     batch = next((c.batch for c in choice.candidates if c.layout == choice.layout), ranks) // ranks
-    isl, osl = job.workload.isl.mean, job.workload.osl.mean
+    isl, osl = (lengths.average for lengths in job.workload.shape)
     mean_context = round(isl + osl / 2)
     prompt = max(1, min(round(isl), job.software.max_num_batched_tokens))
     attention_s = price.prefill_attention_s(0, prompt)
@@ -124,7 +137,7 @@ def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
 def _money(machine: TopologyInput, economics: Economics) -> str:
     usd = chip_usd_per_hour(machine.chip, economics)
     if usd is None:
-        money = "no price; give one with --set economics.usd_per_chip_hour=2.0"
+        money = how_to_price(machine.chip, economics)
     else:
         source = machine.chip.sources.get("price", "")
         given = economics.usd_per_chip_hour is not None

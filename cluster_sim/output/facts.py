@@ -1,21 +1,25 @@
-"""Figures that follow from the file of a chip or a topology, as lines of text."""
+"""Figures that follow from the file of a chip, a topology or a model, as lines of text."""
 
 from __future__ import annotations
 
 from cluster_sim.machine.host import domain_devices, group_bandwidth
+from cluster_sim.output.model_text import model_counts
 from cluster_sim.output.tables import number
 from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.inputs import TopologyInput
+from cluster_sim.specs.model import Model
 
 GROUPS = (2, 4, 8)
 
 
 def facts_of(spec: object) -> list[str]:
-    """Lines about a chip or a topology; none for anything else."""
+    """Lines about a chip, a topology or a model; none for anything else."""
     if isinstance(spec, Chip):
         return _chip(spec)
     if isinstance(spec, TopologyInput):
         return _topology(spec)
+    if isinstance(spec, Model):
+        return model_counts(spec)
     return []
 
 

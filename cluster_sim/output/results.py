@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gzip
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ from cluster_sim.errors import SpecError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cluster_sim.output.timeline import Timeline
     from cluster_sim.simulation import Result
 
 ROWS_AT_ONCE = 65_536
@@ -45,8 +47,14 @@ class ResultWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, result: Result, log: Mapping[str, object] | None = None) -> Path:
-        """Write summary.csv, requests.csv, manifest.json and run.log; returns the folder.
+    def write(
+        self,
+        result: Result,
+        log: Mapping[str, object] | None = None,
+        timeline: Timeline | None = None,
+    ) -> Path:
+        """Write summary.csv, requests.csv, manifest.json, run.log and, if there is one,
+        timeline.json.gz; returns the folder.
 
         All but run.log have the same bytes for the same inputs. An older folder of the same run is
         replaced.
@@ -55,13 +63,19 @@ class ResultWriter:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             staging = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=self.folder))
-            self._fill(staging, result, log or {})
+            self._fill(staging, result, log or {}, timeline)
             _swap(staging, final)
         except OSError as error:
             raise _unwritable(self.folder, error) from None
         return final
 
-    def _fill(self, staging: Path, result: Result, log: Mapping[str, object]) -> None:
+    def _fill(
+        self,
+        staging: Path,
+        result: Result,
+        log: Mapping[str, object],
+        timeline: Timeline | None,
+    ) -> None:
         """Write the files of a run into its temporary folder; it goes away if that fails."""
         try:
             with (staging / "summary.csv").open("w", newline="", encoding="utf-8") as file:
@@ -70,6 +84,8 @@ class ResultWriter:
                 _write_columns(file.write, result.requests)
             text = json.dumps(result.manifest, indent=1, sort_keys=True)
             (staging / "manifest.json").write_text(text + "\n", encoding="utf-8")
+            if timeline is not None:
+                _write_timeline(staging / "timeline.json.gz", timeline)
             (staging / "run.log").write_text(_run_log(log), encoding="utf-8")
             staging.chmod(0o755)
         except BaseException:
@@ -127,6 +143,22 @@ def _write_columns(write: Any, columns: Mapping[str, Sequence[object]]) -> None:
     rows = map(",".join, zip(*texts, strict=True))
     while block := list(islice(rows, ROWS_AT_ONCE)):
         write("\n".join(block) + "\n")
+
+
+def _write_timeline(path: Path, timeline: Timeline) -> None:
+    """The trace as gzipped JSON, an event a line; no clock time in it."""
+    encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+    head = f'{{"displayTimeUnit":"ms","otherData":{encode(timeline.about)},"traceEvents":['
+    lines = map(encode, timeline.events)
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as file,
+    ):
+        joint = f"{head}\n"
+        while block := list(islice(lines, ROWS_AT_ONCE)):
+            file.write((joint + ",\n".join(block)).encode())
+            joint = ",\n"
+        file.write(b"\n]}\n")
 
 
 def _texts(values: Sequence[object]) -> Iterable[str]:

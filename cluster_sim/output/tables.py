@@ -67,7 +67,7 @@ def run_report(result: Result, *, simulated_s: float, folder: str | None) -> str
     """What ``cluster-sim run`` prints: service, latencies, chip time, cost, energy, trust."""
     row, manifest = result.summary, result.manifest
     parts = [_head(row, manifest, simulated_s), _limits(row, manifest), _latencies(row, manifest)]
-    parts.append(_tail(row, manifest, folder))
+    parts += [_classes(manifest), _tail(row, manifest, folder)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -85,7 +85,7 @@ def _head(row: Mapping[str, Any], manifest: Mapping[str, Any], simulated_s: floa
         how = "auto: the only plan that fits"
     replicas = f"{row['replicas']} replica{'s' if row['replicas'] != 1 else ''}"
     traffic = f"{inputs['workload']['traffic']}, {row['isl_mean']:,.0f} in / "
-    traffic += f"{row['osl_mean']:,.0f} out tokens, {_load(row, inputs['workload'])}"
+    traffic += f"{row['osl_mean']:,.0f} out tokens, {_load(row, manifest)}"
     partial = " (interrupted: partial)" if row["partial"] else ""
     run = f"{row['finished']:,} requests, {_duration(manifest['service_s'])} of service, "
     run += f"simulated in {simulated_s:.1f} s, seed {row['seed']}{partial}"
@@ -107,15 +107,18 @@ def _layout(row: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-def _load(row: Mapping[str, Any], workload: Mapping[str, Any]) -> str:
-    arrivals = workload["arrivals"]
+def _load(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    arrivals, sessions = manifest["inputs"]["workload"]["arrivals"], manifest["sessions"]
+    many = "" if sessions is None else f" in {sessions:,} sessions"
     if arrivals["kind"] == "offline":
-        return "all at once"
+        return f"all at once{many}"
     if arrivals["kind"] == "closed":
-        return f"{row['concurrency']} clients in a closed loop"
-    rate = f"{number(row['rate_per_s'])} requests/s"
+        return f"{row['concurrency']} clients in a closed loop{many}"
+    rate = f"{number(row['rate_per_s'])} requests/s{many}"
     if arrivals["kind"] == "trace":
-        return f"{rate} as in the trace"
+        scale = arrivals["time_scale"]
+        faster = "" if scale == 1 else f", {number(scale)} times as fast"
+        return f"{rate} as in the trace{faster}"
     if arrivals["load"] is not None:
         return f"{rate} = {arrivals['load'] * 100:.0f} % of capacity"
     return rate
@@ -148,6 +151,7 @@ def _limits(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
                 )
             )
     slo = _slo(manifest["inputs"]["workload"]["slo"])
+    slo = "that of each class" if manifest["classes"] else slo
     if capacity and slo:
         first = capacity["first_limit"]
         breaks = f"; {first.upper()} breaks first" if first else ""
@@ -191,8 +195,26 @@ def _latencies(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     text += f"{number(row['tokens_per_s_per_user'])} tokens/s/user"
     if row["goodput_per_s"] is not None:
         text += f", goodput {number(row['goodput_per_s'])} req/s"
+    if row["prefix_hit_share"] is not None:
+        text += f", {row['prefix_hit_share'] * 100:.0f} % of prompt tokens from the prefix cache"
     lines.append(textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  "))
     return "\n".join(lines)
+
+
+def _classes(manifest: Mapping[str, Any]) -> str:
+    """The classes of a mix, one a line."""
+    if not manifest["classes"]:
+        return ""
+    rows = [["Class", "requests", "TTFT p50", "p99 (ms)", "TPOT p50", "p99 (ms)", "within SLO"]]
+    for entry in manifest["classes"]:
+        names = ("ttft_p50_ms", "ttft_p99_ms", "tpot_p50_ms", "tpot_p99_ms")
+        share = entry["slo_attainment"]
+        kept = "" if share is None else f"{share * 100:.1f} %"
+        title = f"  {entry['name']}"
+        title = title if len(title) <= 20 else title[:17] + "..."
+        figures = (number(entry[name]) for name in names)
+        rows.append([title, f"{entry['requests']:,}", *figures, kept])
+    return grid(rows)
 
 
 def _tail(row: Mapping[str, Any], manifest: Mapping[str, Any], folder: str | None) -> str:
@@ -247,7 +269,7 @@ def _limiting(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
 
 def _cost(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     if row["chip_usd_per_h"] is None:
-        return "no price known for this chip"
+        return "no price of this chip, see the note"
     chip, economics = manifest["inputs"]["chip"], manifest["inputs"]["economics"]
     basis = "as given" if economics["usd_per_chip_hour"] else manifest["economics"]["basis"]
     text = f"${row['chip_usd_per_h']:.2f} per {chip['title']}-hour ({basis}): "

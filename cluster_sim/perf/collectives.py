@@ -89,14 +89,36 @@ def handoff_s(machine: TopologyInput, message: FloatArray) -> FloatArray:
     return HANDOFF_S + message / (peer_bandwidth(machine) * HANDOFF_SHARE)
 
 
-def exchange_s(machine: TopologyInput, message: FloatArray, ranks: int) -> FloatArray:
-    """Seconds of an all-to-all in which every rank sends ``message`` bytes to the others.
+def exchange_copies(kernel: str, chosen: int, ranks: int) -> float:
+    """Copies of a token that leave its device when it goes to ``chosen`` experts spread evenly over
+    ``ranks`` devices.
 
-    Model: latency + latency_per_peer (n - 2) + bytes / (link bandwidth x efficiency). Raises
+    Model: one for each expert, chosen (n - 1) / n; or one for each other device that holds any of
+    them, (n - 1) (1 - (1 - 1 / n)^chosen).
+    """
+    if kernel == "per_expert":
+        return chosen * (ranks - 1) / ranks
+    return (ranks - 1) * (1 - (1 - 1 / ranks) ** chosen)
+
+
+def exchange_s(
+    machine: TopologyInput, message: FloatArray, ranks: int, chosen: int | None
+) -> FloatArray:
+    """Seconds of dispatching tokens to their experts, or of combining the results: the faster of
+    the kernels that the chip has curves for.
+
+    ``message`` is the size of one copy of all tokens of a device, ``chosen`` how many experts a
+    token has; None sends everything to everybody. Model: latency + latency_per_peer (n - 2) + bytes
+    sent / (link bandwidth x efficiency). Limits: experts loaded evenly; alone on the links. Raises
     SpecError when the chip has no such curve.
     """
-    curve = machine.fits.all_to_all
-    if curve is None:
+    best: FloatArray | None = None
+    for kernel, curve in machine.fits.all_to_all.items():
+        copies = ranks - 1 if chosen is None else exchange_copies(kernel, chosen, ranks)
+        latency = curve.latency + curve.latency_per_peer * (ranks - 2)
+        rate = group_bandwidth(machine, ranks) * curve.efficiency
+        seconds = latency + copies * message / rate
+        best = seconds if best is None else np.minimum(best, seconds)
+    if best is None:
         raise SpecError(f"{machine.chip.name}: no fitted all_to_all curve; run with plan.attn_dp=1")
-    latency = curve.latency + curve.latency_per_peer * (ranks - 2)
-    return latency + message / (group_bandwidth(machine, ranks) * curve.efficiency)
+    return best

@@ -16,6 +16,7 @@ from cluster_sim.perf.collectives import (
 from cluster_sim.perf.experts import expert_time
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.operators import (
+    WEIGHT_ONLY,
     attention_curves,
     gemm_curve,
     gemm_s,
@@ -24,11 +25,11 @@ from cluster_sim.perf.operators import (
 )
 from cluster_sim.perf.transformer import (
     ACTIVATION_BYTES,
-    STATE_BYTES,
     glue_bytes,
     kv_bytes_per_token,
     kv_elements_per_layer,
     layer_gemms,
+    linear_state_bytes,
     linear_state_elements,
     lm_head,
 )
@@ -67,10 +68,13 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class PromptAttention:
-    """Seconds per unit of prompt attention, in layers that see everything and in local ones."""
+    """Seconds per unit of prompt attention, in layers that see everything and in local ones; a pair
+    that sparse attention chose costs ``chosen_factor`` units.
+    """
 
     all_s: float
     local_s: float
+    chosen_factor: float
     half_length: float
     floor_s: float
     provenance: str
@@ -151,11 +155,14 @@ def prompt_attention(
     """Causal prompt attention: FLOP / (bf16 peak u_c) a unit of end^2 - start^2, and the floor.
 
     FLOP of a prompt of S tokens: heads (key dim + value dim) S^2, the causal half of scores and
-    values. Sparse layers compute the chosen tokens, and their index all of them.
+    values. Sparse layers compute the chosen tokens, and their index all of them. Chosen latents are
+    not expanded, since each query has others: 2 kv_rank + rope_dim instead of the expanded
+    dimensions a head (FlashMLA, recalled).
     """
-    heads, dims, curve = model.heads // layout.tp, 2 * model.head_dim, None
+    heads, dims, factor = model.heads // layout.tp, 2 * model.head_dim, 1.0
     if model.mla is not None:
         dims = model.mla.nope_dim + model.mla.rope_dim + model.mla.v_dim
+        factor = (2 * model.mla.kv_rank + model.mla.rope_dim) / dims
         curve, _ = mla_curves(machine, recipe.kv)
     else:
         curve, _ = attention_curves(machine, recipe.kv)
@@ -167,6 +174,7 @@ def prompt_attention(
     return PromptAttention(
         all_s=((model.cached_layers - local) * flop + index) / rate,
         local_s=local * flop / rate,
+        chosen_factor=factor,
         half_length=float(curve.half_length),
         floor_s=model.cached_layers * curve.floor,
         provenance=curve.provenance,
@@ -186,8 +194,9 @@ def _prefill_family(case: _Case) -> Family:
 def _decode_family(case: _Case) -> Family:
     """Decode attention: floor + (queries and outputs + cache bytes) / (bandwidth u_m) a layer.
 
-    Grouped queries stay below the FLOP side on all chips here, so that bytes decide. Over latents a
-    token costs the larger of its bytes and 2 (2 kv_rank + rope_dim) FLOP a head.
+    A token of context costs the larger of its bytes and its FLOP: 4 head_dim a head at the rate of
+    prompt attention, which binds where many queries share a KV head; over latents 2 (2 kv_rank +
+    rope_dim) a head.
     """
     machine, model, layout = case.machine, case.model, case.layout
     heads = model.heads // layout.tp
@@ -203,9 +212,13 @@ def _decode_family(case: _Case) -> Family:
         )
         query_bytes = heads * reach * ACTIVATION_BYTES
     else:
-        _, stream = attention_curves(machine, case.recipe.kv)
+        prompt, stream = attention_curves(machine, case.recipe.kv)
         provenance, floor, share = stream.provenance, stream.floor, stream.memory
-        token_s = layer_bytes / (machine.chip.device_bandwidth * share)
+        rate = machine.chip.device_peak("bf16") * prompt.compute
+        token_s = max(
+            layer_bytes / (machine.chip.device_bandwidth * share),
+            4 * heads * model.head_dim / rate,
+        )
         query_bytes = 2 * heads * model.head_dim * ACTIVATION_BYTES
     bandwidth = machine.chip.device_bandwidth * share
     floor *= case.software.in_situ.attention_floor_factor
@@ -240,17 +253,19 @@ def _linear_attention_family(case: _Case) -> Family:
     """Gated-delta layers: every sequence reads and writes its state once a step, every token costs
     the chunked form's FLOP.
 
-    Model: decode bytes 2 x 4 x state a sequence over the glue curve; 6 x state FLOP a token at the
-    rate of prompt attention. Limits: assumed, no timings of such kernels.
+    Model: decode bytes 2 x state a sequence over the glue curve; 6 x state elements FLOP a token at
+    the rate of prompt attention. Limits: assumed, no timings of such kernels.
     """
     model, machine = case.model, case.machine
-    assert model.linear is not None
+    linear = model.linear
+    assert linear is not None
     curve, (prefill, _) = machine.fits.glue, attention_curves(machine, case.recipe.kv)
-    state = linear_state_elements(model, case.layout.tp)
+    flop = 6 * linear_state_elements(linear, case.layout.tp)
+    moved = 2 * linear_state_bytes(linear, case.layout.tp)
     bandwidth = machine.chip.device_bandwidth * curve.memory
-    flop_s = 6 * state / (machine.chip.device_peak("bf16") * prefill.compute)
-    tokens = model.linear.layers * (curve.floor + case.tokens * flop_s)
-    sequences = model.linear.layers * case.sequences * (2 * STATE_BYTES * state / bandwidth)
+    flop_s = flop / (machine.chip.device_peak("bf16") * prefill.compute)
+    tokens = linear.layers * (curve.floor + case.tokens * flop_s)
+    sequences = linear.layers * case.sequences * (moved / bandwidth)
     tokens[0] = 0.0
     return Family("linear_attention", "assumed", tokens, sequences)
 
@@ -305,24 +320,23 @@ def _expert_families(case: _Case) -> list[Family]:
 def _exchange_family(case: _Case, counts: FloatArray) -> Family:
     """Dispatch in the experts' dtype and combine in bf16, once a layer with experts.
 
-    Model: a group's tokens go to min(top_k, n - 1) of the other devices; with experts on every
-    device of a stage (ep 1) to all of them. The devices of a group share its tokens.
+    Model: the devices of a group share its tokens, and each sends its part to the devices that hold
+    a slice of a chosen expert; with experts on every device of a stage (ep 1) to all others.
     """
-    model, layout = case.model, case.layout
+    model, layout, fits = case.model, case.layout, case.machine.fits
     assert model.moe is not None
     ranks = layout.stage_devices
-    copies = ranks - 1 if layout.ep == 1 else min(model.moe.top_k, ranks - 1)
-    tokens = np.ceil(counts / ranks)
+    chosen = None if layout.ep == 1 else model.moe.top_k * layout.expert_slices
     width = min(BYTES_PER_ELEMENT[case.recipe.experts], ACTIVATION_BYTES)
-    if case.recipe.experts in ("w4a16", "w8a16"):
+    if case.recipe.experts in WEIGHT_ONLY:
         width = ACTIVATION_BYTES
-    sent = tokens * copies * model.hidden
-    dispatch = exchange_s(case.machine, sent * width, ranks)
-    combine = exchange_s(case.machine, sent * ACTIVATION_BYTES, ranks)
+    copy = np.ceil(counts / ranks) * model.hidden
+    dispatch = exchange_s(case.machine, copy * width, ranks, chosen)
+    combine = exchange_s(case.machine, copy * ACTIVATION_BYTES, ranks, chosen)
     shared = model.moe.layers * (dispatch + combine)
     shared[0] = 0.0
-    curve = case.machine.fits.all_to_all
-    return Family("expert_exchange", curve.provenance if curve else "assumed", shared_s=shared)
+    provenance = weakest(curve.provenance for curve in fits.all_to_all.values())
+    return Family("expert_exchange", provenance, shared_s=shared)
 
 
 def _handoff_family(case: _Case) -> Family:

@@ -57,6 +57,12 @@ def check_layout(model: Model, layout: Layout) -> None:
             f"tp={layout.tp} does not divide the {model.heads} attention heads of {model.name}; "
             f"use one of {_list(divisors(model.heads, 1024))}."
         )
+    key_heads = model.linear.key_heads if model.linear else 0
+    if key_heads % layout.tp:
+        raise DoesNotFitError(
+            f"tp={layout.tp} does not divide the {key_heads} key heads of the linear attention of "
+            f"{model.name}; use one of {_list(divisors(key_heads, 1024))}."
+        )
     if layout.pp > model.layers:
         raise DoesNotFitError(f"pp={layout.pp} exceeds the {model.layers} layers of {model.name}.")
     if layout.pp > 1 and layout.attn_dp > 1:

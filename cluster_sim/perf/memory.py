@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from cluster_sim.errors import DoesNotFitError
 from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.transformer import kv_bytes_per_token, state_bytes, weight_bytes_per_device
+from cluster_sim.perf.transformer import (
+    kv_bytes_per_token,
+    stage_share,
+    state_bytes,
+    weight_bytes_per_device,
+)
 from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
@@ -53,9 +58,11 @@ def kv_cache(
     elif rule.fraction is not None:
         usable = rule.fraction * capacity
     room = share * (usable - weights - reserve)
-    # A device of a pipeline holds 1 / pp of the layers of pp micro-batches: both factors cancel.
-    per_token = kv_bytes_per_token(model, layout.tp, recipe.kv)
-    state = state_bytes(model, layout.tp, recipe.kv)
+    # A device of a pipeline holds a part of the layers of pp micro-batches; in equal stages both
+    # factors cancel.
+    held = stage_share(model, layout) * layout.pp
+    per_token = held * kv_bytes_per_token(model, layout.tp, recipe.kv)
+    state = held * state_bytes(model, layout.tp, recipe.kv)
     per_block = per_token * rule.block_tokens
     blocks = int(room // per_block)
     state_blocks = math.ceil(state / per_block)

@@ -14,7 +14,7 @@ from cluster_sim.specs.chip import (
     BYTES_PER_ELEMENT,
     PEAK_OF,
     GemmCurve,
-    GroupedCurve,
+    LatentCurve,
     PrefillCurve,
     StreamCurve,
 )
@@ -55,7 +55,7 @@ def attention_curves(machine: TopologyInput, kv_dtype: str) -> tuple[PrefillCurv
         ) from None
 
 
-def mla_curves(machine: TopologyInput, kv_dtype: str) -> tuple[PrefillCurve, GroupedCurve]:
+def mla_curves(machine: TopologyInput, kv_dtype: str) -> tuple[PrefillCurve, LatentCurve]:
     """Prompt and decode attention over latents for a KV dtype; raises SpecError without a curve."""
     fits, wanted = machine.fits, "fp8" if kv_dtype == "int8" else kv_dtype
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import NoReturn
 
 import numpy as np
@@ -210,13 +211,14 @@ def _closed_form(
     rate = ranks x B / (OSL TPOT).
     """
     workload, budget = job.workload, job.software.max_num_batched_tokens
-    isl, osl, slo, ranks = workload.isl.mean, workload.osl.mean, workload.slo, layout.ranks
-    lengths = _typical(workload.isl)
+    isls, osls = workload.shape
+    isl, osl, slo, ranks = isls.average, osls.average, workload.slo, layout.ranks
+    lengths = _typical(isls)
     prompts = [_prompt_s(price, length, budget) for length in lengths]
     prompt_s = sum(prompts) / len(prompts)
     shared_s = sum(_shared_s(price, n) for n in lengths) / len(lengths)
     spread = sum(p * p for p in prompts) / len(prompts) * workload.arrivals.cv**2
-    answers = _typical(workload.osl)
+    answers = _typical(osls)
 
     def tpot(batch: int) -> float:
         context = isl + osl / 2
@@ -265,6 +267,11 @@ def _typical(lengths: Lengths) -> list[int]:
     """Token counts at the middles of equal shares of a distribution."""
     if lengths.fixed is not None:
         return [lengths.fixed]
+    if lengths.mean is not None:
+        mu, sigma = lengths.log_normal
+        parts = ((i + 0.5) / EQUAL_SHARES for i in range(EQUAL_SHARES))
+        drawn = (math.exp(mu + sigma * NormalDist().inv_cdf(part)) for part in parts)
+        return [max(1, min(round(x), lengths.longest)) for x in drawn]
     shares, tokens = zip(*(lengths.quantiles or ()), strict=True)
     middles = (np.arange(EQUAL_SHARES) + 0.5) / EQUAL_SHARES
     return [max(1, round(float(x))) for x in np.interp(middles, shares, tokens)]

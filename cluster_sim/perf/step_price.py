@@ -28,7 +28,8 @@ class StepPrice:
     """The price list of one replica; see Family for the meaning of the tables.
 
     ``prompt_s`` and ``prompt_local_s`` price prompt attention over all of the context and over the
-    local part of it, ``half_length`` is where short contexts lose half of the speed.
+    local part of it, pairs of tokens that sparse attention has to choose ``chosen_factor`` times
+    as much; ``half_length`` is where short contexts lose half of the speed.
     """
 
     families: tuple[Family, ...]
@@ -45,6 +46,7 @@ class StepPrice:
     local: LocalAttention | None
     swap_s: float
     shared_s: FloatArray | None
+    chosen_factor: float = 1.0
 
     def step_s(
         self,
@@ -94,14 +96,17 @@ class StepPrice:
         """Seconds of attention when a sequence's computed tokens go from ``start`` to ``end``.
 
         Model: (end^2 - start^2) (1 + half_length / end) causal pairs, slower while the context is
-        short; in layers with local attention only the pairs inside window or chunk.
+        short; in layers with local attention only the pairs inside window or chunk, at the speed of
+        a context of that length and never slower than all pairs.
         """
         pairs = (end * end - start * start) * (1 + self.half_length / end)
         if self.local is None:
             return self.prompt_s * pairs
         seen = min(end, self.local.tokens)
-        near = local_pairs(self.local, end) - local_pairs(self.local, start)
-        return self.prompt_s * pairs + self.prompt_local_s * (near * (1 + self.half_length / seen))
+        factor = self.chosen_factor
+        near = local_pairs(self.local, end, factor) - local_pairs(self.local, start, factor)
+        near_pairs = min(pairs, near * (1 + self.half_length / seen))
+        return self.prompt_s * pairs + self.prompt_local_s * near_pairs
 
 
 def local_tokens(local: LocalAttention | None, context: int) -> int:
@@ -124,15 +129,18 @@ def local_change(local: LocalAttention | None, context: int) -> int | None:
     return local.tokens - context if context < local.tokens else None
 
 
-def local_pairs(local: LocalAttention, length: int) -> int:
-    """Twice the causal pairs of a prompt of ``length`` tokens that local attention computes."""
+def local_pairs(local: LocalAttention, length: int, factor: float = 1.0) -> float:
+    """Twice the causal pairs of a prompt of ``length`` tokens that local attention computes, those
+    beyond the first ``local.tokens`` tokens of sparse attention times a factor.
+    """
     window = local.tokens
     if local.kind == "chunked":
         whole, rest = divmod(length, window)
         return whole * window * window + rest * rest
     if length <= window:
         return length * length
-    return window * window + 2 * window * (length - window)
+    beyond = 2 * window * (length - window)
+    return window * window + (beyond * factor if local.kind == "sparse" else beyond)
 
 
 def compile_step_price(
@@ -164,6 +172,7 @@ def compile_step_price(
         local=model.local,
         swap_s=sum(family.swap_s for family in families),
         shared_s=np.sum(shared, axis=0) if shared else None,
+        chosen_factor=prompt.chosen_factor,
     )
 
 

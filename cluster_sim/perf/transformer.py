@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from cluster_sim.perf import counts
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
-from cluster_sim.specs.model import Model
+from cluster_sim.specs.model import LinearAttention, Model
 
 ACTIVATION_BYTES = 2
 STATE_BYTES = 4  # states of linear attention are kept in fp32
@@ -40,8 +41,8 @@ def layer_gemms(model: Model, layout: Layout) -> tuple[Gemm, ...]:
     gemms += _linear_attention(model, layout.tp)
     gemms += _mlp(model, "dense", model.ffn_hidden, model.dense_layers, layout.tp)
     if model.moe is not None:
-        layers = model.moe.layers
-        gemms += [Gemm("router", "router", model.moe.experts, model.hidden, layers)]
+        layers, outputs = model.moe.layers, model.moe.experts + int(model.moe.shared_gate)
+        gemms += [Gemm("router", "router", outputs, model.hidden, layers)]
         gemms += _mlp(model, "shared", model.moe.shared_hidden, layers, layout.tp)
     return tuple(gemm for gemm in gemms if gemm.layers and gemm.n)
 
@@ -121,10 +122,25 @@ def expert_elements(model: Model, layout: Layout) -> int:
 def glue_bytes(model: Model, tp: int) -> float:
     """Bytes that the kernels between the products of a mean layer move for one token on one device.
 
-    Model: two norms with residual (one in parallel blocks) read two and write two hidden vectors
-    each; rotary embedding reads and writes queries and keys; the KV write moves keys and values;
-    the activation reads two (not gated: one) and writes one FFN vector, for routed experts top_k of
-    them.
+    Model: the first two norms of a layer, with residual, read two and write two hidden vectors
+    each, further ones read and write one; the activation reads two (not gated: one) and writes one
+    FFN vector, for routed experts top_k of them; between the products of attention see
+    ``_attention_glue`` and ``_linear_glue``.
+    """
+    norms = (4 * min(model.norms, 2) + 2 * max(model.norms - 2, 0)) * model.hidden
+    inner = model.dense_layers * model.ffn_hidden
+    if model.moe is not None:
+        chosen = model.moe.top_k * model.moe.expert_hidden + model.moe.shared_hidden
+        inner += model.moe.layers * chosen
+    activation = (3 if model.gated else 2) * inner / model.layers / tp
+    attention = model.cached_layers * _attention_glue(model, tp)
+    attention += model.linear_layers * _linear_glue(model, tp)
+    return ACTIVATION_BYTES * (norms + activation + attention / model.layers)
+
+
+def _attention_glue(model: Model, tp: int) -> int:
+    """Elements: the rotary embedding reads and writes queries and keys, the KV write moves keys and
+    values, an output gate reads two and writes one query vector.
     """
     if model.mla is not None:
         queries = model.heads // tp * (model.mla.nope_dim + model.mla.rope_dim)
@@ -132,43 +148,43 @@ def glue_bytes(model: Model, tp: int) -> float:
     else:
         queries = model.heads // tp * model.head_dim
         cached = 2 * kv_heads_per_device(model, tp) * model.head_dim
-    norms = (1 if model.parallel_block else 2) * 4 * model.hidden
-    rotary = 2 * queries + cached
-    inner = model.dense_layers * model.ffn_hidden
-    if model.moe is not None:
-        chosen = model.moe.top_k * model.moe.expert_hidden + model.moe.shared_hidden
-        inner += model.moe.layers * chosen
-    activation = (3 if model.gated else 2) * inner / model.layers / tp
-    return ACTIVATION_BYTES * (norms + rotary + 2 * cached + activation)
+    return (5 if model.output_gate else 2) * queries + 3 * cached
+
+
+def _linear_glue(model: Model, tp: int) -> int:
+    """Elements: the convolution reads and writes queries, keys and values, the gated norm reads two
+    and writes one value vector.
+    """
+    linear = model.linear
+    if linear is None:
+        return 0
+    return -(-(2 * _mixed(linear) + 3 * linear.value_heads * linear.value_dim) // tp)
 
 
 def kv_elements_per_layer(model: Model, tp: int) -> int:
     """Elements that one token leaves in one layer's cache on one device; a latent is replicated."""
     if model.mla is not None:
-        return model.mla.kv_rank + model.mla.rope_dim
+        return counts.kv_elements_per_layer(model)
     return 2 * kv_heads_per_device(model, tp) * model.head_dim
 
 
 def window_layers(model: Model) -> int:
-    """Layers whose cache stays as small as their window."""
+    """Layers whose cache stays as small as their window; none if that would be all of them."""
     local = model.local
     if local is None or local.kind == "sparse" or local.tokens > SMALL_WINDOW:
         return 0
-    return local.layers
+    return local.layers if local.layers < model.cached_layers else 0
 
 
 def kv_bytes_per_token(model: Model, tp: int, kv_dtype: str) -> float:
     """Bytes that one more token takes on one device of a single-stage replica, all layers.
 
     Layers with small windows do not count (see ``state_bytes``); an index of sparse attention adds
-    its fp8 keys.
+    its keys.
     """
     layers = model.cached_layers - window_layers(model)
     bytes_ = layers * kv_elements_per_layer(model, tp) * BYTES_PER_ELEMENT[kv_dtype]
-    local = model.local
-    if local is not None and local.kind == "sparse":
-        bytes_ += local.layers * local.index_dim
-    return bytes_
+    return bytes_ + counts.index_bytes_per_token(model)
 
 
 def state_bytes(model: Model, tp: int, kv_dtype: str) -> float:
@@ -176,26 +192,44 @@ def state_bytes(model: Model, tp: int, kv_dtype: str) -> float:
     attention.
     """
     held = 0.0
-    local, linear = model.local, model.linear
+    local = model.local
     if local is not None and window_layers(model):
         per_token = kv_elements_per_layer(model, tp) * BYTES_PER_ELEMENT[kv_dtype]
         held += local.layers * local.tokens * per_token
-    if linear is not None:
-        held += linear.layers * linear_state_elements(model, tp) * STATE_BYTES
+    if model.linear is not None:
+        held += model.linear.layers * linear_state_bytes(model.linear, tp)
     return held
 
 
-def linear_state_elements(model: Model, tp: int) -> int:
-    """Elements of one linear-attention layer's state on one device, convolution tail included."""
-    linear = model.linear
-    assert linear is not None
-    heads = -(-linear.value_heads // tp)
-    mixed = 2 * linear.key_heads * linear.key_dim + linear.value_heads * linear.value_dim
-    return heads * linear.key_dim * linear.value_dim + linear.conv * -(-mixed // tp)
+def linear_state_bytes(linear: LinearAttention, tp: int) -> float:
+    """One linear-attention layer's state of a sequence on one device: fp32 matrices a head, and the
+    last ``conv`` - 1 inputs of the convolution in bf16.
+    """
+    tail = (linear.conv - 1) * -(-_mixed(linear) // tp)
+    return linear_state_elements(linear, tp) * STATE_BYTES + tail * ACTIVATION_BYTES
+
+
+def linear_state_elements(linear: LinearAttention, tp: int) -> int:
+    """Elements of the matrices that one layer keeps of a sequence on one device."""
+    return -(-linear.value_heads // tp) * linear.key_dim * linear.value_dim
+
+
+def _mixed(linear: LinearAttention) -> int:
+    """Queries, keys and values of a token, which pass the convolution."""
+    return 2 * linear.key_heads * linear.key_dim + linear.value_heads * linear.value_dim
+
+
+def stage_share(model: Model, layout: Layout) -> float:
+    """The share of all layers that the fullest pipeline stage holds, as if layers were alike."""
+    return -(-model.layers // layout.pp) / model.layers
 
 
 def weight_bytes_per_device(model: Model, layout: Layout, recipe: Recipe) -> float:
-    """Weights on one device: the layers of its stage, and embedding and LM head in bf16."""
+    """Weights on the fullest device: the layers of its stage, embedding, positions and LM head.
+
+    Model: tables and router in bf16. Limits: norms and biases (below 0.1 %) and draft layers, which
+    engines load for speculation only, are left out.
+    """
     width = {
         "attention": BYTES_PER_ELEMENT[recipe.attention],
         "dense": BYTES_PER_ELEMENT[recipe.dense],
@@ -207,7 +241,9 @@ def weight_bytes_per_device(model: Model, layout: Layout, recipe: Recipe) -> flo
     if model.moe is not None:
         experts = model.moe.experts // layout.ep * expert_elements(model, layout)
         layers += model.moe.layers * experts * BYTES_PER_ELEMENT[recipe.experts]
-    tables = (1 if model.tied_embeddings else 2) * -(-model.vocab // layout.tp) * model.hidden
+    table = -(-model.vocab // layout.tp) * model.hidden
+    tables = (1 if model.tied_embeddings else 2) * table
     # The first and the last stage hold one table each; the fuller one decides.
-    held = tables if layout.pp == 1 else -(-model.vocab // layout.tp) * model.hidden
-    return float(layers / layout.pp + held * ACTIVATION_BYTES)
+    held = tables if layout.pp == 1 else table
+    held += model.learned_positions * model.hidden
+    return float(layers * stage_share(model, layout) + held * ACTIVATION_BYTES)

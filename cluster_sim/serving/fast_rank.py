@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush
+from itertools import accumulate
 
 from cluster_sim.errors import SimulationError
 from cluster_sim.serving.local_context import LocalContext
-from cluster_sim.serving.prefix_cache import PrefixCache
 from cluster_sim.serving.queue import WaitingQueue
 from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
 from cluster_sim.serving.scheduler import Decision, Holder, Prompt, View
 from cluster_sim.serving.stepper import ReplicaSpec
+from cluster_sim.serving.tape import Move, Tape
 
 Finished = list[tuple[int, int]]  # (admission, request)
 
@@ -54,9 +55,10 @@ class FastRank:
         self.running: dict[int, _Running] = {}  # in order of admission
         self.prefilling: dict[int, _Running] = {}
         self.free = spec.blocks
-        self.cache = PrefixCache(spec.prefixes, spec.block_tokens) if spec.prefixes else None
+        self.cache = spec.new_cache()
         self.outstanding = 0
         self.counts = StepCounts()
+        self.tape: Tape | None = None
         self.decoding = self.context = 0
         self.near = LocalContext(spec.price.local)
         self.held = False  # the last step left decoding sequences without a token
@@ -142,6 +144,8 @@ class FastRank:
         counts.context += steps * self.context + decodes * series
         counts.local_context += steps * self.near.tokens + self.near.growing * series
         counts.output_tokens += steps * decodes
+        if self.tape is not None:
+            self._record(self.tape, steps, step)
         self._take(self._blocks_of(steps), last_s)
         self._note_peak()
         chained = self._chained(first_s, step, log) if self.held else decodes
@@ -156,6 +160,15 @@ class FastRank:
             return needs[-decodes % size]
         rounds, rest = divmod(steps, size)
         return rounds * self.decoding + sum(needs[-(decodes + i) % size] for i in range(rest))
+
+    def _record(self, tape: Tape, steps: int, step: int) -> None:
+        """Write a stretch of decode steps down, with the blocks in use at each."""
+        size, near = self.spec.block_tokens, self.near
+        needs = (self._needs[-(self._decodes + i) % size] for i in range(steps))
+        used = accumulate(needs, initial=self.spec.blocks - self._available())
+        blocks = list(used)[1:]
+        consists = (self.decoding, self.context, near.tokens, near.growing)
+        tape.stretch(self.index, step, *consists, blocks)
 
     def _decoded(self, steps: int, now: float, step: int) -> Finished:
         """Every decoding sequence has emitted ``steps`` tokens, the last at ``now`` in step number
@@ -221,32 +234,11 @@ class FastRank:
         step_s = price.step_s(decodes, context, near, tokens, prompts, prefill_s)
         if swapped:
             step_s += price.swap_s * swapped
-        self._count(decodes, context, near, tokens, prompts, prefill_s, swapped)
+        self.counts.add(decodes, context, near, tokens, prompts, prefill_s, swapped)
+        if self.tape is not None:
+            consists = (decodes, context, near, tokens, prompts, prefill_s, swapped)
+            self.tape.step(self.index, *consists, spec.blocks - self._available())
         return step_s, decodes + tokens
-
-    def _count(
-        self,
-        decodes: int,
-        context: int,
-        near: int,
-        tokens: int,
-        prompts: int,
-        prefill_s: float,
-        swapped: int,
-    ) -> None:
-        counts = self.counts
-        counts.context += context
-        counts.local_context += near
-        counts.swapped += swapped
-        if tokens == 0:
-            counts.pure[decodes] += 1
-            return
-        counts.mixed_tokens[decodes + tokens] += 1
-        counts.mixed_sequences[decodes + prompts] += 1
-        counts.mixed_decodes[decodes] += 1
-        counts.prefill_steps += 1
-        counts.prefill_s += prefill_s
-        counts.prompt_tokens += tokens
 
     def complete_mixed(self, now: float, step: int, log: StepLog) -> tuple[Finished, int, int]:
         """End step number ``step``: returns who finished, the tokens emitted, and how many of them
@@ -285,6 +277,8 @@ class FastRank:
         the last token.
         """
         del self.prefilling[request]
+        if self.tape is not None:
+            self.tape.move(request, Move.PROMPTED)
         if self.cache is not None:
             self.cache.insert(request, running.computed)
         tokens, token_s, last = self._preempted.pop(request, (0, 0.0, -2))
@@ -322,12 +316,14 @@ class FastRank:
             self._swapped.remove(request)
             computed = restored = prompt - 1
         elif self.cache is not None:
-            computed, _ = self.cache.acquire(request, prompt)
+            computed = self.cache.acquire(request, prompt)
             blocks = computed // self.spec.block_tokens
         running = _Running(self._admissions, prompt - computed, computed, blocks)
         self._admissions += 1
         self._reserved += self.spec.blocks_for(self.isl[request] + self.spec.max_output_tokens)
         self.running[request] = self.prefilling[request] = running
+        if self.tape is not None:
+            self.tape.move(request, Move.ADMITTED)
         return running, restored
 
     def _evict(self, to_back: bool) -> int:
@@ -335,6 +331,8 @@ class FastRank:
         request = next(iter(self._victims()))
         running = self.running[request]
         self.outcomes.preemptions[request] += 1
+        if self.tape is not None:
+            self.tape.move(request, Move.PREEMPTED)
         stored = 0
         if running.left:
             del self.prefilling[request]

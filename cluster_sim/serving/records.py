@@ -23,6 +23,7 @@ class Status(IntEnum):
     FINISHED = 1
     REJECTED_CONTEXT = 2
     REJECTED_KV = 3
+    REJECTED_SESSION = 4
 
 
 class Outcomes:
@@ -100,6 +101,30 @@ class StepCounts:
     blocks_taken: int = 0
     blocks_returned: int = 0
     blocks_peak: int = 0
+
+    def add(
+        self,
+        decodes: int,
+        context: int,
+        near: int,
+        tokens: int,
+        prompts: int,
+        prefill_s: float,
+        swapped: int,
+    ) -> None:
+        """Count one step; ``near`` of the context lies inside the windows of local layers."""
+        self.context += context
+        self.local_context += near
+        self.swapped += swapped
+        if tokens == 0:
+            self.pure[decodes] += 1
+            return
+        self.mixed_tokens[decodes + tokens] += 1
+        self.mixed_sequences[decodes + prompts] += 1
+        self.mixed_decodes[decodes] += 1
+        self.prefill_steps += 1
+        self.prefill_s += prefill_s
+        self.prompt_tokens += tokens
 
     @property
     def steps(self) -> int:

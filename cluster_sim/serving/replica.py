@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cluster_sim.serving.fast_rank import FastRank
 from cluster_sim.serving.records import Outcomes, StepLog
 from cluster_sim.serving.stepper import ReplicaSpec
+from cluster_sim.serving.tape import Tape
 
 SHORT_SEGMENT = 24  # up to here a Python loop beats the fixed cost of numpy calls
 
@@ -33,6 +34,7 @@ class FastReplica:
         self.steps = 0
         self._busy = self.ranks
         self._segment: list[float] | None = None
+        self.tape: Tape | None = None
 
     @property
     def has_work(self) -> bool:
@@ -51,6 +53,8 @@ class FastReplica:
         if not self.in_step and not self.has_work:
             self.idle_s += at_s - self.start_s
             self.start_s = at_s
+            if self.tape is not None:
+                self.tape.wakes.append((self.steps, at_s))
         ranks = self.ranks
         rank = ranks[0] if len(ranks) == 1 else min(ranks, key=lambda rank: rank.outstanding)
         rank.enqueue(request)

@@ -2,8 +2,8 @@
 clock.
 
 Open traffic on fast replicas needs one event an arrival: a replica catches up when somebody outside
-looks at it. In a closed loop finishes cause arrivals, so every end of a step or segment is an
-event; the reference always runs that way.
+looks at it. In a closed loop and in sessions finishes cause arrivals, so every end of a step or
+segment is an event; the reference always runs that way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence, Sized
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Protocol
@@ -23,34 +23,47 @@ from simpy.events import Event
 from cluster_sim.engine.clock import ARRIVAL_RANK, END_RANK, START_RANK, call_at, instant
 from cluster_sim.errors import SimulationError
 from cluster_sim.serving.prefix_cache import PrefixCache
-from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
+from cluster_sim.serving.records import NEVER, Outcomes, Status, StepCounts, StepLog
 from cluster_sim.serving.replica import FastReplica
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.router import READS_LOAD, ROUTERS
 from cluster_sim.serving.stepper import ReplicaSpec, StepByStepReplica
+from cluster_sim.serving.tape import Tape
 
 LOOKS_PER_RUN = 64  # how often progress is reported and a watcher may stop the run
 LOOK_GROWTH = 0.25  # of the time so far: the next look once all requests have arrived
+LIVE_GROWTH = 0.01  # the same while somebody watches
 
 
 class Rank(Protocol):
-    """What the checks at the end of a run need of a batch."""
+    """What is asked of a batch at the end of a run, and by those who watch it."""
 
     free: int
     cache: PrefixCache | None
     counts: StepCounts
+    tape: Tape | None
+
+    @property
+    def waiting(self) -> Sized:
+        """The queue."""
+
+    @property
+    def running(self) -> Sized:
+        """Sequences that hold blocks."""
 
 
 class Replica(Protocol):
     """What a service needs of a replica; the reference and the fast one both have it."""
 
     index: int
+    spec: ReplicaSpec
     in_step: bool
     start_s: float
     end_s: float
     idle_s: float
     log: StepLog
     shared: Counter[int]
+    tape: Tape | None
 
     @property
     def has_work(self) -> bool:
@@ -85,7 +98,7 @@ class Service:
     replicas: int
     router: str
     max_context: int
-    concurrency: int | None = None  # closed loop if set
+    concurrency: int | None = None  # closed loop of so many clients (with sessions: of sessions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +107,7 @@ class Run:
 
     ``counts`` are of all ranks, replica by replica; ``shared[tokens]`` counts steps by the tokens
     of all ranks of a replica together; ``idle_s`` are seconds without work before a replica's last
-    step.
+    step. ``tapes``, one a replica, are there if asked for.
     """
 
     outcomes: Outcomes
@@ -106,9 +119,11 @@ class Run:
     end_s: float
     interrupted: bool
     known_s: float = math.inf  # an interrupted run is recorded completely up to here
+    tapes: tuple[Tape, ...] = ()
 
 
 Watcher = Callable[[Outcomes, int, float], bool]
+Live = Callable[[Sequence[Replica], Outcomes, int, float], None]
 
 
 def serve(
@@ -117,31 +132,42 @@ def serve(
     *,
     step_by_step: bool = False,
     watch: Watcher | None = None,
+    live: Live | None = None,
+    record: bool = False,
 ) -> Run:
     """Simulate until every request is finished or rejected.
 
     ``watch(outcomes, arrivals so far, time)`` is called now and then, with everything before that
     time recorded; when it returns true the run stops. An interrupt from the keyboard stops it too;
-    both leave unfinished requests in the record (``interrupted``). Raises SimulationError when
+    both leave unfinished requests in the record (``interrupted``). ``live(replicas, outcomes,
+    arrivals so far, time)`` is called at every event and may look at everything; replicas that
+    nobody asked lately may lag behind the time. ``record`` keeps tapes. Raises SimulationError when
     requests or KV blocks are not conserved.
     """
     outcomes = Outcomes(requests)
     accepted = _admissible(service, requests, outcomes)
+    turns = _Turns(service, requests, outcomes) if requests.after is not None else None
     kind = StepByStepReplica if step_by_step else FastReplica
     replicas: list[StepByStepReplica] | list[FastReplica]
     replicas = [kind(i, service.spec, outcomes) for i in range(service.replicas)]  # type: ignore[assignment]
+    for replica in replicas if record else ():
+        replica.tape = Tape(replica.log)
+        for rank in replica.ranks:
+            rank.tape = replica.tape
     player: _Lazy | _EventDriven
-    if service.concurrency is not None or step_by_step:
-        player = _EventDriven(service, replicas, accepted, outcomes, watch)
+    if service.concurrency is not None or turns is not None or step_by_step:
+        player = _EventDriven(service, replicas, accepted, outcomes, turns, watch, live)
     else:
         fast = [replica for replica in replicas if isinstance(replica, FastReplica)]
-        player = _Lazy(service, fast, accepted, outcomes, watch)
+        player = _Lazy(service, fast, accepted, outcomes, watch, live)
     interrupted, known_s = False, math.inf
     try:
         player.run()
     except (KeyboardInterrupt, _Stopped):
         interrupted = True
         known_s = min([player.env.now, *(r.start_s for r in replicas if r.has_work)])
+    if turns is not None:
+        turns.date_rejected()
     run = Run(
         outcomes,
         tuple(replica.log for replica in replicas),
@@ -152,6 +178,7 @@ def serve(
         max((replica.log.end_s[-1] for replica in replicas if replica.log.end_s), default=0.0),
         interrupted,
         known_s,
+        tuple(replica.tape for replica in replicas if replica.tape is not None),
     )
     if not interrupted:
         _check_conservation(service, replicas, run, len(accepted))
@@ -172,7 +199,53 @@ def _admissible(service: Service, requests: Requests, outcomes: Outcomes) -> arr
         outcomes.status[request] = Status.REJECTED_CONTEXT
     for request in np.flatnonzero(too_big).tolist():
         outcomes.status[request] = Status.REJECTED_KV
-    return array("i", np.flatnonzero(~too_long & ~too_big).astype(np.intc).tobytes())
+    fitting = np.flatnonzero(~too_long & ~too_big)
+    if requests.after is None:
+        return array("i", fitting.astype(np.intc).tobytes())
+    status, former = outcomes.status, requests.after.tolist()
+    for request, before in enumerate(former):
+        if before >= 0 and status[before] > Status.FINISHED and status[request] == Status.RUNNING:
+            status[request] = Status.REJECTED_SESSION
+    return array("i", (r for r in fitting.tolist() if status[r] == Status.RUNNING))
+
+
+class _Turns:
+    """Who follows whom in sessions. A turn arrives ``think_s`` after the end of the former one, in
+    an open loop not before its own recorded arrival; one whose former turn was rejected never
+    comes.
+    """
+
+    def __init__(self, service: Service, requests: Requests, outcomes: Outcomes) -> None:
+        count = len(requests)
+        self.outcomes = outcomes
+        self.former = [-1] * count if requests.after is None else requests.after.tolist()
+        self.think_s = [0.0] * count if requests.think_s is None else requests.think_s.tolist()
+        self.earliest_s = requests.arrival_s.tolist()
+        if service.concurrency is not None:
+            self.earliest_s = [0.0] * count
+        self.next = [-1] * count
+        for request, before in enumerate(self.former):
+            if before >= 0:
+                outcomes.arrival_s[request] = NEVER
+                if outcomes.status[request] == Status.RUNNING:
+                    self.next[before] = request
+
+    def arrival_s(self, request: int, former_end_s: float) -> float:
+        """When a turn arrives."""
+        at_s: float = max(self.earliest_s[request], former_end_s + self.think_s[request])
+        return at_s
+
+    def date_rejected(self) -> None:
+        """A rejected turn arrives like any other; those behind it at the same instant."""
+        outcomes = self.outcomes
+        for request, before in enumerate(self.former):
+            if before < 0 or outcomes.status[request] <= Status.FINISHED:
+                continue
+            if outcomes.status[before] == Status.FINISHED:
+                end_s = outcomes.finish_s[before]
+                outcomes.arrival_s[request] = self.arrival_s(request, end_s)
+            else:
+                outcomes.arrival_s[request] = outcomes.arrival_s[before]
 
 
 class _Lazy:
@@ -187,13 +260,10 @@ class _Lazy:
         accepted: Sequence[int],
         outcomes: Outcomes,
         watch: Watcher | None,
+        live: Live | None,
     ) -> None:
-        self.replicas, self.accepted, self.outcomes, self.watch = (
-            replicas,
-            accepted,
-            outcomes,
-            watch,
-        )
+        self.replicas, self.accepted, self.outcomes = replicas, accepted, outcomes
+        self.watch, self.live = watch, live
         self.env = Environment()
         self.route = ROUTERS[service.router]
         self.reads_load = service.router in READS_LOAD
@@ -205,10 +275,13 @@ class _Lazy:
         """Hand out all arrivals, then let the replicas finish."""
         self.env.process(self._source())
         self.env.run()
+        growth = LOOK_GROWTH if self.live is None else LIVE_GROWTH
         while any(replica.has_work for replica in self.replicas):
-            self.env.run(until=self.env.now + max(1.0, LOOK_GROWTH * self.env.now))
+            self.env.run(until=self.env.now + max(1.0, growth * self.env.now))
             for replica in self.replicas:
                 replica.advance(self.env.now)
+            if self.live is not None:
+                self.live(self.replicas, self.outcomes, len(self.accepted), self.env.now)
             self._look(len(self.accepted))
 
     def _source(self) -> Generator[Event, None, None]:
@@ -233,6 +306,8 @@ class _Lazy:
                     self._list(replica)
             if number % every == 0:
                 self._look(number)
+            if self.live is not None:
+                self.live(replicas, self.outcomes, number + 1, now)
 
     def _catch_up(self, now: float) -> None:
         due = self.due
@@ -261,8 +336,8 @@ class _Lazy:
 
 
 class _EventDriven:
-    """Every end of a step or segment is a SimPy event; a finish in a closed loop causes the next
-    arrival.
+    """Every end of a step or segment is a SimPy event; a finish in a closed loop or in a session
+    causes the next arrival.
     """
 
     def __init__(
@@ -271,17 +346,21 @@ class _EventDriven:
         replicas: Sequence[Replica],
         accepted: Sequence[int],
         outcomes: Outcomes,
+        turns: _Turns | None,
         watch: Watcher | None,
+        live: Live | None,
     ) -> None:
         self.env = Environment()
         self.replicas, self.outcomes, self.watch = replicas, outcomes, watch
+        self.turns = turns
         self.route = ROUTERS[service.router]
         self.concurrency = service.concurrency
-        self.pending = iter(accepted)
+        self.pending = (r for r in accepted if turns is None or turns.former[r] < 0)
         self.arrivals = 0
         self.every = max(1, len(accepted) // LOOKS_PER_RUN)
         self.generation = [0] * len(replicas)  # events of an older generation are stale
         self.starting = [False] * len(replicas)
+        self.live = live
 
     def run(self) -> None:
         """Play all events."""
@@ -350,11 +429,29 @@ class _EventDriven:
 
     def _end(self, replica: Replica) -> None:
         finished = replica.complete()
-        if self.concurrency is not None:
-            for _ in finished:
-                self._closed_arrival(self.env.now)
+        if self.concurrency is not None or self.turns is not None:
+            for request in finished:
+                self._follow(request)
         if replica.has_work:
             self._start_soon(replica)
+        if self.live is not None:
+            self.live(self.replicas, self.outcomes, self.arrivals, self.env.now)
+
+    def _follow(self, request: int) -> None:
+        """What the end of a request causes: its session's next turn, or in a closed loop the next
+        session.
+        """
+        now = self.env.now
+        turn = self.turns.next[request] if self.turns is not None else -1
+        if self.turns is not None and turn >= 0:
+            at_s = self.turns.arrival_s(turn, now)
+            call_at(self.env, at_s, ARRIVAL_RANK, lambda: self._turn(turn))
+        elif self.concurrency is not None:
+            self._closed_arrival(now)
+
+    def _turn(self, request: int) -> None:
+        self.outcomes.arrival_s[request] = self.env.now
+        self._arrive(request)
 
 
 def _check_conservation(

@@ -17,6 +17,7 @@ from cluster_sim.serving.queue import WaitingQueue
 from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
 from cluster_sim.serving.requests import Prefixes
 from cluster_sim.serving.scheduler import Decision, Holder, Prompt, Scheduler, View
+from cluster_sim.serving.tape import Move, Tape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,12 @@ class ReplicaSpec:
     def blocks_for(self, tokens: int) -> int:
         """Blocks that a sequence with so many cached tokens occupies."""
         return -(-tokens // self.block_tokens) + (self.state_blocks if tokens > 0 else 0)
+
+    def new_cache(self) -> PrefixCache | None:
+        """The prefix cache of a batch, if there is anything to share."""
+        if self.prefixes is None:
+            return None
+        return PrefixCache(self.prefixes, self.block_tokens, self.blocks)
 
 
 @dataclass(slots=True, eq=False)
@@ -78,9 +85,10 @@ class StepByStepRank:
         self.sequences: dict[int, _Sequence] = {}  # waiting and running
         self.running: list[_Sequence] = []
         self.free = spec.blocks
-        self.cache = PrefixCache(spec.prefixes, spec.block_tokens) if spec.prefixes else None
+        self.cache = spec.new_cache()
         self.outstanding = 0
         self.counts = StepCounts()
+        self.tape: Tape | None = None
         self._decision = Decision()
 
     @property
@@ -121,7 +129,10 @@ class StepByStepRank:
         context = sum(s.computed + 1 for s in decoding)
         near = sum(local_tokens(self.spec.price.local, s.computed + 1) for s in decoding)
         prompts = len(decision.prefill)
-        self._count(len(decoding), context, near, tokens, prompts, prefill_s, swapped)
+        self.counts.add(len(decoding), context, near, tokens, prompts, prefill_s, swapped)
+        if self.tape is not None:
+            consists = (len(decoding), context, near, tokens, prompts, prefill_s, swapped)
+            self.tape.step(self.index, *consists, used)
         price = self.spec.price
         step_s = price.step_s(len(decoding), context, near, tokens, prompts, prefill_s)
         if swapped:
@@ -141,6 +152,8 @@ class StepByStepRank:
                 if sequence.left:
                     continue
                 sequence.decoded = False
+                if self.tape is not None:
+                    self.tape.move(sequence.request, Move.PROMPTED)
                 if self.cache is not None:
                     self.cache.insert(sequence.request, sequence.computed)
             elif sequence.left or not decision.decode:
@@ -188,6 +201,8 @@ class StepByStepRank:
         sequence.computed, sequence.decoded = 0, False
         sequence.prompt = sequence.isl + sequence.generated
         self.outcomes.preemptions[sequence.request] += 1
+        if self.tape is not None:
+            self.tape.move(sequence.request, Move.PREEMPTED)
         if to_back:
             self.waiting.append(sequence.request)
         else:
@@ -205,12 +220,14 @@ class StepByStepRank:
         """
         self.waiting.remove(sequence.request)
         self.running.append(sequence)
+        if self.tape is not None:
+            self.tape.move(sequence.request, Move.ADMITTED)
         if sequence.swapped:
             sequence.swapped = False
             sequence.computed = sequence.prompt - 1
             return sequence.computed
         if self.cache is not None:
-            sequence.computed, _ = self.cache.acquire(sequence.request, sequence.prompt)
+            sequence.computed = self.cache.acquire(sequence.request, sequence.prompt)
             sequence.blocks = sequence.computed // self.spec.block_tokens
         return 0
 
@@ -236,30 +253,6 @@ class StepByStepRank:
 
     def _available(self) -> int:
         return self.free + (self.cache.idle_blocks if self.cache is not None else 0)
-
-    def _count(
-        self,
-        decodes: int,
-        context: int,
-        near: int,
-        tokens: int,
-        prompts: int,
-        prefill_s: float,
-        swapped: int,
-    ) -> None:
-        counts = self.counts
-        counts.context += context
-        counts.local_context += near
-        counts.swapped += swapped
-        if tokens == 0:
-            counts.pure[decodes] += 1
-            return
-        counts.mixed_tokens[decodes + tokens] += 1
-        counts.mixed_sequences[decodes + prompts] += 1
-        counts.mixed_decodes[decodes] += 1
-        counts.prefill_steps += 1
-        counts.prefill_s += prefill_s
-        counts.prompt_tokens += tokens
 
     def _view(self) -> View:
         spec = self.spec
@@ -324,6 +317,7 @@ class StepByStepReplica:
         self.log = StepLog()
         self.shared: Counter[int] = Counter()
         self.steps = 0
+        self.tape: Tape | None = None
         self._busy: list[StepByStepRank] = []
 
     @property
@@ -343,6 +337,8 @@ class StepByStepReplica:
         if not self.in_step and not self.has_work:
             self.idle_s += at_s - self.start_s
             self.start_s = at_s
+            if self.tape is not None:
+                self.tape.wakes.append((self.steps, at_s))
         min(self.ranks, key=lambda rank: rank.outstanding).enqueue(request)
 
     def begin(self, horizon_s: float) -> None:

@@ -1,86 +1,86 @@
-"""Readers of request traces: the Azure LLM inference CSV
-(``TIMESTAMP,ContextTokens,GeneratedTokens``).
-"""
+"""Request traces: which format a file is in, and its reader."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
-from datetime import datetime
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from cluster_sim.errors import SpecError
+from cluster_sim.serving.csv_traces import (
+    AZURE,
+    BURSTGPT,
+    NEUTRAL,
+    header_of,
+    read_azure,
+    read_burstgpt,
+    read_neutral,
+)
+from cluster_sim.serving.json_traces import first_object, read_mooncake, read_ragpulse
 from cluster_sim.serving.requests import Requests
+from cluster_sim.serving.servegen import chunk_files, read_servegen
+from cluster_sim.serving.trace_rows import TraceOptions, read_text
 
-AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-MAX_PROBLEMS = 10
+Reader = Callable[[Path, str, TraceOptions], Requests]
+FILES: dict[str, Reader] = {
+    "azure": read_azure,
+    "burstgpt": read_burstgpt,
+    "mooncake": read_mooncake,
+    "neutral": read_neutral,
+    "ragpulse": read_ragpulse,
+}
+HEADERS = {"azure": AZURE, "burstgpt": BURSTGPT, "neutral": NEUTRAL}
+KNOWN = (
+    "azure (CSV with TIMESTAMP,ContextTokens,GeneratedTokens), burstgpt (CSV with Timestamp,Model,"
+    "Request tokens,Response tokens,...), mooncake (JSON lines with hash_ids lists), neutral (CSV "
+    "with arrival_s,isl,osl), ragpulse (JSON lines with hash_ids objects and session_id), servegen "
+    "(a folder of chunk-*-trace.csv with chunk-*-dataset.json)"
+)
 
 
-def read_azure_csv(path: Path, limit: int | None = None, skip_bad_rows: bool = False) -> Requests:
-    """Requests of an Azure CSV; arrival times count from the first row.
+def read_trace(path: Path, form: str | None, options: TraceOptions) -> Requests:
+    """The requests of a trace; the format is recognised from its first line unless given.
 
-    Raises SpecError naming the line for missing columns, broken numbers, lengths below 1 and times
-    that run backwards; with ``skip_bad_rows`` such rows are left out and counted. ``limit`` keeps
-    the first rows only.
+    Raises SpecError with file, line, key and value for what is broken; with ``skip_bad_rows`` such
+    rows are left out and counted.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise SpecError(f"{path}: no such trace file") from None
-    except IsADirectoryError:
-        raise SpecError(f"{path}: is a folder, not a trace file") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: not a text file (not UTF-8)") from None
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
-    rows: list[tuple[float, int, int]] = []
-    problems: list[str] = []
-    for line, row in _dict_rows(path, text):
-        try:
-            parsed = _parse(row, rows[-1][0] if rows else None)
-        except ValueError as error:
-            problems.append(f"{path}:{line}: {error}")
-            continue
-        rows.append(parsed)
-        if limit is not None and len(rows) >= limit:
-            break
-    if problems and not skip_bad_rows:
-        more = len(problems) - MAX_PROBLEMS
-        shown = problems[:MAX_PROBLEMS] + ([f"... and {more} more bad rows"] if more > 0 else [])
-        raise SpecError([*shown, "leave such rows out with '--skip-bad-rows'"])
-    if not rows:
-        raise SpecError(f"{path}: no usable request in this trace")
-    times, isl, osl = (np.array(column) for column in zip(*rows, strict=True))
-    return Requests(times - times[0], isl.astype(np.int64), osl.astype(np.int64), len(problems))
+    if path.is_dir():
+        if form not in (None, "servegen"):
+            raise SpecError(f"{path}: is a folder, not a trace file; only servegen is a folder")
+        return read_servegen(path, options)
+    if form == "servegen" and path.exists():
+        raise SpecError(f"{path}: is a file; servegen is a folder of chunk-*-trace.csv files")
+    text = read_text(path)
+    return FILES[form or recognise(path, text)](path, text, options)
 
 
-def _dict_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str | None]]]:
-    reader = csv.DictReader(text.splitlines())
-    missing = [name for name in AZURE_COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        found = ", ".join(reader.fieldnames or ()) or "nothing"
-        raise SpecError(
-            f"{path}:1: missing column {', '.join(missing)} (found {found}); "
-            f"an Azure trace has {','.join(AZURE_COLUMNS)}"
-        )
-    for row in reader:
-        yield reader.line_num, row
+def recognise(path: Path, text: str) -> str:
+    """The format of a trace, from the keys of its first line; raises SpecError listing the known
+    ones.
+    """
+    first = first_object(text)
+    if first is not None:
+        parts = isinstance(first.get("hash_ids"), dict) or "session_id" in first
+        if parts and "input_length" in first:
+            return "ragpulse"
+        if {"timestamp", "input_length", "output_length", "hash_ids"} & set(first):
+            return "mooncake"
+    header = header_of(text)
+    shared = {name: sum(column in header for column in HEADERS[name]) for name in HEADERS}
+    best = max(shared, key=shared.__getitem__)
+    if shared[best] == 0:
+        line = text.strip().splitlines()[0]
+        shown = line if len(line) <= 60 else line[:57] + "..."
+        raise SpecError(f"{path}:1: unknown trace format (got {shown!r}); known are {KNOWN}")
+    return best
 
 
-def _parse(row: dict[str, str | None], previous_s: float | None) -> tuple[float, int, int]:
-    stamp, isl_text, osl_text = (row[name] for name in AZURE_COLUMNS)
-    try:
-        moment = datetime.fromisoformat(stamp or "")
-    except ValueError:
-        raise ValueError(f"TIMESTAMP: not a time (got {stamp!r})") from None
-    at_s = (moment.replace(tzinfo=None) - datetime(2000, 1, 1)).total_seconds()
-    if previous_s is not None and at_s < previous_s:
-        raise ValueError(f"TIMESTAMP: runs backwards (got {stamp!r}); sort the trace by time")
-    lengths = []
-    for name, value in (("ContextTokens", isl_text), ("GeneratedTokens", osl_text)):
-        if value is None or not value.strip().isdigit() or int(value) < 1:
-            raise ValueError(f"{name}: must be a whole number of at least 1 (got {value!r})")
-        lengths.append(int(value))
-    return at_s, lengths[0], lengths[1]
+def trace_digest(path: Path) -> str:
+    """SHA-256 of what a trace holds, so that results name their input."""
+    files = [path]
+    if path.is_dir():
+        files = [file for pair in chunk_files(path) for file in pair]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

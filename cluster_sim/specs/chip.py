@@ -173,9 +173,25 @@ class GemmCurve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupedCurve:
-    """``floor + FLOP / (peak x compute) + bytes / (bandwidth x memory)``: grouped expert GEMMs, and
-    MLA decode with the larger of the two instead of their sum.
+class ExpertCurve:
+    """``floor + FLOP / (peak x compute) + weight bytes / (bandwidth x memory) + activation bytes /
+    (bandwidth x activations)``: grouped expert GEMMs with the kernels around them that sort,
+    quantise and sum up tokens.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    floor: Seconds
+    compute: Fraction
+    memory: Fraction
+    activations: Fraction
+    provenance: Provenance
+    source: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentCurve:
+    """``floor + query bytes / (bandwidth x memory) + max(FLOP / (bf16 peak x compute), cache bytes
+    / (bandwidth x memory))``: decode attention over latents.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -252,12 +268,14 @@ class Fits:
     chip: str
     borrows: str = ""
     gemm: dict[Dtype, GemmCurve]
-    moe: dict[Dtype, GroupedCurve] = field(default_factory=dict)
+    moe: dict[Dtype, ExpertCurve] = field(default_factory=dict)
     attention_prefill: dict[KvDtype, PrefillCurve]
     attention_decode: dict[KvDtype, StreamCurve]
     mla_prefill: dict[KvDtype, PrefillCurve] = field(default_factory=dict)
-    mla_decode: dict[KvDtype, GroupedCurve] = field(default_factory=dict)
+    mla_decode: dict[KvDtype, LatentCurve] = field(default_factory=dict)
     glue: StreamCurve
     all_reduce: dict[Literal["one_shot", "ring", "in_switch"], CollectiveCurve]
-    all_to_all: CollectiveCurve | None = None
+    all_to_all: dict[Literal["per_expert", "per_device"], CollectiveCurve] = field(
+        default_factory=dict
+    )
     power: PowerCurve | None = None

@@ -25,6 +25,7 @@ FOLDERS = {
     "software": "workloads/software",
 }
 PATH_VARIABLE = "CLUSTER_SIM_PATH"
+HUGGING_FACE_FILE = "config.json"
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -93,7 +94,10 @@ def find(family: str, name: str) -> FileRecord:
     newest version. A topology may be written inline.
     """
     if _is_path(name):
-        return _read(Path(name), Path(name).stem, name, "path")
+        path = Path(name)
+        if family == "model" and (path / HUGGING_FACE_FILE).is_file():
+            path /= HUGGING_FACE_FILE
+        return _read(path, _name_of(path), str(path) if path != Path(name) else name, "path")
     wanted = _plain(name)
     matches = []
     for root, origin in _roots():
@@ -105,6 +109,8 @@ def find(family: str, name: str) -> FileRecord:
         versions = [known for known in names(family) if known.split("-")[0] == name.lower()]
         if versions:
             return find(family, max(versions, key=_version))
+    if not matches and family == "model" and (Path(name) / HUGGING_FACE_FILE).is_file():
+        return find(family, os.path.join(name, HUGGING_FACE_FILE))
     if not matches and family == "topology":
         from cluster_sim.specs.inline import inline_topology, is_inline
 
@@ -155,7 +161,12 @@ def _files(root: Path, family: str) -> list[Path]:
 
 
 def _is_path(name: str) -> bool:
-    return "/" in name or os.sep in name or name.endswith((".yaml", ".yml"))
+    return "/" in name or os.sep in name or name.endswith((".yaml", ".yml", ".json"))
+
+
+def _name_of(path: Path) -> str:
+    """A file's name without suffix; a Hugging Face config takes its folder's."""
+    return (path.parent.name if path.name == HUGGING_FACE_FILE else "") or path.stem
 
 
 def _plain(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from cluster_sim.units import parse_quantity
 
 MOST_RELATIVES = 2  # a chip may borrow from one that borrows itself, not further
-_BY_DTYPE = (
+_BY_KEY = (
     "gemm",
     "moe",
     "attention_prefill",
@@ -16,22 +16,20 @@ _BY_DTYPE = (
     "mla_prefill",
     "mla_decode",
     "all_reduce",
+    "all_to_all",
 )
-_WHOLE = ("glue", "all_to_all", "power")
+_WHOLE = ("glue", "power")
 _NOT_WATTS = ("provenance", "source")
 
 
-def borrowed(
-    own: Mapping[str, Any], relative: Mapping[str, Any], name: str, tdp_ratio: float | None
-) -> dict[str, Any]:
+def borrowed(own: Mapping[str, Any], relative: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A fits mapping in file form with every curve that it lacks taken over from a relative's.
 
-    Model: shares of peak and bandwidth, floors and latencies unchanged; watts times the ratio of
-    the TDPs. What was measured on the relative is ``transferred`` here. Limits: without both TDPs
-    there is no power.
+    Model: shares of peak and bandwidth, floors and latencies unchanged, watts too (see
+    ``with_watts``). What was measured on the relative is ``transferred`` here.
     """
     merged = dict(own)
-    for section in _BY_DTYPE:
+    for section in _BY_KEY:
         given = own.get(section, {})
         if section in relative and isinstance(given, dict):
             taken = {key: _taken(curve, name) for key, curve in relative[section].items()}
@@ -39,11 +37,20 @@ def borrowed(
     for section in _WHOLE:
         if section in relative and section not in own:
             merged[section] = _taken(relative[section], name)
-    if "power" not in own:
-        power = merged.pop("power", None)
-        if power is not None and tdp_ratio is not None:
-            merged["power"] = _scaled(power, tdp_ratio)
     return merged
+
+
+def with_watts(
+    data: Mapping[str, Any], tdp_w: float | None, lender_tdp_w: float | None
+) -> dict[str, Any]:
+    """The mapping with borrowed watts times the ratio of the TDPs of the chip and of the one whose
+    watts they are; without both TDPs there is no power.
+    """
+    scaled = dict(data)
+    power = scaled.pop("power", None)
+    if power is not None and tdp_w is not None and lender_tdp_w is not None:
+        scaled["power"] = _scaled(power, tdp_w / lender_tdp_w)
+    return scaled
 
 
 def _taken(curve: Mapping[str, Any], name: str) -> dict[str, Any]:

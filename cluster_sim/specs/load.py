@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cluster_sim.errors import SpecError, UnknownNameError
 from cluster_sim.specs.chip import Chip, Fits
 from cluster_sim.specs.find import FOLDERS, FileRecord, find
-from cluster_sim.specs.fits import MOST_RELATIVES, borrowed
+from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, with_watts
 from cluster_sim.specs.inline import with_chip_facts
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.model import Model
@@ -69,18 +69,27 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
         )
     data = with_chips(data, chip, source.problem)
     topology = build(Topology, with_chip_facts(data, chip, facts), source, record.name)
-    fits, _, fits_records = load_fits(chip)
+    fits, fits_records = load_fits(chip)
     files = (record, *host_records, chip_record, *fits_records)
     return TopologyInput(topology=topology, chip=chip, fits=fits, files=files)
 
 
-def load_fits(
-    chip: Chip, lenders: tuple[str, ...] = ()
-) -> tuple[Fits, dict[str, Any], tuple[FileRecord, ...]]:
-    """The curves of a chip, what it borrows from relatives included; their file form; the files.
+def load_fits(chip: Chip) -> tuple[Fits, tuple[FileRecord, ...]]:
+    """The curves of a chip, what it borrows from relatives included, and the files.
 
-    ``lenders`` are the chips that borrow from this one, nearest last. Raises SpecError for an
-    unknown relative, a circle, and a chain that is too long.
+    Raises SpecError for an unknown relative, a circle, and a chain that is too long.
+    """
+    data, lender, records, source = _with_relatives(chip, ())
+    if lender is not chip:
+        data = with_watts(data, chip.tdp, lender.tdp)
+    return build(Fits, data, source), records
+
+
+def _with_relatives(
+    chip: Chip, lenders: tuple[str, ...]
+) -> tuple[dict[str, Any], Chip, tuple[FileRecord, ...], _Source]:
+    """The curves in file form, the chip whose watts they have, the files, and the place of the
+    first. ``lenders`` are the chips that borrow from this one, nearest last.
     """
     try:
         record, data, lines = read("fits", chip.name)
@@ -90,24 +99,22 @@ def load_fits(
             "'borrows: h100_sxm'"
         ) from None
     source = _Source(record.path, lines)
-    records: tuple[FileRecord, ...] = (record,)
-    if data.get("borrows"):
-        chain = (*lenders, chip.name)
-        try:
-            found, relative = load_spec("chip", str(data["borrows"]), Chip)
-        except UnknownNameError as error:
-            raise SpecError(source.problem(("borrows",), str(error))) from None
-        if relative.name in chain:
-            circle = " > ".join((*chain, relative.name))
-            raise SpecError(source.problem(("borrows",), f"goes round in a circle: {circle}"))
-        if len(chain) > MOST_RELATIVES:
-            text = f"the chain {' > '.join((*chain, relative.name))} is too long; borrow from a "
-            raise SpecError(source.problem(("borrows",), text + "chip with curves of its own"))
-        _, lent, more = load_fits(relative, chain)
-        ratio = chip.tdp / relative.tdp if chip.tdp and relative.tdp else None
-        data = borrowed(data, lent, relative.name, ratio)
-        records = (record, *more, found)
-    return build(Fits, data, source), data, records
+    if not data.get("borrows"):
+        return data, chip, (record,), source
+    chain = (*lenders, chip.name)
+    try:
+        found, relative = load_spec("chip", str(data["borrows"]), Chip)
+    except UnknownNameError as error:
+        raise SpecError(source.problem(("borrows",), str(error))) from None
+    if relative.name in chain:
+        circle = " > ".join((*chain, relative.name))
+        raise SpecError(source.problem(("borrows",), f"goes round in a circle: {circle}"))
+    if len(chain) > MOST_RELATIVES:
+        text = f"the chain {' > '.join((*chain, relative.name))} is too long; borrow from a "
+        raise SpecError(source.problem(("borrows",), text + "chip with curves of its own"))
+    lent, lender, more, _ = _with_relatives(relative, chain)
+    watts_of = chip if "power" in data else lender
+    return borrowed(data, lent, relative.name), watts_of, (record, *more, found), source
 
 
 def load_workload(
@@ -156,11 +163,15 @@ def load_spec(family: str, name: str, kind: type[Spec]) -> tuple[FileRecord, Spe
 
 def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
     """A file's record, its mapping and the lines of its keys; ``extends: other`` is merged, one
-    level deep.
+    level deep. A model may be a Hugging Face config.
     """
     from cluster_sim.specs.yaml_text import parse
 
     record = find(family, name)
+    if family == "model" and record.path.endswith(".json"):
+        from cluster_sim.specs import hugging_face
+
+        return record, hugging_face.parse(record.text, record.path, record.name), {}
     data, lines = parse(record.text, record.path)
     base = data.pop("extends", None)
     if base is None:
@@ -402,6 +413,8 @@ def _keys(kind: type[Any], path: tuple[str | int, ...]) -> list[str]:
     import typing
 
     for part in path:
+        if isinstance(part, int):
+            continue  # a place in a list: its entries are of the kind that the list's hint names
         hints = typing.get_type_hints(kind)
         hint = hints.get(str(part))
         found = next(

@@ -9,6 +9,7 @@ from cluster_sim.specs.chip import Dtype
 from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
+Bias = Literal["qkv", "attention_output", "mlp", "router", "norms", "head"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,8 @@ class Mla:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moe:
     """``experts`` of width ``expert_hidden``, ``top_k`` a token, in ``layers`` of the layers; the
-    others are dense. ``shared_hidden`` is the width of all shared experts together.
+    others are dense. ``shared_hidden`` is the width of all shared experts together, ``shared_gate``
+    one more router output that scales them.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -36,11 +38,14 @@ class Moe:
     top_k: PositiveInt
     expert_hidden: PositiveInt
     shared_hidden: NonNegativeInt = 0
+    shared_gate: bool = False
     layers: PositiveInt
 
     def __post_init__(self) -> None:
         if self.top_k > self.experts:
             raise ValueError(f"top_k {self.top_k} exceeds experts {self.experts}")
+        if self.shared_gate and not self.shared_hidden:
+            raise ValueError("shared_gate needs shared experts: set shared_hidden")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +99,11 @@ class Published:
 class Model:
     """A decoder; sizes in elements. Attention is grouped-query (multi-head and multi-query are its
     ends) unless ``mla`` is given; the MLP is dense unless ``moe`` is given.
+
+    ``ffn_hidden`` is the width of dense layers. ``norms`` of a layer span the hidden width (one in
+    some parallel blocks, four with norms behind attention and MLP), ``qk_norm`` is one over a head.
+    ``biases`` names the products and norms that have them (experts count as mlp). ``mtp_layers``
+    are for drafts; they are no part of the ``layers``.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -101,7 +111,7 @@ class Model:
     title: Text
     layers: PositiveInt
     hidden: PositiveInt
-    ffn_hidden: NonNegativeInt
+    ffn_hidden: NonNegativeInt = 0
     gated: bool = True
     heads: PositiveInt
     kv_heads: PositiveInt
@@ -109,9 +119,11 @@ class Model:
     vocab: PositiveInt
     tied_embeddings: bool = False
     learned_positions: NonNegativeInt = 0
+    norms: PositiveInt = 2
     qk_norm: bool = False
     output_gate: bool = False
     parallel_block: bool = False
+    biases: tuple[Bias, ...] = ()
     max_context: PositiveInt
     mla: Mla | None = None
     moe: Moe | None = None
@@ -129,8 +141,9 @@ class Model:
             raise ValueError(f"moe.layers {self.moe.layers} exceeds layers {self.layers}")
         if self.dense_layers and not self.ffn_hidden:
             raise ValueError(f"ffn_hidden is needed by the {self.dense_layers} dense layers")
-        special = (self.local.layers if self.local else 0) + self.linear_layers
-        if special > self.layers:
+        if self.linear_layers >= self.layers:
+            raise ValueError("linear.layers must leave a layer with a KV cache")
+        if self.local_layers + self.linear_layers > self.layers:
             raise ValueError(f"local and linear attention name more than {self.layers} layers")
 
     @property
@@ -152,36 +165,3 @@ class Model:
     def cached_layers(self) -> int:
         """Layers that keep something of every token."""
         return self.layers - self.linear_layers
-
-    @property
-    def attention_parameters(self) -> int:
-        """Weights of the attention products of one softmax layer."""
-        return (
-            self.hidden
-            * self.head_dim
-            * ((3 if self.output_gate else 2) * self.heads + 2 * self.kv_heads)
-        )
-
-    @property
-    def layer_matmul_parameters(self) -> int:
-        """Weights of the products of one dense layer: attention, gate and up, down."""
-        return self.attention_parameters + (3 if self.gated else 2) * self.hidden * self.ffn_hidden
-
-    @property
-    def matmul_parameters(self) -> int:
-        """Weights that every token multiplies with: all layers and the LM head; no embedding
-        look-up.
-        """
-        return self.layers * self.layer_matmul_parameters + self.hidden * self.vocab
-
-    @property
-    def parameters(self) -> int:
-        """All weights, embeddings and norms included."""
-        norms = self.layers * 2 * self.hidden + self.hidden
-        norms += self.layers * 2 * self.head_dim if self.qk_norm else 0
-        embedding = 0 if self.tied_embeddings else self.hidden * self.vocab
-        return self.matmul_parameters + embedding + norms
-
-    def kv_elements_per_token(self) -> int:
-        """Elements of keys and values that one token leaves in the cache, over all layers."""
-        return 2 * self.cached_layers * self.kv_heads * self.head_dim

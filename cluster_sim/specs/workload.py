@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from cluster_sim.specs.chip import Dtype
 from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
@@ -18,34 +19,44 @@ _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """A distribution of token counts: ``fixed`` n, or ``quantiles`` (share -> tokens), linear in
-    between.
+    """A distribution of token counts: ``fixed`` n; ``quantiles`` (share -> tokens), linear in
+    between; or ``mean``, ``cv`` and ``max``: log-normal of that mean, longer ones cut to ``max``.
 
-    The mean of the quantile form follows from its points: sum of (q2 - q1) (x1 + x2) / 2.
+    Model: the mean of the quantile form is the sum of (q2 - q1) (x1 + x2) / 2; the log-normal has
+    sigma^2 = ln(1 + cv^2), mu = ln(mean) - sigma^2 / 2.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     fixed: PositiveInt | None = None
     quantiles: tuple[tuple[Annotated[float, Ge(0)], PositiveInt], ...] | None = None
+    mean: PositiveFloat | None = None
+    cv: PositiveFloat | None = None
+    max: PositiveInt | None = None
 
     def __post_init__(self) -> None:
-        if (self.fixed is None) == (self.quantiles is None):
-            raise ValueError("give either 'fixed' or 'quantiles'")
+        forms = sum(form is not None for form in (self.fixed, self.quantiles, self.mean))
+        if forms != 1:
+            raise ValueError("give one of 'fixed', 'quantiles', or 'mean' with 'cv' and 'max'")
+        shaped = [self.cv is not None, self.max is not None]
+        if self.mean is None and any(shaped):
+            raise ValueError("'cv' and 'max' belong to 'mean'")
+        if self.mean is not None and not all(shaped):
+            raise ValueError("'mean' needs 'cv' and 'max', the longest that can come")
+        if self.mean is not None and self.max is not None and self.max < self.mean:
+            raise ValueError("'max' must not lie below 'mean'")
         if self.quantiles is not None:
-            shares = [q for q, _ in self.quantiles]
-            tokens = [n for _, n in self.quantiles]
-            if len(shares) < 2 or shares[0] != 0 or shares[-1] != 1:
-                raise ValueError("quantiles must run from share 0 to share 1")
-            if any(b <= a for a, b in zip(shares, shares[1:], strict=False)):
-                raise ValueError("quantile shares must grow")
-            if any(b < a for a, b in zip(tokens, tokens[1:], strict=False)):
-                raise ValueError("quantile tokens must not fall")
+            _check_quantiles(self.quantiles)
 
     @property
-    def mean(self) -> float:
-        """Mean token count of the distribution."""
+    def average(self) -> float:
+        """Mean token count of what is drawn, before rounding."""
         if self.fixed is not None:
             return float(self.fixed)
+        if self.mean is not None and self.max is not None:
+            mu, sigma = self.log_normal
+            z = (math.log(self.max) - mu) / sigma
+            below = NormalDist().cdf(z - sigma)
+            return self.mean * below + self.max * (1 - NormalDist().cdf(z))
         points = self.quantiles or ()
         pairs = zip(points, points[1:], strict=False)
         return math.fsum((q2 - q1) * (x1 + x2) / 2 for (q1, x1), (q2, x2) in pairs)
@@ -53,13 +64,80 @@ class Lengths:
     @property
     def longest(self) -> int:
         """The largest token count that can be drawn."""
-        return self.fixed if self.fixed is not None else (self.quantiles or ((1.0, 1),))[-1][1]
+        if self.fixed is not None:
+            return self.fixed
+        return self.max if self.max is not None else (self.quantiles or ((1.0, 1),))[-1][1]
+
+    @property
+    def log_normal(self) -> tuple[float, float]:
+        """mu and sigma of the form with ``mean`` and ``cv``."""
+        return log_normal(self.mean or 1.0, self.cv or 0.0)
+
+
+def log_normal(mean: float, cv: float) -> tuple[float, float]:
+    """mu and sigma of the log-normal distribution with a mean and a coefficient of variation."""
+    variance = math.log1p(cv * cv)
+    return math.log(mean) - variance / 2, math.sqrt(variance)
+
+
+def _check_quantiles(points: tuple[tuple[float, int], ...]) -> None:
+    shares = [q for q, _ in points]
+    tokens = [n for _, n in points]
+    if len(shares) < 2 or shares[0] != 0 or shares[-1] != 1:
+        raise ValueError("quantiles must run from share 0 to share 1")
+    if any(b <= a for a, b in zip(shares, shares[1:], strict=False)):
+        raise ValueError("quantile shares must grow")
+    if any(b < a for a, b in zip(tokens, tokens[1:], strict=False)):
+        raise ValueError("quantile tokens must not fall")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Time between the end of a turn and the next: ``mean`` alone is fixed; with ``cv`` log-normal,
+    cut at ``max`` if that is given.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    mean: SecondsOrZero
+    cv: Annotated[float, Ge(0)] = 0.0
+    max: Seconds | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sessions:
+    """Requests come as the ``turns`` of sessions: one after the other's end, ``think`` later.
+
+    ``history``: a prompt is all former prompts and answers of its session and ``isl`` new tokens,
+    so that a prefix cache can hit; else each prompt stands alone.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    turns: Lengths
+    think: Pause
+    history: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefix:
+    """A shared beginning: a ``share`` of the requests (of the sessions) puts one of ``groups``
+    equally frequent system prompts of ``tokens`` tokens before its ``isl`` tokens.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    tokens: PositiveInt
+    groups: Annotated[int, Gt(0), Le(1_000_000)] = 1
+    share: Share = 1.0
+
+
+TraceFormat = Literal["azure", "burstgpt", "mooncake", "neutral", "ragpulse", "servegen"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrivals:
     """``open``: Gamma gaps of coefficient of variation ``cv`` (1 is Poisson); ``closed``;
-    ``offline``; ``trace``.
+    ``offline``; ``trace``, replayed ``time_scale`` times as fast.
+
+    With sessions ``rate`` and ``concurrency`` count sessions.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -69,6 +147,8 @@ class Arrivals:
     load: Share | None = None
     concurrency: PositiveInt | None = None
     trace: str | None = None
+    trace_format: TraceFormat | None = None
+    time_scale: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
         if self.kind == "open" and (self.rate is None) == (self.load is None):
@@ -76,7 +156,11 @@ class Arrivals:
         if self.kind == "closed" and self.concurrency is None:
             raise ValueError("closed arrivals need 'concurrency'")
         if self.kind == "trace" and self.trace is None:
-            raise ValueError("trace arrivals need 'trace', the path of a CSV file")
+            raise ValueError("trace arrivals need 'trace', the path of a trace")
+        if self.kind != "trace" and (self.trace_format is not None or self.time_scale != 1):
+            raise ValueError("'trace_format' and 'time_scale' belong to trace arrivals")
+        if not math.isfinite(self.time_scale):
+            raise ValueError("'time_scale' must be finite")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +172,28 @@ class Slo:
     tpot: Seconds | None = None
     e2e: Seconds | None = None
     attainment: Share = 0.99
+
+    @property
+    def limits(self) -> bool:
+        """Whether there is any limit."""
+        return not (self.ttft is None and self.tpot is None and self.e2e is None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficClass:
+    """One class of a mix: its ``share`` of the arrivals, lengths, urgency (a lower ``priority`` is
+    served first), and an SLO of its own unless the workload's holds.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    name: Text
+    share: Share
+    isl: Lengths
+    osl: Lengths
+    prefix: Prefix | None = None
+    sessions: Sessions | None = None
+    slo: Slo | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +215,8 @@ class Plan:
 class Workload:
     """A serving workload; ``precision`` auto takes what the model ships in if the chip runs it,
     else the first of fp8, int8, bf16 that the chip has and that fits.
+
+    Traffic is ``isl`` and ``osl`` with ``prefix`` and ``sessions``, or a mix of ``classes``.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -119,8 +227,11 @@ class Workload:
     software: Text = "trtllm"
     precision: Literal["auto"] | Dtype = "auto"
     traffic: Text
-    isl: Lengths
-    osl: Lengths
+    isl: Lengths | None = None
+    osl: Lengths | None = None
+    prefix: Prefix | None = None
+    sessions: Sessions | None = None
+    classes: tuple[TrafficClass, ...] = ()
     arrivals: Arrivals
     slo: Slo = field(default_factory=Slo)
     requests: PositiveInt | None = None
@@ -130,6 +241,61 @@ class Workload:
     engine: dict[str, Any] = field(default_factory=dict)
     engine_args: str = ""
     sources: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lengths = [self.isl, self.osl]
+        if self.classes:
+            if any(part is not None for part in (*lengths, self.prefix, self.sessions)):
+                raise ValueError("with 'classes', isl, osl, prefix and sessions stand in them")
+            total = math.fsum(part.share for part in self.classes)
+            if abs(total - 1) > 1e-6:
+                raise ValueError(f"the shares of 'classes' must add up to 100 %, not {total:.4%}")
+            if len({part.name for part in self.classes}) < len(self.classes):
+                raise ValueError("two of 'classes' have the same name")
+        elif self.arrivals.kind != "trace" and None in lengths:
+            raise ValueError("give 'isl' and 'osl', or 'classes'")
+
+    @property
+    def shape(self) -> tuple[Lengths, Lengths]:
+        """Lengths of prompts and answers; raises ValueError where only classes or a trace have
+        them.
+        """
+        if self.isl is None or self.osl is None:
+            raise ValueError(f"{self.name} has no lengths of its own")
+        return self.isl, self.osl
+
+    @property
+    def parts(self) -> tuple[TrafficClass, ...]:
+        """The classes; without any, the one that the workload itself is."""
+        if self.classes:
+            return self.classes
+        isl, osl = self.shape
+        return (
+            TrafficClass(
+                name=self.name,
+                share=1.0,
+                isl=isl,
+                osl=osl,
+                prefix=self.prefix,
+                sessions=self.sessions,
+                slo=self.slo,
+            ),
+        )
+
+    def plain(self) -> Workload:
+        """The same workload, with a mix of one class written without classes."""
+        if len(self.classes) != 1 or self.arrivals.kind == "trace":
+            return self
+        only = self.classes[0]
+        return replace(
+            self,
+            classes=(),
+            isl=only.isl,
+            osl=only.osl,
+            prefix=only.prefix,
+            sessions=only.sessions,
+            slo=only.slo or self.slo,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,4 +315,17 @@ class Economics:
     colocation_usd_per_kw_month: Annotated[float, Ge(0)] = 130.0
 
 
-__all__ = ["Arrivals", "Economics", "Lengths", "Plan", "SecondsOrZero", "Slo", "Workload"]
+__all__ = [
+    "Arrivals",
+    "Economics",
+    "Lengths",
+    "Pause",
+    "Plan",
+    "Prefix",
+    "SecondsOrZero",
+    "Sessions",
+    "Slo",
+    "TraceFormat",
+    "TrafficClass",
+    "Workload",
+]

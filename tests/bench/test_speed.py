@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster_sim.capacity import run_flat_out
 from cluster_sim.machine.build import build_machine
 from cluster_sim.machine.exchange import graph
 from cluster_sim.machine.routes import Routing, paths
@@ -35,7 +36,7 @@ def service_of(workload: str, changes: list[str], replicas: int) -> tuple[Servic
     choice = dataclasses.replace(resolve(machine, job), replicas=replicas)
     parts = (job.model, job.software, choice.layout, choice.recipe)
     price = compile_step_price(machine, *parts)
-    requests = make_requests(job.workload)
+    requests = make_requests(job.workload, block_tokens=job.software.memory.block_tokens)
     cache = kv_cache(machine.chip, *parts)
     return make_service(job, choice, price, cache, requests), requests
 
@@ -47,8 +48,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def saturated_rate(service: Service, requests: Requests) -> float:
-    flat = dataclasses.replace(requests, arrival_s=requests.arrival_s * 0)
-    return len(requests) / serve(service, flat).end_s
+    return run_flat_out(service, requests).starts_per_s
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,37 @@ def test_chat_requests_per_second(replicas: int, router: str, count: int) -> Non
     changes = [f"workload.requests={count}", f"plan.router={router}"]
     service, requests = service_of("llama70b", changes, replicas)
     # 80 % of the rate that this service sustains without an SLO, found on fewer requests
-    few = Requests(
-        *(a[: 4000 * min(replicas, 8)] for a in (requests.arrival_s, requests.isl, requests.osl))
-    )
-    rate = 0.8 * saturated_rate(service, few)
+    rate = 0.8 * saturated_rate(service, requests.first(4000 * min(replicas, 8)))
     run, seconds = timed(lambda: serve(service, requests.at_rate(rate)))
     steps = sum(len(log.end_s) for log in run.logs)
     print(f"{replicas} replicas: {count / seconds:,.0f} requests/s, {steps / seconds:,.0f} steps/s")
+
+
+PREFIX = "workload.prefix={tokens: 2000, groups: 8, share: 90 %}"
+SESSIONS = "workload.sessions={turns: {mean: 4, cv: 0.6, max: 20}, think: {mean: 5 s, cv: 1}}"
+OFF = "engine.prefix_cache=false"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "urgent"),
+    [
+        ("prefix, cache off", [PREFIX, OFF], False),
+        ("prefix", [PREFIX], False),
+        ("prefix and priorities", [PREFIX], True),
+        ("sessions, cache off", [SESSIONS, OFF], False),
+        ("sessions", [SESSIONS], False),
+    ],
+)
+def test_what_prefixes_priorities_and_sessions_cost(
+    name: str, changes: list[str], urgent: bool
+) -> None:
+    service, requests = service_of("llama70b", ["workload.requests=30000", *changes], 1)
+    if urgent:
+        requests = dataclasses.replace(requests, priority=np.arange(len(requests)) % 2)
+    rate = 0.8 * saturated_rate(service, requests.first(4000))
+    run, seconds = timed(lambda: serve(service, requests.at_rate(rate)))
+    steps = sum(len(log.end_s) for log in run.logs) / len(requests)
+    print(f"{name}: {len(requests) / seconds:,.0f} requests/s, {steps:.1f} steps a request")
 
 
 def test_reasoning_steps_per_second() -> None:

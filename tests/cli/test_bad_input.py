@@ -41,6 +41,19 @@ OPTIONS = [
     (f"{RUN} --rate 5 --concurrency 4", "exclude each other"),
     (f"{RUN} --concurrency 4 --duration 5min", "no effect"),
     (f"{RUN} --skip-bad-rows", "no effect without --trace"),
+    (f"{RUN} --trace-format azure", "--trace-format has no effect without --trace"),
+    (f"{RUN} --time-scale 2", "--time-scale has no effect without --trace"),
+    (f"{RUN} --rate 5 --time-scale 2", "--time-scale has no effect without --trace"),
+    (f"{RUN} --trace x.csv --time-scale 0", "must be > 0"),
+    (f"{RUN} --trace x.csv --time-scale fast", "not a number"),
+    (f"{RUN} --trace x.csv --time-scale inf", "finite"),
+    (f"{RUN} --trace x.csv --trace-format jsonl", "'jsonl' is not one of"),
+    (f"{RUN} --trace x.csv --rate 5", "exclude each other"),
+    (f"{RUN} --trace .", "a folder without chunk-*-trace.csv files is not a trace"),
+    (
+        f"{RUN.replace('llama70b', 'mixed')} --set workload.classes=[]",
+        "give 'isl' and 'osl', or 'classes'",
+    ),
     (f"{RUN} --slo ttft", "write ttft=2s"),
     (f"{RUN} --slo latency=2s", "unknown limit 'latency'"),
     (f"{RUN} --slo attainment=99%", "gives no limit"),
@@ -82,6 +95,22 @@ OPTIONS = [
     ("compare one.csv two.csv", "cannot be read"),
     ("list planets", "'planets' is not one of"),
     (f"{FAST} --out /proc/none", "cannot write"),
+    (
+        f"{RUN} --model qwen2-0.5b --tp 4",
+        "14 attention heads of qwen2-0.5b; use one of 1, 2, 7, 14",
+    ),
+    (f"{RUN} --model qwen3.5-397b-a17b --tp 32", "16 key heads of the linear attention"),
+    (f"{RUN} --model qwen3-30b-a3b --tp 8 --ep 3", "8 devices; use one of 1, 2, 4, 8"),
+    (f"{RUN} --model mixtral-8x7b --tp 1 --attn-dp 3 --ep 3", "does not divide the 8 experts"),
+    (f"{RUN} --model llama3.1-8b --ep 2", "needs experts; llama3.1-8b is dense"),
+    (f"{RUN} --model llama3.1-8b --pp 64", "exceeds the 32 layers"),
+    (
+        f"{RUN} --model gpt-oss-120b --precision fp4",
+        "fp4 needs a fp4 peak (it has bf16, fp8, int8)",
+    ),
+    (f"{RUN} --model ./none/config.json", "none/config.json: no such file"),
+    ("show model deepseek-v4", "did you mean 'deepseek-v3"),
+    ("check none/config.json", "no such file"),
 ]
 
 
@@ -140,6 +169,53 @@ def test_bad_files(runner: CliRunner, text: str, says: str) -> None:
     assert says in fail(runner, "run --topo ./mine.yaml --workload llama70b --rate 5")
 
 
+MIX = """title: mine
+model: llama3.1-8b
+software: vllm
+traffic: made up
+requests: 50
+arrivals: {kind: open, rate: 5 requests/s}
+classes:
+  - {name: a, share: 50 %, isl: {fixed: 10}, osl: {fixed: 10}, slo: {ttft: 1 s}}
+  - {name: b, share: 50 %, isl: {fixed: 10}, osl: {fixed: 10}, slo: {ttft: 1 s}}
+"""
+MIXES = [
+    (MIX.replace("share: 50 %", "share: 60 %"), "must add up to 100 %, not 120.0000%"),
+    (MIX.replace("name: b", "name: a"), "two of 'classes' have the same name"),
+    (MIX.replace("share: 50 %", "share: 0.5"), "mine.yaml:8: classes.0.share: a bare number"),
+    (MIX.replace("name: a", "nam: a"), "unknown key; did you mean 'name'"),
+    (MIX + "isl: {fixed: 3}\n", "with 'classes', isl, osl, prefix and sessions stand in them"),
+    (MIX.replace("isl: {fixed: 10}", "isl: {mean: 10}"), "'mean' needs 'cv' and 'max'"),
+    (MIX.replace("isl: {fixed: 10}", "isl: {fixed: 10, cv: 1}"), "belong to 'mean'"),
+    (MIX.replace("isl: {fixed: 10}", "isl: {fixed: 10, mean: 1}"), "give one of 'fixed'"),
+    (MIX.replace("isl: {fixed: 10}", "isl: {mean: 9, cv: 1, max: 5}"), "must not lie below"),
+    (MIX.replace("osl:", "prefix: {tokens: 0}, osl:"), "prefix.tokens: must be > 0 (got 0)"),
+    (MIX.replace("osl:", "prefix: {tokens: 9, share: 120 %}, osl:"), "must be at most 1"),
+    (MIX.replace("osl:", "sessions: {turns: {fixed: 2}}, osl:"), "sessions.think: missing"),
+    (
+        MIX.replace("osl:", "sessions: {turns: {fixed: 2}, think: {mean: 3}}, osl:"),
+        "sessions.think.mean: a bare number has no unit",
+    ),
+    (MIX.replace("slo:", "priority: high, slo:"), "priority: must be a whole number"),
+    (
+        MIX.replace("requests/s}", "requests/s, time_scale: 2}"),
+        "'trace_format' and 'time_scale' belong to trace arrivals",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), MIXES, ids=[says for _, says in MIXES])
+def test_bad_mixes(runner: CliRunner, text: str, says: str) -> None:
+    Path("mine.yaml").write_text(text)
+    assert says in fail(runner, "run --topo h200_nvl8 --workload ./mine.yaml")
+
+
+def test_a_limit_for_all_has_no_effect_where_each_class_has_its_own(runner: CliRunner) -> None:
+    Path("mine.yaml").write_text(MIX)
+    line = "run --topo h200_nvl8 --workload ./mine.yaml --slo ttft=1s"
+    assert "each class of mine has its own" in fail(runner, line)
+
+
 def test_all_problems_of_a_file_come_at_once(runner: CliRunner) -> None:
     text = GOOD.replace("25 GB/s", "25").replace("chips: 8", "chips: 0") + "chps: 4\n"
     Path("mine.yaml").write_text(text)
@@ -155,7 +231,7 @@ def test_a_binary_file_is_refused(runner: CliRunner) -> None:
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 ROW = "2023-11-16 18:15:46.6805900,374,44\n"
 TRACES = [
-    ("", "missing column TIMESTAMP"),
+    ("", "bad.csv: empty file"),
     ("TIMESTAMP,ContextTokens\n", "missing column GeneratedTokens"),
     (HEADER, "no usable request"),
     (HEADER + "yesterday,3,4\n", "bad.csv:2: TIMESTAMP: not a time"),
@@ -165,6 +241,16 @@ TRACES = [
     (HEADER + "2023-11-16 18:15:45,3\n", "GeneratedTokens: must be a whole number"),
     (HEADER + "2023-11-16 18:15:45,-3,4\n", "--skip-bad-rows"),
 ]
+
+
+NEUTRAL = "arrival_s,isl,osl,slo_class\n0,30,4,a\n1,30,4,c\n"
+
+
+def test_classes_of_a_trace_must_be_those_of_the_workload(runner: CliRunner) -> None:
+    Path("mine.yaml").write_text(MIX)
+    Path("trace.csv").write_text(NEUTRAL)
+    line = "run --topo h200_nvl8 --workload ./mine.yaml --trace trace.csv"
+    assert "trace.csv:3: slo_class: not a class of the workload (got 'c')" in fail(runner, line)
 
 
 @pytest.mark.parametrize(("text", "says"), TRACES)

@@ -40,6 +40,22 @@ def test_finished_requests_are_written(runner: CliRunner, monkeypatch: pytest.Mo
     assert json.loads((folder / "manifest.json").read_text())["run_id"] == row["run_id"]
 
 
+def test_turns_that_have_not_come_are_no_requests_of_the_window(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_after(monkeypatch, 1500)
+    line = "run --topo h200_nvl8 --workload mixed --requests 1500 --rate 4"
+    result = runner.invoke(cli, line.split())
+    assert result.exit_code == 130, result.output
+    folder = next(Path("results").iterdir())
+    rows = list(csv.DictReader((folder / "requests.csv").read_text().splitlines()))
+    waiting = [row for row in rows if not row["arrival_s"]]
+    assert waiting
+    assert all(row["status"] == "running" and int(row["after"]) >= 0 for row in waiting)
+    row = next(csv.DictReader((folder / "summary.csv").read_text().splitlines()))
+    assert 0 < float(row["slo_attainment"]) <= 1
+
+
 @pytest.mark.parametrize("segments", [100, 5000])
 def test_an_interrupted_search_writes_nothing(
     runner: CliRunner, monkeypatch: pytest.MonkeyPatch, segments: int

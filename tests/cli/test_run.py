@@ -85,6 +85,46 @@ def test_a_trace_is_replayed(runner: CliRunner, shared: Path) -> None:
     assert "as in the trace" in result.stdout
 
 
+def test_a_mix_shows_its_classes_on_both_paths(runner: CliRunner) -> None:
+    line = "run --topo h200_nvl8 --workload mixed --requests 300 --rate 4"
+    shown = [
+        runner.invoke(cli, [*line.split(), *extra]).stdout for extra in ([], ["--step-by-step"])
+    ]
+    for words in ("Class ", "  retrieval ", " sessions", "from the prefix cache"):
+        assert words in shown[0]
+    assert all(len(text) <= 80 for text in shown[0].splitlines())
+    folder = next(Path("results").iterdir())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [entry["name"] for entry in manifest["classes"]] == ["chat", "retrieval", "batch"]
+    assert sum(entry["requests"] for entry in manifest["classes"]) == 300
+    header = (folder / "requests.csv").read_text().splitlines()[0]
+    assert header.endswith("within_slo,class,after")
+    rest = [text.split("simulated")[0] + text[-400:] for text in shown]
+    assert rest[0] == rest[1]
+
+
+def test_a_replay_can_be_faster_and_shorter(runner: CliRunner) -> None:
+    rows = "".join(f"{i},200,9,s{i % 3},p,96\n" for i in range(100))
+    Path("mine.csv").write_text("arrival_s,isl,osl,session_id,prefix_id,prefix_tokens\n" + rows)
+    line = "run --topo h200_nvl8 --workload llama8b --trace mine.csv --plan tp1x1 --format json"
+    found = {}
+    for name, extra in {
+        "whole": "",
+        "fast": "--time-scale 2",
+        "short": "--duration 20s",
+        "both": "--duration 20s --time-scale 2 --trace-format neutral",
+    }.items():
+        found[name] = json.loads(runner.invoke(cli, [*line.split(), *extra.split()]).stdout)
+    assert found["whole"]["window_s"] == 2 * found["fast"]["window_s"]
+    counts = [found[name]["requests"] for name in found]
+    assert counts == [100, 100, 21, 41]
+    assert found["whole"]["prefix_hit_share"] == pytest.approx(99 * 96 / 20_000)
+    before = {row["config_hash"] for row in found.values()}
+    Path("mine.csv").write_text(Path("mine.csv").read_text().replace(",200,9,", ",201,9,"))
+    again = json.loads(runner.invoke(cli, line.split()).stdout)
+    assert again["config_hash"] not in before
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -3,37 +3,63 @@
 import pytest
 
 from cluster_sim.capacity import _try
-from cluster_sim.metrics import attainment, latencies
+from cluster_sim.metrics import Targets, keeps_slo, latencies, targets
 from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.plan import resolve
 from cluster_sim.perf.step_price import compile_step_price
+from cluster_sim.serving.generators import planned
 from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.service import Service, serve
 from cluster_sim.simulation import make_requests, make_service, simulate
 from cluster_sim.specs.load import load_topology, load_workload
-from cluster_sim.specs.workload import Slo
 
 
-def _set_up(workload: str, count: int) -> tuple[Service, Requests, Slo]:
+def _set_up(workload: str, count: int, *changes: str) -> tuple[Service, Requests, Targets]:
     machine = load_topology("h200_nvl8")
-    job = load_workload(workload, [f"workload.requests={count}"])
-    choice = resolve(machine, job)
+    job = load_workload(workload, [f"workload.requests={count}", *changes])
+    size = job.software.memory.block_tokens
+    requests = make_requests(job.workload, block_tokens=size)
+    choice = resolve(machine, planned(job, requests, block_tokens=size))
     parts = (job.model, job.software, choice.layout, choice.recipe)
     price = compile_step_price(machine, *parts)
     cache = kv_cache(machine.chip, *parts)
-    requests = make_requests(job.workload)
-    return make_service(job, choice, price, cache, requests), requests, job.workload.slo
+    service = make_service(job, choice, price, cache, requests)
+    return service, requests, targets(job.workload, requests)
+
+
+SESSIONS = "workload.sessions={turns: {mean: 3, cv: 0.5, max: 9}, think: {mean: 20 s, cv: 1}}"
+CLASSES = (
+    "workload.isl=~",
+    "workload.osl=~",
+    "workload.classes=[{name: talk, share: 60 %, isl: {fixed: 900}, osl: {fixed: 200}, slo:"
+    " {ttft: 1 s, tpot: 40 ms}}, {name: essay, share: 40 %, isl: {fixed: 3000}, osl: {fixed: 900},"
+    " slo: {ttft: 9 s, attainment: 90 %}, priority: 1}]",
+)
 
 
 @pytest.mark.parametrize("rate", [0.002, 0.1, 1.0])
 @pytest.mark.parametrize("slow", [False, True])
 def test_breaking_off_never_changes_the_verdict(rate: float, slow: bool) -> None:
-    service, requests, slo = _set_up("reasoning", 300)
+    service, requests, wanted = _set_up("reasoning", 300)
     timed = requests.at_rate(rate)
     full = latencies(serve(service, timed), timed, open_loop=True)
-    kept = attainment(full, slo) >= slo.attainment
-    assert _try(service, timed, slo, step_by_step=slow)[0] == kept
+    assert _try(service, timed, wanted, step_by_step=slow)[0] == keeps_slo(full, wanted)
+
+
+@pytest.mark.parametrize("changes", [[SESSIONS], CLASSES], ids=["sessions", "classes"])
+def test_breaking_off_never_changes_the_verdict_of_sessions_and_classes(
+    changes: list[str],
+) -> None:
+    service, requests, wanted = _set_up("llama70b", 600, *changes)
+    verdicts = set()
+    for rate in (0.3, 1.0, 3.0, 6.0, 10.0, 14.0, 20.0, 60.0):
+        timed = requests.at_rate(rate)
+        full = latencies(serve(service, timed), timed, open_loop=True)
+        kept = keeps_slo(full, wanted)
+        verdicts.add(kept)
+        assert _try(service, timed, wanted, step_by_step=False)[0] == kept
+    assert verdicts == {True, False}
 
 
 def test_capacity_stays_below_the_saturated_rate_when_no_rate_breaks_the_slo() -> None:
@@ -42,7 +68,7 @@ def test_capacity_stays_below_the_saturated_rate_when_no_rate_breaks_the_slo() -
     capacity = result.manifest["capacity"]
     saturation = result.manifest["saturation"]
     assert capacity["requests_per_s"] <= saturation["requests_per_s"] * (1 + 1e-12)
-    assert (capacity["first_limit"] is None) == any("raise --requests" in n for n in _notes(result))
+    assert (capacity["first_limit"] is None) == any("--requests" in n for n in _notes(result))
 
 
 def _notes(result: object) -> list[str]:

@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from cluster_sim.serving import prefix_cache
 from cluster_sim.serving.router import ROUTERS
 from cluster_sim.serving.scheduler import SCHEDULERS, Chunk, Decision, Scheduler, View
 from cluster_sim.serving.service import serve
@@ -48,8 +49,25 @@ def test_the_cases_reach_every_mechanism() -> None:
         reached["swapped"] += any(counts.swapped for counts in run.counts)
         reached["prefix hits"] += run.hit_tokens > 0
         reached["priorities"] += requests.priority is not None
+        reached["sessions"] += requests.after is not None
     assert min(reached.values()) >= 30, reached
-    assert len(reached) == len(SCHEDULERS) + len(ROUTERS) + 11
+    assert len(reached) == len(SCHEDULERS) + len(ROUTERS) + 12
+
+
+def test_a_cache_that_forgets_in_large_portions_does_so_on_both_paths(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prefix_cache, "PORTIONS", 6)
+    forgotten = 0
+    for seed in range(160):
+        service, requests = random_case(seed)
+        if requests.prefixes is None or service.spec.blocks < 12:
+            continue
+        reference = facts(serve(service, requests, step_by_step=True))
+        run = serve(service, requests)
+        assert facts(run) == reference
+        forgotten += any(c.blocks_taken > service.spec.blocks for c in run.counts)
+    assert forgotten > 10
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULERS))

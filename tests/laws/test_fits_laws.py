@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from cluster_sim.errors import SpecError
-from cluster_sim.specs.chip import Chip, Fits
+from cluster_sim.specs.chip import PEAK_OF, Chip, Fits
 from cluster_sim.specs.find import names
 from cluster_sim.specs.load import load_fits, load_spec
 
 BY_DTYPE = ("gemm", "moe", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode")
+MEASURED = ("a100_80g_sxm", "h100_sxm", "h200_sxm", "b200", "gb200", "h100_pcie")
 WATTS = ("gemm_compute_bound", "gemm_memory_bound", "communication", "host")
 
 
@@ -30,13 +31,41 @@ def write(folder: Path, chip: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", names("chip"))
-def test_every_chip_has_curves(name: str) -> None:
-    _, fits = fits_of(name)
+def test_every_chip_has_curves_of_all_families(name: str) -> None:
+    chip, fits = fits_of(name)
     assert fits.chip == name
-    for section in (*BY_DTYPE[:1], *BY_DTYPE[2:4], "all_reduce"):
-        assert getattr(fits, section)
-    for curve in fits.all_reduce.values():
-        assert 0 < curve.efficiency <= 1
+    if "bf16" not in chip.peak:
+        return
+    for dtype, peak in PEAK_OF.items():
+        if peak in chip.peak:
+            assert dtype in fits.gemm
+            assert dtype in fits.moe
+    for section in BY_DTYPE[2:]:
+        assert {"bf16", "fp8"} <= set(getattr(fits, section))
+    assert {"one_shot", "ring"} <= set(fits.all_reduce)
+    assert fits.all_to_all
+    assert (fits.power is None) == (chip.tdp is None)
+
+
+@pytest.mark.parametrize("name", names("chip"))
+def test_curves_are_physically_possible(name: str) -> None:
+    """No share of a peak above 1, but for fp8 products against the bf16 peak; floors of kernels."""
+    chip, fits = fits_of(name)
+    for section in (*BY_DTYPE, "all_reduce", "all_to_all"):
+        for key, curve in getattr(fits, section).items():
+            values = dataclasses.asdict(curve)
+            attention = section.startswith(("attention", "mla"))
+            most = 1.2 if attention and key == "fp8" else 1.0
+            assert values.get("compute", 1.0) <= most, (section, key)
+            assert values.get("memory", 1.0) <= 1.0, (section, key)
+            assert values.get("activations", 1.0) <= 1.0, (section, key)
+            assert values.get("efficiency", 1.0) <= 1.0, (section, key)
+            assert 0.5e-6 <= values.get("floor", 1e-6) <= 60e-6, (section, key)
+            assert values["source"]
+            assert curve.provenance in ("measured", "transferred", "assumed")
+            assert curve.provenance != "measured" or name in MEASURED
+    if fits.power is not None and chip.tdp is not None:
+        assert all(0 < getattr(fits.power, key) <= 1.01 * chip.tdp for key in WATTS)
 
 
 def test_borrowed_curves_are_the_relatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +73,7 @@ def test_borrowed_curves_are_the_relatives(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     chip, mine = fits_of("mine")
     relative, theirs = fits_of("h100_sxm")
-    for section in (*BY_DTYPE, "all_reduce"):
+    for section in (*BY_DTYPE, "all_reduce", "all_to_all"):
         ours, lent = getattr(mine, section), getattr(theirs, section)
         assert list(ours) == list(lent)
         for key, curve in ours.items():
@@ -58,7 +87,7 @@ def test_borrowed_curves_are_the_relatives(tmp_path: Path, monkeypatch: pytest.M
     for key in WATTS:
         scaled = getattr(theirs.power, key) * chip.tdp / relative.tdp
         assert getattr(mine.power, key) == pytest.approx(scaled, rel=1e-12)
-    files = [record.name for record in load_fits(chip)[2]]
+    files = [record.name for record in load_fits(chip)[1]]
     assert files == ["mine", "h100_sxm", "h100_sxm"]
 
 

@@ -85,8 +85,9 @@ def test_faster_links_are_never_slower(name: str) -> None:
     for ranks in (n for n in (2, 4, 8, 16) if n <= domain_devices(machine)):
         before, after = (all_reduce_s(m, EVERY, SIZES, ranks) for m in (machine, faster))
         assert (after <= before).all()
-        if machine.fits.all_to_all is not None:
-            assert (exchange_s(faster, SIZES, ranks) <= exchange_s(machine, SIZES, ranks)).all()
+        if machine.fits.all_to_all:
+            quicker, slower = (exchange_s(m, SIZES, ranks, 8) for m in (faster, machine))
+            assert (quicker <= slower).all()
     assert (handoff_s(faster, SIZES) <= handoff_s(machine, SIZES)).all()
 
 
@@ -108,9 +109,12 @@ def test_one_shot_kernels_stop_at_two_ranks_on_pcie() -> None:
 
 
 def test_pcie_all_reduce_against_measurements(shared: Path) -> None:
-    """Four H100 PCIe of which only pairs are bridged: the ring runs at the pace of PCIe."""
+    """Four H100 PCIe of which only pairs are bridged: the ring runs at the pace of PCIe, with the
+    curve of cards that have nothing else.
+    """
     links = "topology.scale_up={technology: PCIe 5 x16, kind: host, link_bandwidth: 63 GB/s}"
     machine = load_topology("4 x h100_pcie", [links])
+    machine = dataclasses.replace(machine, fits=load_topology("l40s_4").fits)
     with (shared / "ground_truth" / "collective_cases.csv").open() as file:
         cases = [
             (float(row["message_bytes"]), float(row["value"]) * 1e-6)

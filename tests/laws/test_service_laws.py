@@ -49,7 +49,8 @@ def test_a_replica_works_while_it_has_work() -> None:
     for seed in range(200, 240):
         service, requests = random_case(seed)
         service = dataclasses.replace(service, replicas=1, concurrency=None)
-        run = serve(service, dataclasses.replace(requests, arrival_s=requests.arrival_s * 0))
+        at_once = dataclasses.replace(requests, arrival_s=requests.arrival_s * 0, after=None)
+        run = serve(service, at_once)
         assert run.idle_s == (0.0,)
 
 

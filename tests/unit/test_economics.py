@@ -1,10 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
-from cluster_sim.economics import chip_usd_per_hour, usd_per_million_tokens, wall_power_w
+from cluster_sim.economics import (
+    chip_usd_per_hour,
+    how_to_price,
+    usd_per_million_tokens,
+    wall_power_w,
+)
+from cluster_sim.specs.chip import Price
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_topology
 from cluster_sim.specs.workload import Economics
@@ -48,3 +55,19 @@ def test_tokens_and_power_at_the_wall() -> None:
     assert usd_per_million_tokens(None, 8, 4000.0) is None
     assert usd_per_million_tokens(1.8, 8, 0.0) is None
     assert wall_power_w(4000.0, 2000.0, Economics(pue=1.25)) == 7500.0
+
+
+@pytest.mark.parametrize(
+    ("basis", "price", "says"),
+    [
+        ("rented", Price(purchase=20e3), "no rent of .* is known; --set economics.basis=owned, or"),
+        ("owned", Price(rent=2.0), "no purchase price of .* --set economics.basis=rented, or"),
+        ("rented", Price(), r"is known; --set economics.usd_per_chip_hour=2.0"),
+    ],
+)
+def test_a_missing_price_says_what_to_do(
+    h200: TopologyInput, basis: str, price: Price, says: str
+) -> None:
+    chip, money = dataclasses.replace(h200.chip, price=price), Economics(basis=basis)  # type: ignore[arg-type]
+    assert chip_usd_per_hour(chip, money) is None
+    assert re.search(says, how_to_price(chip, money))

@@ -8,6 +8,7 @@ import pytest
 
 from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.perf.collectives import all_reduce_provenance, all_reduce_s, link_bytes
+from cluster_sim.perf.counts import matmul_parameters
 from cluster_sim.perf.layout import Layout, Recipe, recipe
 from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.operators import attention_curves, gemm_curve
@@ -31,9 +32,9 @@ def with_fits(machine: TopologyInput, **changes: Any) -> TopologyInput:
 def test_shards_hold_the_whole_model(chat: WorkloadInput, tp: int) -> None:
     model = chat.model
     layers = sum(gemm.layers * gemm.n * gemm.k for gemm in layer_gemms(model, Layout(tp)))
-    assert tp * layers == model.layers * model.layer_matmul_parameters
-    tables = 2 * model.vocab * model.hidden
-    whole = model.layers * model.layer_matmul_parameters + 2 * tables
+    table = model.vocab * model.hidden
+    assert tp * layers == matmul_parameters(model) - table
+    whole = tp * layers + 2 * 2 * table
     dtypes = Recipe("fp8", "fp8", "fp8", "fp8", "fp8")
     assert tp * weight_bytes_per_device(model, Layout(tp), dtypes) == whole
 

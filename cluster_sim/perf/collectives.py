@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from cluster_sim.errors import SpecError
 from cluster_sim.machine.host import group_bandwidth, peer_bandwidth
+from cluster_sim.perf.collective_shape import unique_destinations
 from cluster_sim.perf.operators import weakest
 from cluster_sim.specs.inputs import TopologyInput
 
@@ -98,7 +99,7 @@ def exchange_copies(kernel: str, chosen: int, ranks: int) -> float:
     """
     if kernel == "per_expert":
         return chosen * (ranks - 1) / ranks
-    return (ranks - 1) * (1 - (1 - 1 / ranks) ** chosen)
+    return unique_destinations(chosen, ranks)
 
 
 def exchange_s(

@@ -69,6 +69,29 @@ def paths(
     Limits: spread over three tiers (``adaptive``) a flow has thousands of pieces; ask for such
     routes in batches.
     """
+    return _ways(machine, sources, targets, keys, routing).routes()
+
+
+def link_load(
+    machine: Machine,
+    sources: Sequence[int] | Ints,
+    targets: Sequence[int] | Ints,
+    size_bytes: Floats,
+    routing: Routing | None = None,
+) -> Floats:
+    """Bytes that flows of such sizes put on each link: as ``paths(...).load``, without the order of
+    the ways.
+    """
+    return _ways(machine, sources, targets, None, routing).load(machine.n_links, size_bytes)
+
+
+def _ways(
+    machine: Machine,
+    sources: Sequence[int] | Ints,
+    targets: Sequence[int] | Ints,
+    keys: Sequence[int] | Ints | None,
+    routing: Routing | None,
+) -> Ways:
     start, stop = np.asarray(sources, dtype=np.int64), np.asarray(targets, dtype=np.int64)
     key = np.zeros_like(start) if keys is None else np.asarray(keys, dtype=np.int64)
     for values in (start, stop):
@@ -92,7 +115,7 @@ def paths(
         from cluster_sim.machine.structural import add_all
 
         add_all(machine, free, start[free], stop[free], key[free], rules, way)
-    return way.routes()
+    return way
 
 
 class Ways:
@@ -106,6 +129,13 @@ class Ways:
         """Let flows use a link each."""
         if len(flow):
             self._parts.append((flow, link, np.broadcast_to(np.asarray(share, float), flow.shape)))
+
+    def load(self, n_links: int, size_bytes: Floats) -> Floats:
+        """Bytes of all flows on each link."""
+        total = np.zeros(n_links)
+        for flow, link, share in self._parts:
+            total += np.bincount(link, weights=share * size_bytes[flow], minlength=n_links)
+        return total
 
     def routes(self) -> Routes:
         """All pieces by flow, in the order in which they were added."""

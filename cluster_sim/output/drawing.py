@@ -36,18 +36,29 @@ Place = dict[int, tuple[float, float]]
 
 
 def draw(machine: Machine, file: str) -> None:
-    """Write a picture; the ending of the file says which kind. Raises SpecError for another ending,
-    a missing library, or a folder that cannot be written.
+    """Write a picture of a machine; see ``save``."""
+    check_ending(file)
+    save(machine.name, picture(machine), file)
+
+
+def check_ending(file: str) -> None:
+    """Raises SpecError for a file whose ending names no kind of picture."""
+    ending = Path(file).suffix
+    if ending not in FORMATS:
+        raise SpecError(f"{file}: the ending must be {', '.join(FORMATS)} (got '{ending}')")
+
+
+def save(name: str, text: str, file: str) -> None:
+    """Write an SVG text as the ending of the file says. Raises SpecError for another ending, a
+    missing library, or a folder that cannot be written.
     """
+    check_ending(file)
     path = Path(file)
-    if path.suffix not in FORMATS:
-        raise SpecError(f"{file}: the ending must be {', '.join(FORMATS)} (got '{path.suffix}')")
-    text = picture(machine)
     try:
         if path.suffix == ".png":
             path.write_bytes(_png(text, file))
         else:
-            path.write_text(page(machine.name, text) if path.suffix == ".html" else text)
+            path.write_text(page(name, text) if path.suffix == ".html" else text)
     except OSError as error:
         raise SpecError(f"{file}: cannot write: {error.strerror}") from None
 

@@ -19,6 +19,7 @@ FOLDERS = {
     "topology": "topologies",
     "chip": "topologies/chips",
     "fits": "topologies/chips/fits",
+    "collectives": "topologies/chips/fits/collectives",
     "workload": "workloads",
     "model": "workloads/models",
     "software": "workloads/software",

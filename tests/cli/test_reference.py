@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from fnmatch import fnmatch
 
 from conftest import ROOT
 
 from cluster_sim.cli import cli
+from cluster_sim.cli.collective import collective
 from cluster_sim.cli.run import run
 from cluster_sim.metrics import SUMMARY_COLUMNS
+from cluster_sim.studies.collective import Row
 
 
 def table(heading: str) -> list[str]:
@@ -28,6 +31,17 @@ def test_every_command() -> None:
 def test_every_option() -> None:
     options = {option for parameter in run.params for option in parameter.opts}
     assert set(table("Options of run")) - {"--help"} == options
+
+
+def test_every_option_of_collective() -> None:
+    options = {option for parameter in collective.params for option in parameter.opts}
+    words = {word for word in table("Options of collective") if word.startswith("--")}
+    assert words - {"--help"} == options
+
+
+def test_every_column_of_collective() -> None:
+    words = {word for word in table("Options of collective") if not word.startswith("--")}
+    assert words == {field.name for field in dataclasses.fields(Row)}
 
 
 def test_every_column() -> None:

@@ -1,0 +1,141 @@
+"""``cluster-sim collective``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cluster_sim.cli.params import Name
+
+if TYPE_CHECKING:
+    from cluster_sim.perf.collective_activity import Call
+    from cluster_sim.perf.collective_group import Group
+    from cluster_sim.specs.inputs import TopologyInput
+    from cluster_sim.studies.collective import Measured
+
+# Bytes of an element; nccl-tests calls fp16 half and fp32 float.
+ELEMENT_BYTES = {"fp8": 1, "int8": 1, "fp16": 2, "bf16": 2, "fp32": 4, "int32": 4, "fp64": 8}
+
+
+@click.command()
+@click.option("--topo", type=Name("topology"), required=True, help="Topology, name or file.")
+@click.option("--chips", type=click.IntRange(min=1), help="Ranks on the first so many chips.")
+@click.option("--ranks", metavar="RANGE", help="Ranks on these devices: 0-63, 0-511:8, 0,4,8.")
+@click.option("--op", default="all_reduce", show_default=True, help="Operation.")
+@click.option("--bytes", "sizes", default="1KiB..16GiB", show_default=True, help="Sizes.")
+@click.option("--dtype", type=click.Choice([*ELEMENT_BYTES]), default="fp32", show_default=True)
+@click.option("--library", help="nccl, trtllm_custom, deepep_normal, hccl ...")
+@click.option("--algo", help="Force an algorithm: ring, tree, nvls ...")
+@click.option("--proto", help="Force a protocol: LL, LL128, Simple.")
+@click.option("--sharp", is_flag=True, help="The switches of the fabric reduce.")
+@click.option("--top-k", type=click.IntRange(min=1), help="Experts of a token.")
+@click.option("--experts", type=click.IntRange(min=1), help="Experts in all.")
+@click.option("--node-limit", type=click.IntRange(min=1), help="Nodes that a token goes to.")
+@click.option("--imbalance", type=click.FloatRange(min=1), help="Fullest rank over the mean.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of hashed paths.")
+@click.option("--background", multiple=True, metavar="SPEC", help="Other traffic at the same time.")
+@click.option("--against", type=click.Path(path_type=Path), help="Compare with nccl-tests output.")
+@click.option("--plot", metavar="FILE", help="Draw the curve: .svg, .html or .png.")
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
+@click.option("--set", "overrides", multiple=True, metavar="ROOT.KEY=VALUE", help="Any input.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def collective(**options: Any) -> None:
+    """Time a collective over message sizes, as nccl-tests would print it."""
+    from cluster_sim.output.collective_text import csv_text, curve, errors_text, json_text, table
+    from cluster_sim.output.drawing import check_ending, save
+    from cluster_sim.studies.collective import background, parse_sizes, sweep_sizes
+
+    if options["plot"]:
+        check_ending(options["plot"])
+    topology, group = _group(options)
+    call = _call(options).resolved(group)
+    measured = _measured(options)
+    sizes = parse_sizes(options["sizes"], ELEMENT_BYTES[options["dtype"]])
+    if measured:
+        sizes = [case.size_bytes for case in measured]
+    beside = [one for text in options["background"] for one in background(topology, group, text)]
+    rows = sweep_sizes(group, call, sizes, beside)
+    title = f"{call.operation} on {group.shape.ranks} ranks of {topology.topology.name}"
+    if options["form"] == "csv":
+        click.echo(csv_text(rows), nl=False)
+    elif options["form"] == "json":
+        click.echo(json_text(rows))
+    else:
+        click.echo(f"{title}, {call.library}: {_where(group)}")
+        click.echo(errors_text(rows, measured) if measured else table(rows, shared=bool(beside)))
+        click.echo(f"Constants: {', '.join(dict.fromkeys(row.provenance for row in rows))}")
+    if options["plot"]:
+        save(title, curve(rows, title), options["plot"])
+        click.echo(f"Drawn to {options['plot']}", err=True)
+
+
+def _group(options: dict[str, Any]) -> tuple[TopologyInput, Group]:
+    from cluster_sim.machine.build import build_machine
+    from cluster_sim.perf.collective_group import make_group
+    from cluster_sim.specs.load import load_topology
+    from cluster_sim.studies.collective import parse_ranks
+
+    topology = load_topology(options["topo"], list(options["overrides"]))
+    machine = build_machine(topology)
+    if options["chips"] is not None and options["ranks"] is not None:
+        raise click.UsageError("--chips and --ranks exclude each other: each says where ranks are")
+    if options["ranks"] is not None:
+        devices = parse_ranks(options["ranks"], machine.devices)
+    else:
+        chips = options["chips"] or machine.chips
+        if chips > machine.chips:
+            raise click.UsageError(
+                f"--chips {chips}: {machine.name} has {machine.chips} chips; "
+                f"a larger machine is --set topology.chips={chips}"
+            )
+        devices = list(range(chips * machine.devices_per_chip))
+    return topology, make_group(topology, devices, machine=machine, sharp=options["sharp"])
+
+
+def _call(options: dict[str, Any]) -> Call:
+    from cluster_sim.perf.collective_activity import Call
+    from cluster_sim.perf.expert_exchange import Routing
+
+    names = ("top_k", "experts", "node_limit", "imbalance")
+    given = {name: options[name] for name in names if options[name] is not None}
+    if given and not options["op"].startswith("moe"):
+        first = next(iter(given)).replace("_", "-")
+        raise click.UsageError(f"--{first} has no effect on {options['op']}; use --op moe_dispatch")
+    routing = Routing(**given)
+    if routing.top_k > routing.experts:
+        raise click.UsageError(f"--top-k {routing.top_k}: there are {routing.experts} experts")
+    return Call(
+        operation=options["op"],
+        library=options["library"],
+        algorithm=options["algo"],
+        protocol=options["proto"],
+        routing=routing,
+        seed=options["seed"],
+    )
+
+
+def _measured(options: dict[str, Any]) -> list[Measured]:
+    from cluster_sim.errors import SpecError
+    from cluster_sim.studies.collective import parse_nccl_tests
+
+    file = options["against"]
+    if file is None:
+        return []
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{file}: not a text file (not UTF-8)") from None
+    return parse_nccl_tests(text, str(file))
+
+
+def _where(group: Group) -> str:
+    shape = group.shape
+    domains = f"{shape.domains} domain" + ("s" if shape.domains > 1 else "")
+    rates = f"{shape.link_bytes_per_s / 1e9:g} GB/s a rank inside"
+    if shape.domains > 1:
+        rates += f", {shape.nic_bytes_per_s / 1e9:g} GB/s out"
+    return f"{domains}, {rates}"

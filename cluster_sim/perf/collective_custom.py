@@ -1,0 +1,73 @@
+"""All-reduce kernels of TensorRT-LLM and vLLM for short messages inside one domain."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cluster_sim.errors import SpecError
+from cluster_sim.perf.collective_shape import FloatArray, Priced, Shape
+from cluster_sim.perf.nccl_time import nccl
+from cluster_sim.specs.collective_fits import CollectiveFits, Custom
+
+MOST_RANKS = 8  # the kernels know no more ranks; beyond, the engines call NCCL
+
+
+def custom_all_reduce(fits: CollectiveFits, name: str, shape: Shape, message: FloatArray) -> Priced:
+    """Seconds of an engine's all-reduce: one-shot, two-shot, then NCCL as messages grow.
+
+    Model: one-shot, every rank reads all others: latency + S (n - 1) / B. Two-shot: latency + wire
+    / B with 2 S (n - 1) / n, or S (1 + 1/n) where the switches do it. NCCL above the library's
+    limit, over several domains, over PCIe and on more than eight ranks.
+
+    Raises SpecError without constants.
+    """
+    custom = fits.custom.get(name)  # type: ignore[call-overload]
+    if custom is None:
+        have = ", ".join(fits.custom) or "none"
+        raise SpecError(f"{fits.chip}: no constants of {name} (it has {have}); use nccl")
+    above = nccl(fits, shape, "all_reduce", message)
+    n = shape.ranks
+    if shape.domains > 1 or shape.pcie or n > MOST_RANKS or n == 1:
+        return above
+    one_limit, two_limit = limits(custom, n)
+    one, two = _shots(custom, shape, fits, message)
+    # A shorter message never takes longer than one at the limit, where the next kind begins.
+    ends = np.array([one_limit, two_limit])
+    next_up = nccl(fits, shape, "all_reduce", ends).seconds
+    if one_limit < two_limit:
+        next_up[0] = min(_shots(custom, shape, fits, ends)[1][0], next_up[1])
+    one, two = np.minimum(one, next_up[0]), np.minimum(two, next_up[1])
+    in_one, in_two = message <= one_limit, message <= two_limit
+    kind = np.where(in_one, "OneShot", np.where(in_two, "TwoShot", ""))
+    seconds = np.where(in_one, one, np.where(in_two, two, above.seconds))
+    found = kind.tolist()
+    pairs = zip(found, above.algorithm, above.protocol, strict=True)
+    picked = [(k, "-") if k else (a, p) for k, a, p in pairs]
+    return Priced(
+        seconds=seconds,
+        algorithm=tuple(a for a, _ in picked),
+        protocol=tuple(p for _, p in picked),
+        provenance=custom.provenance,
+    )
+
+
+def limits(custom: Custom, ranks: int) -> tuple[float, float]:
+    """Bytes up to which one-shot and two-shot are used: those of the next measured number of
+    ranks.
+    """
+    known = sorted(custom.limits)
+    above = [count for count in known if count >= ranks]
+    return custom.limits[above[0] if above else known[-1]]
+
+
+def _shots(
+    custom: Custom, shape: Shape, fits: CollectiveFits, message: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    n, speed = shape.ranks, shape.link_bytes_per_s / fits.link
+    one, two = custom.one_shot, custom.two_shot
+    first = one.latency + one.per_peer * (n - 2) + message * (n - 1) / (one.bandwidth * speed)
+    share = 2 * (n - 1) / n
+    if custom.two_shot_in_switch and shape.in_switch:
+        share = 1 + 1 / n
+    second = two.latency + two.per_peer * (n - 2) + message * share / (two.bandwidth * speed)
+    return first, second

@@ -1,0 +1,314 @@
+"""NCCL's collectives: time alone by size, fitted to measured series; the tuner names the choice.
+
+Inside one domain every chip and family has its own constants. Over several domains an all-reduce
+goes through the domain, over the NICs and through the domain again; rings pass every rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+
+from cluster_sim.errors import SpecError
+from cluster_sim.perf.collective_shape import FloatArray, Priced, Shape, bus_factor
+from cluster_sim.perf.nccl_tuner import DIRECT, Choice, allowed, choose, tuner_s
+from cluster_sim.perf.operators import weakest
+from cluster_sim.specs.collective_fits import (
+    CollectiveFits,
+    Domain,
+    Hierarchy,
+    Hosts,
+    Large,
+    Nccl,
+    Small,
+)
+
+RING_SIMPLE: Choice = ("Ring", "Simple")
+HIERARCHICAL = ("Tree", "NVLS", "NVLSTree", "CollNetDirect", "CollNetChain")
+
+
+def nccl(
+    fits: CollectiveFits,
+    shape: Shape,
+    operation: str,
+    message: FloatArray,
+    *,
+    algorithm: str | None = None,
+    protocol: str | None = None,
+    call: str = "nccl",
+) -> Priced:
+    """Seconds of one call of NCCL for each message size.
+
+    ``call`` names a version or harness that adds a constant to every call. Raises SpecError when
+    the chip has no constants or the group no such algorithm.
+    """
+    if fits.nccl is None:
+        raise SpecError(f"{fits.chip}: no constants of NCCL; use library hccl")
+    if call not in ("nccl", *fits.nccl.call):
+        raise SpecError(f"{fits.chip}: no measured overhead of {call}; use nccl")
+    if shape.ranks == 1:
+        none = np.zeros_like(message)
+        named = ("none",) * len(message)
+        return Priced(seconds=none, algorithm=named, protocol=named, provenance="datasheet")
+    choices = allowed(shape, operation, algorithm, protocol)
+    if operation in ("all_to_all", "send_recv"):
+        priced = _point_to_point(fits, shape, operation, message)
+    elif shape.domains == 1:
+        free = algorithm is None and protocol is None
+        priced = _in_domain(fits, shape, operation, message, choices, free)
+    else:
+        free = algorithm is None and protocol is None
+        priced = _over_hosts(fits, shape, operation, message, choices, free)
+    return priced if operation == "send_recv" else priced.added(fits.nccl.call.get(call, 0.0))
+
+
+def _point_to_point(
+    fits: CollectiveFits, shape: Shape, operation: str, message: FloatArray
+) -> Priced:
+    """Transfers between pairs: a send with its receive, or one to everybody at once."""
+    assert fits.nccl is not None
+    n = shape.ranks
+    named = (DIRECT[0],) * len(message), (DIRECT[1],) * len(message)
+    if shape.domains == 1:
+        line = fits.nccl.send_recv if operation == "send_recv" else fits.nccl.exchange
+        wire = message * bus_factor(operation, n)
+        peers = 0 if operation == "send_recv" else n - 1
+        seconds = (
+            line.latency + line.per_peer * peers + wire / (line.bandwidth * _speed(fits, shape))
+        )
+        return _priced(seconds, *named, line.provenance)
+    hosts = _hosts(fits, shape)
+    speed = shape.nic_bytes_per_s / hosts.nic
+    if operation == "send_recv":
+        line = hosts.send_recv
+        seconds = line.latency + message / (line.bandwidth * speed)
+        return _priced(seconds, *named, line.provenance)
+    inside, direct = fits.nccl.exchange, hosts.exchange
+    out = message * (1 - shape.per_domain / n) / (direct.nic_bandwidth * speed)
+    own = message * ((shape.per_domain - 1) / n) / (inside.bandwidth * _speed(fits, shape))
+    over_nics = direct.latency + out + np.sqrt(out * direct.fill)
+    return _priced(np.maximum(over_nics, own), *named, direct.provenance)
+
+
+def _in_domain(
+    fits: CollectiveFits,
+    shape: Shape,
+    operation: str,
+    message: FloatArray,
+    choices: Sequence[Choice],
+    free: bool,
+) -> Priced:
+    """One domain: short messages by LL or LL128, long ones by Simple, from the size on at which
+    NCCL was seen to change; never longer than a message of that size. A forced choice is priced by
+    the form of its protocol.
+    """
+    domain = _family(cast(Nccl, fits.nccl), operation)
+    threshold = domain.switch * shape.ranks
+    if free:
+        short = [choice for choice in choices if choice[1] != "Simple"]
+        picked = choose(shape, operation, message, short)
+        small = _small_s(domain.small, fits, shape, operation, message)
+        large, in_switch = _large_s(domain, fits, shape, operation, message)
+        at_switch = _large_s(domain, fits, shape, operation, np.array([threshold]))
+        small = np.minimum(small, min(float(way[0]) for way in at_switch))
+        seconds = np.where(message < threshold, small, np.minimum(large, in_switch))
+        best = [
+            choice if size < threshold else ("NVLS" if fast else "Ring", "Simple")
+            for choice, size, fast in zip(
+                picked, message.tolist(), (in_switch < large).tolist(), strict=True
+            )
+        ]
+    else:
+        best = choose(shape, operation, message, choices)
+        seconds = np.empty_like(message)
+        for choice in dict.fromkeys(best):
+            mask = np.array([entry == choice for entry in best])
+            seconds[mask] = _forced_s(domain, fits, shape, operation, message[mask], choice)
+    return _priced(seconds, *_split(best), domain.provenance)
+
+
+def _forced_s(
+    domain: Domain,
+    fits: CollectiveFits,
+    shape: Shape,
+    operation: str,
+    message: FloatArray,
+    choice: Choice,
+) -> FloatArray:
+    """A forced algorithm and protocol: the measured form of the protocol, times what the tuner says
+    of the choice against the one that the form was measured with.
+    """
+    algorithm, protocol = choice
+    large, in_switch = _large_s(domain, fits, shape, operation, message)
+    if choice == RING_SIMPLE:
+        return large
+    if algorithm == "NVLS" and np.isfinite(in_switch).all():
+        return in_switch
+    if protocol == "Simple":
+        return large * _ratio(shape, operation, message, choice, [RING_SIMPLE])
+    small = _small_s(domain.small, fits, shape, operation, message)
+    short = [("Ring", "LL"), ("Ring", "LL128")]
+    if operation == "all_reduce":
+        short += [("Tree", "LL"), ("Tree", "LL128")]
+    return small * _ratio(shape, operation, message, choice, short)
+
+
+def _over_hosts(
+    fits: CollectiveFits,
+    shape: Shape,
+    operation: str,
+    message: FloatArray,
+    choices: Sequence[Choice],
+    free: bool,
+) -> Priced:
+    """Several domains: through the hierarchy, or by a ring where that is faster; the tuner names
+    the algorithm and protocol of each way.
+
+    Left free, two domains and fabrics that reduce use the hierarchy, and rings LL128 or Simple: the
+    tuner's latencies of NICs, on which short rings live, are too low for measured networks.
+    """
+    hosts = _hosts(fits, shape)
+    ways: list[tuple[list[Choice], FloatArray, str]] = []
+    tall = [choice for choice in choices if choice[0] in HIERARCHICAL]
+    flat = [choice for choice in choices if choice[0] not in HIERARCHICAL]
+    if free and tall:
+        both = shape.domains > 2 and not shape.in_network
+        flat = [choice for choice in flat if choice[1] != "LL"] if both else []
+    if tall:
+        seconds = _hierarchy_s(fits, hosts, shape, message)
+        picked = choose(shape, operation, message, tall)
+        ways.append((picked, seconds, hosts.all_reduce.provenance))
+    if flat:
+        best = choose(shape, operation, message, flat)
+        seconds = _ring_s(fits, hosts, shape, operation, message)
+        for choice in dict.fromkeys(best):
+            mask = np.array([entry == choice for entry in best])
+            seconds[mask] *= _ratio(shape, operation, message[mask], choice, [RING_SIMPLE])
+        ways.append((best, seconds, hosts.ring.provenance))
+    winner = np.stack([seconds for _, seconds, _ in ways]).argmin(axis=0).tolist()
+    seconds = np.stack([seconds for _, seconds, _ in ways]).min(axis=0)
+    best = [ways[way][0][place] for place, way in enumerate(winner)]
+    return _priced(seconds, *_split(best), weakest(ways[way][2] for way in set(winner)))
+
+
+def _hierarchy_s(
+    fits: CollectiveFits, hosts: Hosts, shape: Shape, message: FloatArray
+) -> FloatArray:
+    """All-reduce through domains and NICs; see ``Hierarchy``."""
+    curve = hosts.all_reduce
+    per_domain, domains = shape.per_domain, shape.domains
+    inside = cast(Nccl, fits.nccl).all_reduce.small
+    latency = inside.latency + inside.per_peer * max(per_domain - 1, 0)
+    latency += 2 * math.log2(domains) * _hop(curve, shape.technology)
+    speed = _speed(fits, shape)
+    own = 2 * (per_domain - 1) / per_domain * message / (curve.domain_bandwidth * speed)
+    share = 1.0 if shape.in_network else 2 * (domains - 1) / domains
+    out = share * message / per_domain
+    out = out / (curve.nic_bandwidth * shape.nic_bytes_per_s / hosts.nic)
+    overlap = curve.overlap if domains > 2 else 0.0
+    work = np.maximum(own, out) + overlap * np.minimum(own, out)
+    return _norm(latency, work, curve.power)
+
+
+def _hop(curve: Hierarchy, technology: str) -> float:
+    """Latency of a step between hosts, by the name of the network's technology."""
+    for name, seconds in curve.hop.items():
+        if name in technology.lower():
+            return seconds
+    return curve.hop["other"]
+
+
+def _ring_s(
+    fits: CollectiveFits, hosts: Hosts, shape: Shape, operation: str, message: FloatArray
+) -> FloatArray:
+    """A ring through all domains with Simple; see ``HostsRing``."""
+    curve = hosts.ring
+    n, domains = shape.ranks, shape.domains
+    passes = 2 if operation == "all_reduce" else 1
+    steps, across = passes * (n - 1), passes * (domains - 1)
+    chunk = message / n
+    slower = _hop(hosts.all_reduce, shape.technology) / hosts.all_reduce.hop["other"]
+    alone = (steps - across) * curve.step + across * curve.hop * slower
+    alone *= 1 + curve.spread * math.log2(domains)
+    latency = alone * (1 + curve.growth * chunk / (chunk + curve.chunk))
+    nics = curve.nic_bandwidth * shape.nic_bytes_per_s / hosts.nic * shape.per_domain
+    rate = min(curve.domain_bandwidth * _speed(fits, shape), nics)
+    if shape.per_domain == 1:
+        rate = nics
+    work = bus_factor(operation, n) * message / rate
+    base = cast(Nccl, fits.nccl).gather.small.latency
+    seconds = base + latency + work + np.sqrt(work * curve.fill) / domains
+    return np.asarray(seconds, dtype=np.float64)
+
+
+def _small_s(
+    small: Small, fits: CollectiveFits, shape: Shape, operation: str, message: FloatArray
+) -> FloatArray:
+    wire = bus_factor(operation, shape.ranks) * message
+    latency = small.latency + small.per_peer * (shape.ranks - 1)
+    return latency + wire / (small.bandwidth * _speed(fits, shape))
+
+
+def _large_s(
+    domain: Domain, fits: CollectiveFits, shape: Shape, operation: str, message: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Seconds of the ring, and of the switches where they reduce (else infinite)."""
+    large, n = domain.large, shape.ranks
+    factor = bus_factor(operation, n)
+    passes = 2 if operation == "all_reduce" else 1
+    wire = (factor + passes * large.copy) * message
+    ring = _large(large, wire, fits, shape)
+    if domain.in_switch is None or not shape.in_switch or n <= 4:
+        return ring, np.full_like(message, math.inf)
+    return ring, _large(domain.in_switch, (1 + 1 / n) * message, fits, shape)
+
+
+def _large(large: Large, wire: FloatArray, fits: CollectiveFits, shape: Shape) -> FloatArray:
+    latency = large.latency + large.per_peer * (shape.ranks - 1)
+    return _norm(latency, wire / (large.bandwidth * _speed(fits, shape)), large.power)
+
+
+def _norm(latency: float, work: FloatArray, power: float) -> FloatArray:
+    return np.asarray((latency**power + work**power) ** (1 / power), dtype=np.float64)
+
+
+def _family(constants: Nccl, operation: str) -> Domain:
+    return constants.all_reduce if operation == "all_reduce" else constants.gather
+
+
+def _hosts(fits: CollectiveFits, shape: Shape) -> Hosts:
+    if fits.hosts is None:
+        raise SpecError(f"{fits.chip}: no constants of collectives over several domains")
+    if shape.nic_bytes_per_s <= 0:
+        raise SpecError("the group spans several domains, and nothing joins them; describe a NIC")
+    return fits.hosts
+
+
+def _speed(fits: CollectiveFits, shape: Shape) -> float:
+    """How fast the links are against those that the constants were measured on."""
+    return shape.link_bytes_per_s / fits.link
+
+
+def _ratio(
+    shape: Shape, operation: str, message: FloatArray, choice: Choice, to: Sequence[Choice]
+) -> FloatArray:
+    base = np.stack([tuner_s(shape, operation, message, other) for other in to]).min(axis=0)
+    return np.asarray(tuner_s(shape, operation, message, choice) / base, dtype=np.float64)
+
+
+def _split(best: Sequence[Choice]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(a for a, _ in best), tuple(p for _, p in best)
+
+
+def _priced(
+    seconds: FloatArray, algorithm: Sequence[str], protocol: Sequence[str], provenance: str
+) -> Priced:
+    return Priced(
+        seconds=seconds,
+        algorithm=tuple(algorithm),
+        protocol=tuple(protocol),
+        provenance=provenance,
+    )

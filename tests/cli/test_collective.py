@@ -175,7 +175,7 @@ def test_bytes_for_bits_are_noticed(runner: CliRunner) -> None:
         "fabric: {kind: rail_tree, technology: IB, ports: 64, hosts_per_leaf: 32}\n"
         "sources: {all: test}\n"
     )
-    result = runner.invoke(cli, "collective --topo ./pod.yaml --bytes 1MiB..1MiB".split())
+    result = runner.invoke(cli, ["collective", "--topo", "./pod.yaml", "--bytes", "1MiB..1MiB"])
     assert result.exit_code == 0, result.output
     assert "3200 Gb/s a port" in result.stderr
     assert "if 400 Gb/s was meant (= 50 GB/s)" in result.stderr

@@ -1,5 +1,5 @@
-"""What can be measured: cases of operators and of whole steps, their CSV columns, and the names that
-devices go by.
+"""What can be measured: cases of operators and of whole steps, their CSV columns, and the names
+that devices go by.
 """
 
 from __future__ import annotations

@@ -52,9 +52,7 @@ TRIADS = (2**26, 2**28, 2**30, 2**32)
 MOST_BYTES = 20e9
 # Steps: batch and context, or batch and prompt.
 DECODE_STEPS = tuple(
-    (batch, context)
-    for batch in (1, 8, 32, 64, 128, 256)
-    for context in (1024, 4096, 16384, 32768)
+    (batch, context) for batch in (1, 8, 32, 64, 128, 256) for context in (1024, 4096, 16384, 32768)
 )
 PREFILL_STEPS = ((1, 512), (1, 2048), (1, 8192), (1, 32768), (4, 2048), (16, 1024))
 QUICK_STEPS = {"decode": ((1, 1024), (64, 1024), (64, 8192)), "prefill": ((1, 2048), (4, 2048))}
@@ -82,13 +80,15 @@ def cpu_grid(ops: Sequence[str], dtypes: Sequence[str]) -> list[OpCase]:
     found = [
         OpCase(op="gemm", dtype=dtype, m=m, n=n, k=n)
         for dtype in dtypes
-        for m in (1, 32, 256)
-        for n in (256, 1024)
+        for m in (1, 32, 128)
+        for n in (128, 512)
         if not (dtype == "int8" and m < INT8_ROWS)
     ]
     found.append(OpCase(op="grouped_gemm", dtype="bf16", m=16, n=256, k=128, experts=4))
-    moe = {"n": 128, "k": 256, "experts": 8, "top_k": 2, "ep": 2, "tp": 1}
-    found.append(OpCase(op="moe_ffn", dtype="bf16", tokens=32, **moe))
+    moe = OpCase(
+        op="moe_ffn", dtype="bf16", n=128, k=256, experts=8, top_k=2, ep=2, tp=1, tokens=32
+    )
+    found.append(moe)
     for op, sizes in (("attention", heads), ("mla", latent)):
         for phase, batch, length in (("prefill", 1, 128), ("decode", 4, 256)):
             sized = {"batch": batch, "seq_len": length, **sizes}

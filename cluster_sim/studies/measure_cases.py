@@ -25,6 +25,7 @@ STEP_COLUMNS = (
 )
 PHASES = ("decode", "prefill")
 DTYPES = ("bf16", "fp8", "int8")
+MOST_PROBLEMS = 10  # of a file that are shown
 CPU = "cpu"  # as a chip: a file of measurements may name it, there are no curves of it
 _ATTENTION = ("batch", "seq_len", "heads", "kv_heads", "head_dim")
 # Operator -> the columns that make up its shape.
@@ -238,10 +239,16 @@ def parse_shapes(
         except ValueError as error:
             problems.append(f"{where}: {error}")
     if problems:
-        raise SpecError(problems)
+        raise SpecError(shortened(problems))
     if not found:
         raise SpecError(f"{shown}: no row of the operators and dtypes that are wanted")
     return list(dict.fromkeys(found))
+
+
+def shortened(problems: Sequence[str]) -> list[str]:
+    """The first problems of a long file, and how many more there are."""
+    more = len(problems) - MOST_PROBLEMS
+    return [*problems[:MOST_PROBLEMS], *([f"... and {more} more"] if more > 0 else [])]
 
 
 def _case(op: str, dtype: str, row: Mapping[str, str | None]) -> OpCase:

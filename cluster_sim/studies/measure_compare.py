@@ -6,16 +6,18 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from cluster_sim.errors import SpecError, UnknownNameError
 from cluster_sim.perf.layout import Layout, missing, recipe
 from cluster_sim.perf.operators import weakest
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT, KvDtype
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_spec, load_topology
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import HostTime, InSitu, Software
-from cluster_sim.studies.measure_cases import CPU, PHASES, StepCase
+from cluster_sim.studies.measure_cases import CPU, PHASES, StepCase, shortened
 
 _COUNTS = ("layers", "batch", "seq_len", "glue_kernels_per_layer")
 _NEEDED = ("chip", "model", "dtype", "kv_dtype", "phase", "metric", "value", *_COUNTS)
@@ -70,7 +72,7 @@ def parse_steps(text: str, shown: str) -> list[MeasuredStep]:
         except ValueError as error:
             problems.append(f"{where}: {error}")
     if problems:
-        raise SpecError(problems)
+        raise SpecError(shortened(problems))
     if not found:
         raise SpecError(f"{shown}: holds no step")
     return found
@@ -82,6 +84,9 @@ def _step(row: Mapping[str, str | None], where: str) -> MeasuredStep:
         raise ValueError(f"metric: must be step_us (got '{cells['metric']}')")
     if cells["phase"] not in PHASES:
         raise ValueError(f"phase: must be decode or prefill (got '{cells['phase']}')")
+    for name, known in (("dtype", tuple(BYTES_PER_ELEMENT)), ("kv_dtype", get_args(KvDtype))):
+        if cells[name] not in known:
+            raise ValueError(f"{name}: must be one of {', '.join(known)} (got '{cells[name]}')")
     counts: dict[str, int] = {}
     for name in _COUNTS:
         if not cells[name].isdecimal() or int(cells[name]) < 1:

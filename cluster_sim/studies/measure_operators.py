@@ -71,12 +71,12 @@ def product(device: Device, dtype: str, weights: Any, scale: float = 1.0) -> Any
     torch = device.torch
     turned = weights.t()
     if dtype == "fp8":
-        scales = torch.tensor([1.0, scale], device=device.kind)
+        one, scaled = (torch.tensor(value, device=device.kind) for value in (1.0, scale))
         return lambda rows: torch._scaled_mm(
             rows,
             turned,
-            scale_a=scales[0],
-            scale_b=scales[1],
+            scale_a=one,
+            scale_b=scaled,
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
         )

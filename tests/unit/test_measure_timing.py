@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
 from cluster_sim.errors import SpecError
 from cluster_sim.studies import measure_torch
@@ -146,7 +148,8 @@ def test_clocks_are_read_while_the_call_repeats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "nvidia-smi"
-    program.write_text('#!/bin/sh\ncase "$*" in *--id=GPU-1*) echo "1980, 2619, 612.34";; esac\n')
+    answer = 'case "$*" in *--id=GPU-1*) echo "1980, 2619, 612.34";; esac'
+    program.write_text(f"#!/bin/sh\nsleep 0.2\n{answer}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     cuda = Cuda()
@@ -189,3 +192,9 @@ def test_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device.flush is not None
     device.flush()
     assert read[0] >= 2 * facts.L2_cache_size
+
+
+def test_one_module_imports_torch() -> None:
+    pattern = re.compile(r"^\s*(import|from) torch|import_module\(.torch", re.MULTILINE)
+    files = (ROOT / "cluster_sim").rglob("*.py")
+    assert [file.name for file in files if pattern.search(file.read_text())] == ["measure_torch.py"]

@@ -125,6 +125,7 @@ def time_cold(device: Device, call: Call) -> Timing:
     if device.kind == "cpu" or device.flush is None:
         return _time_cpu(call)
     flush = device.flush
+    _warm(device, flush)
     _warm(device, call)
     once_s = _events_s(device, call)
     calls = max(1, min(MOST_CALLS, round(REPLAY_S / max(once_s, 1e-6))))

@@ -81,9 +81,16 @@ def _measure_ops(options: dict[str, Any], out: Path) -> dict[str, int]:
         wanted = cases.parse_shapes(_read(options["shapes"]), shown, *chosen)
     device, chip = _open(options)
 
-    from cluster_sim.studies.measure_grid import cpu_grid, grid
+    from cluster_sim.studies.measure_grid import cpu_grid, grid, with_peaks
     from cluster_sim.studies.measure_run import run_ops
 
+    if device.kind != "cpu":
+        # A figure in a dtype without a peak could not be fitted to anything.
+        dtypes, absent = with_peaks(chip, dtypes)
+        if absent:
+            click.echo(f"Left out: {chip} has no peak in {', '.join(absent)}", err=True)
+    if wanted is not None:
+        wanted = [case for case in wanted if case.dtype in dtypes]
     if wanted is None and device.kind == "cpu":
         wanted = cpu_grid(ops, dtypes)
     elif wanted is None:

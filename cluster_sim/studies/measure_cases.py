@@ -37,10 +37,11 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "attention_decode": _ATTENTION,
     "mla_prefill": _ATTENTION,
     "mla_decode": _ATTENTION,
-    "norm_residual": ("m", "n"),
-    "activation": ("m", "n"),
-    "triad": ("message_bytes",),
+    "glue_add": ("message_bytes",),
+    "glue_norm": ("m", "n"),
+    "glue_activation": ("m", "n"),
 }
+GLUE = "glue"  # what the column op says of the last three: one kernel that memory bounds
 # What drivers report -> the chip. Source: output of nvidia-smi and rocm-smi, recalled. Memory tells
 # GH200 apart: 480GB and 120GB are the LPDDR of the host beside 96 GB of HBM.
 CHIPS = {
@@ -141,7 +142,16 @@ def op_row(chip: str, case: OpCase, figure: Figure, source: str, date: str) -> d
     row["metric"] = "time_us"
     if case.op == "moe_ffn":
         row["m"] = case.tokens
+    if case.op.startswith(GLUE):
+        row |= {"op": GLUE, "message_bytes": moved_bytes(case)}
     return row
+
+
+def moved_bytes(case: OpCase) -> int:
+    """Bytes that a kernel between products reads and writes, in bf16."""
+    if case.message_bytes:
+        return case.message_bytes
+    return {"glue_norm": 2, "glue_activation": 3}[case.op] * case.m * case.n * 2
 
 
 def step_row(
@@ -232,6 +242,7 @@ def parse_shapes(
     for row in rows:
         where = f"{shown}:{rows.line_num}"
         op, dtype = (row["op"] or "").strip(), (row.get("dtype") or "").strip() or "bf16"
+        op = "glue_add" if op == GLUE else op
         if (ops is not None and op not in ops) or (dtypes is not None and dtype not in dtypes):
             continue
         try:

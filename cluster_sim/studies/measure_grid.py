@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from cluster_sim.perf.layout import Layout
 from cluster_sim.perf.transformer import layer_gemms, lm_head
+from cluster_sim.specs.chip import PEAK_OF, Chip
 from cluster_sim.specs.load import load_spec
 from cluster_sim.specs.model import Model
 from cluster_sim.studies.measure_cases import OpCase, StepCase
@@ -47,7 +48,8 @@ GROUP_ROWS = (1, 8, 64, 256, 1024)
 GLUE_ROWS = (1, 16, 64, 256, 1024, 4096, 16384)
 HIDDEN = (2880, 4096, 7168, 8192)
 FFN = (14336, 18432, 28672)
-TRIADS = (2**26, 2**28, 2**30, 2**32)
+# Bytes of a residual: from one token to what shows the best rate of the memory.
+STREAMS = tuple(3 * 2**exponent for exponent in range(13, 32, 2))
 # A case that needs more than this is left out of the grid.
 MOST_BYTES = 20e9
 # Steps: batch and context, or batch and prompt.
@@ -73,6 +75,13 @@ def grid(ops: Sequence[str], dtypes: Sequence[str], *, quick: bool) -> list[OpCa
     return found
 
 
+def with_peaks(chip: str, dtypes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The dtypes that a chip has in hardware, and the others."""
+    peaks = load_spec("chip", chip, Chip)[1].peak
+    has = tuple(dtype for dtype in dtypes if PEAK_OF[dtype] in peaks)
+    return has, tuple(dtype for dtype in dtypes if dtype not in has)
+
+
 def cpu_grid(ops: Sequence[str], dtypes: Sequence[str]) -> list[OpCase]:
     """A few tiny cases, to try the command without a GPU."""
     heads = {"heads": 8, "kv_heads": 2, "head_dim": 64}
@@ -93,8 +102,9 @@ def cpu_grid(ops: Sequence[str], dtypes: Sequence[str]) -> list[OpCase]:
         for phase, batch, length in (("prefill", 1, 128), ("decode", 4, 256)):
             sized = {"batch": batch, "seq_len": length, **sizes}
             found.append(OpCase(op=f"{op}_{phase}", dtype="bf16", kv_dtype="bf16", **sized))
-    found += [OpCase(op=op, dtype="bf16", m=64, n=1024) for op in ("norm_residual", "activation")]
-    found.append(OpCase(op="triad", dtype="bf16", message_bytes=2**22))
+    glue = ("glue_norm", "glue_activation")
+    found += [OpCase(op=op, dtype="bf16", m=64, n=1024) for op in glue]
+    found.append(OpCase(op="glue_add", dtype="bf16", message_bytes=2**22))
     return [case for case in found if case.op in ops and case.dtype in dtypes]
 
 
@@ -176,11 +186,11 @@ def _glue(quick: bool) -> Iterator[OpCase]:
     rows = GLUE_ROWS[::3] if quick else GLUE_ROWS
     for m in rows:
         for n in HIDDEN[1:2] if quick else HIDDEN:
-            yield OpCase(op="norm_residual", dtype="bf16", m=m, n=n)
+            yield OpCase(op="glue_norm", dtype="bf16", m=m, n=n)
         for n in FFN[:1] if quick else FFN:
-            yield OpCase(op="activation", dtype="bf16", m=m, n=n)
-    for size in TRIADS[-2:] if quick else TRIADS:
-        yield OpCase(op="triad", dtype="bf16", message_bytes=size)
+            yield OpCase(op="glue_activation", dtype="bf16", m=m, n=n)
+    for size in STREAMS[::3] if quick else STREAMS:
+        yield OpCase(op="glue_add", dtype="bf16", message_bytes=size)
 
 
 def step_grid(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cluster_sim.studies.measure_cases import Figure, OpCase
+from cluster_sim.studies.measure_cases import GLUE, Figure, OpCase, moved_bytes
 from cluster_sim.studies.measure_torch import (
     Call,
     Device,
@@ -33,29 +33,29 @@ def measure_op(device: Device, case: OpCase) -> Figure:
         timing, name = fastest(device, choices)
         first = name.split(" (")[0]
         call = next(call for group in choices for known, call in group if known == first)
-        note = [f"{device.about}, {name}", str(timing), *_extra(device, case, call, timing.seconds)]
-        note.append(sensors(device, call))
-    if first in ("math", "plain"):
+        kernels = count_kernels(device, call) if case.op.startswith(GLUE) else 1
+        note = [f"{device.about}, kernel {name}", str(timing), _remark(case, timing.seconds)]
+        note += [f"{kernels} kernels" if kernels > 1 else "", sensors(device, call)]
+    if first in ("math", "plain") or kernels > 1:
         flags = (*flags, "plain_torch")
     text = "; ".join(part for part in note if part)
     return Figure(seconds=timing.seconds, flags=(*flags, *timing.flags), note=text)
 
 
-def _extra(device: Device, case: OpCase, call: Call, seconds: float) -> list[str]:
+def _remark(case: OpCase, seconds: float) -> str:
     """What else is worth noting of some operators."""
-    if case.op == "triad":
-        return [f"{case.message_bytes / seconds / 1e9:.5g} GB/s read and written"]
-    if case.op in ("norm_residual", "activation"):
-        return [f"{count_kernels(device, call)} operations"]
+    if case.op.startswith(GLUE):
+        return f"{moved_bytes(case) / seconds / 1e9:.5g} GB/s read and written"
     if case.dtype == "int8":
-        return ["result in int32"]
-    if case.op == "mla_prefill":
-        return ["causal, qk dim 192, v dim 128"]
-    if case.op == "mla_decode":
-        return ["absorbed decode, seq_len = context, latent 512 + 64"]
-    if case.op == "moe_ffn":
-        return ["tokens over the whole EP group, time of one rank; n = expert width before TP"]
-    return []
+        return "result in int32"
+    return _REMARKS.get(case.op, "")
+
+
+_REMARKS = {
+    "mla_prefill": "causal, qk dim 192, v dim 128",
+    "mla_decode": "absorbed decode, seq_len = context, latent 512 + 64",
+    "moe_ffn": "tokens over the whole EP group, time of one rank; n = expert width before TP",
+}
 
 
 def random(device: Device, *shape: int) -> Any:
@@ -230,27 +230,26 @@ def _mla_decode(device: Device, case: OpCase) -> tuple[Choices, tuple[str, ...]]
     return [[("plain", call)]], ()
 
 
-def _norm_residual(device: Device, case: OpCase) -> tuple[Choices, tuple[str, ...]]:
-    rows, residual = random(device, case.m, case.n), random(device, case.m, case.n)
-    weight = random(device, case.n)
-    norm = device.torch.nn.functional.rms_norm
-    return [[("plain", lambda: norm(residual.add_(rows, alpha=0.5), (case.n,), weight))]], ()
-
-
-def _activation(device: Device, case: OpCase) -> tuple[Choices, tuple[str, ...]]:
-    """SwiGLU of 2 n inputs to n outputs a row."""
-    rows = random(device, case.m, 2 * case.n)
-    silu = device.torch.nn.functional.silu
-    gate, up = rows.chunk(2, dim=-1)
-    return [[("plain", lambda: silu(gate) * up)]], ()
-
-
-def _triad(device: Device, case: OpCase) -> tuple[Choices, tuple[str, ...]]:
-    """STREAM's triad, a = b + s c: reads two arrays and writes one, message_bytes in all."""
+def _glue_add(device: Device, case: OpCase) -> tuple[Choices, tuple[str, ...]]:
+    """STREAM's triad, a = b + s c, as a residual is added: reads two arrays and writes one."""
     torch = device.torch
     count = max(1, case.message_bytes // 3 // 2)
     first, second, out = (random(device, count) for _ in range(3))
     return [[("add", lambda: torch.add(first, second, alpha=3.0, out=out))]], ()
+
+
+def _glue_norm(device: Device, case: OpCase) -> tuple[Choices, tuple[str, ...]]:
+    rows, weight = random(device, case.m, case.n), random(device, case.n)
+    norm = device.torch.nn.functional.rms_norm
+    return [[("rms_norm", lambda: norm(rows, (case.n,), weight))]], ()
+
+
+def _glue_activation(device: Device, case: OpCase) -> tuple[Choices, tuple[str, ...]]:
+    """A gated unit of 2 n inputs to n outputs a row, in the one form that torch has as one kernel:
+    with a sigmoid.
+    """
+    rows = random(device, case.m, 2 * case.n)
+    return [[("glu", lambda: device.torch.nn.functional.glu(rows))]], ()
 
 
 _CALLS = {
@@ -261,7 +260,7 @@ _CALLS = {
     "attention_decode": _attention_decode,
     "mla_prefill": _mla_prefill,
     "mla_decode": _mla_decode,
-    "norm_residual": _norm_residual,
-    "activation": _activation,
-    "triad": _triad,
+    "glue_add": _glue_add,
+    "glue_norm": _glue_norm,
+    "glue_activation": _glue_activation,
 }

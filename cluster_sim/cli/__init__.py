@@ -10,6 +10,7 @@ import click
 from cluster_sim.cli.collective import collective
 from cluster_sim.cli.compare import compare
 from cluster_sim.cli.inspect import check, explain, list_names, schema, show
+from cluster_sim.cli.measure import measure
 from cluster_sim.cli.run import run
 
 
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for command in (run, collective, list_names, show, check, explain, compare, schema):
+for command in (run, collective, list_names, show, check, explain, compare, measure, schema):
     cli.add_command(command)
 
 

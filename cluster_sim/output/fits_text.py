@@ -96,7 +96,9 @@ def _with_curve(text: str, curve: FittedCurve, shown: str) -> str:
     return "\n".join([*lines[:start], *block, *lines[end:]]) + "\n"
 
 
-def _end(places: Mapping[tuple[str | int, ...], int], path: tuple[str, ...], lines: list[str]) -> int:
+def _end(
+    places: Mapping[tuple[str | int, ...], int], path: tuple[str, ...], lines: list[str]
+) -> int:
     """The line after a key's block; comments before the next key belong to that."""
     start = places[path]
     others = [line for key, line in places.items() if line > start and key[: len(path)] != path]

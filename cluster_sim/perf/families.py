@@ -212,8 +212,8 @@ def _decode_family(case: _Case) -> Family:
         token_s = max(
             layer_bytes / (machine.chip.device_bandwidth * share), 2 * heads * reach / rate
         )
-        query_s = heads * reach * ACTIVATION_BYTES
-        query_s /= machine.chip.device_bandwidth * (grouped.queries or share)
+        moved = heads * reach * ACTIVATION_BYTES
+        query_s = moved / (machine.chip.device_bandwidth * (grouped.queries or share))
     else:
         prompt, stream = attention_curves(machine, case.recipe.kv)
         provenance, floor, share = stream.provenance, stream.floor, stream.memory
@@ -222,8 +222,8 @@ def _decode_family(case: _Case) -> Family:
             layer_bytes / (machine.chip.device_bandwidth * share),
             4 * heads * model.head_dim / rate,
         )
-        query_s = 2 * heads * model.head_dim * ACTIVATION_BYTES
-        query_s /= machine.chip.device_bandwidth * share
+        moved = 2 * heads * model.head_dim * ACTIVATION_BYTES
+        query_s = moved / (machine.chip.device_bandwidth * share)
         query_s += kv_heads_per_device(model, layout.tp) * stream.row
     bandwidth = machine.chip.device_bandwidth * share
     floor *= case.software.in_situ.attention_floor_factor

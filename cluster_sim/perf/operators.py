@@ -106,7 +106,8 @@ def gemm_kernel_s(
     memory = moved / (bandwidth * curve.memory)
     longer = np.maximum(math, memory)
     if curve.knee is not None:
-        longer = longer * (1 + (np.minimum(math, memory) / longer) ** curve.knee) ** (1 / curve.knee)
+        ratio, knee = np.minimum(math, memory) / longer, curve.knee
+        longer = longer * (1 + ratio**knee) ** (1 / knee)
     seconds = curve.floor + longer
     if curve.per_k:
         seconds = seconds + curve.per_k * k / 1000

@@ -263,6 +263,7 @@ class StreamCurve:
     floor: Seconds
     memory: Fraction
     provenance: Provenance
+    fit: FitError | None = None
     source: Text
 
 
@@ -307,6 +308,8 @@ class Change:
     memory: Fraction | None = None
     activations: Fraction | None = None
     quantise: Fraction | None = None
+    queries: Fraction | None = None
+    half_length: PositiveInt | None = None
     provenance: Provenance | None = None
     source: Text
 

@@ -60,19 +60,20 @@ def likened(data: Mapping[str, Any], relative: Mapping[str, Any]) -> dict[str, A
     """A fits mapping whose curves ``like`` another of their section hold that one's values, those
     given in ``times`` multiplied, and what they give themselves.
 
-    The other is of the same chip; of the relative if it has the curve's own name. Raises ValueError
-    with section, key and problem.
+    The other is the chip's own, else the relative's; the relative's if it has the curve's own name.
+    Raises ValueError with the keys and the problem.
     """
     resolved = dict(data)
     for section in FITTED:
-        curves = _mapping(data.get(section))
-        for key, curve in curves.items():
-            if isinstance(curve, dict) and "like" in curve:
-                pool = _mapping(relative.get(section)) if curve["like"] == key else curves
-                resolved[section] = {
-                    **resolved[section],
-                    key: _like(curve, pool, (section, str(key))),
-                }
+        own, lent = _mapping(data.get(section)), _mapping(relative.get(section))
+        likes = {key: curve for key, curve in own.items() if "like" in _mapping(curve)}
+        if not likes:
+            continue
+        curves = dict(own)
+        for key in sorted(likes, key=lambda key: likes[key]["like"] != key):
+            pool = lent if likes[key]["like"] == key else {**lent, **curves}
+            curves[key] = _like(likes[key], pool, (section, str(key)))
+        resolved[section] = curves
     return resolved
 
 
@@ -82,13 +83,14 @@ def _like(curve: dict[str, Any], pool: dict[str, Any], path: tuple[str, str]) ->
         known = [str(key) for key, other in pool.items() if "like" not in _mapping(other)]
         have = ", ".join(known) or "none"
         raise ValueError((*path, "like"), f"no such curve to copy (there are {have})")
-    times = _mapping(curve.get("times"))
     values = {key: value for key, value in base.items() if key != "fit"}
-    for key, factor in times.items():
+    for key, factor in _mapping(curve.get("times")).items():
         if not isinstance(values.get(key), int | float) or not isinstance(factor, int | float):
             raise ValueError((*path, "times", str(key)), "must be a factor of a plain number")
         values[key] = values[key] * factor
     own = {key: value for key, value in curve.items() if key not in ("like", "times")}
+    if "source" in own:
+        own["source"] = f"{own['source']}; {curve['like']}: {base.get('source', '')}"
     return {**values, **own}
 
 
@@ -100,7 +102,8 @@ def _changed(curve: Any, changes: tuple[Any, ...], overlap: dict[str, Any]) -> A
         values |= {key: value for key, value in change.items() if key != "source"}
         if change:
             what = ", ".join(f"{key} {value}" for key, value in change.items() if key != "source")
-            values["source"] = f"{values.get('source', '')}; in engines {what}: {change.get('source')}"
+            why = f"in engines {what}: {change.get('source')}"
+            values["source"] = f"{values.get('source', '')}; {why}"
     factor = overlap.get("floors")
     if isinstance(factor, int | float) and isinstance(values.get("floor"), str):
         with contextlib.suppress(ValueError):  # told where the file is checked

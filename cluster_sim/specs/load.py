@@ -74,9 +74,7 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     return TopologyInput(topology=topology, chip=chip, fits=fits, files=files)
 
 
-def load_fits(
-    chip: Chip, own: FileRecord | None = None
-) -> tuple[Fits, tuple[FileRecord, ...]]:
+def load_fits(chip: Chip, own: FileRecord | None = None) -> tuple[Fits, tuple[FileRecord, ...]]:
     """The curves of a chip, what it borrows from relatives included, and the files; from another
     file of its own than the one of its name if given.
 

@@ -88,13 +88,15 @@ def calibrate(
 ) -> Calibration:
     """Fit every curve that the timings of one framework allow.
 
-    ``own`` is the chip's file of curves as it stands, ``effective`` the curves with what it borrows;
-    both serve the comparison with the old. Raises SpecError if nothing can be fitted.
+    ``own`` is the chip's file of curves as it stands, ``effective`` the curves with what it
+    borrows; both serve the comparison with the old. Raises SpecError if nothing can be fitted.
     """
     chosen = framework or Counter(row.framework for row in timings).most_common(1)[0][0]
     if not any(row.framework == chosen for row in timings):
         known = ", ".join(sorted({row.framework for row in timings}))
-        raise SpecError(f"--framework {chosen}: no timings of it on {chip.name} (there are {known})")
+        raise SpecError(
+            f"--framework {chosen}: no timings of it on {chip.name} (there are {known})"
+        )
     usable, left_out = _sorted_out(timings, chosen)
     best = {
         key: best_share(chip, key, rows)
@@ -105,12 +107,10 @@ def calibrate(
     for (section, key), rows in usable.items():
         rows, dropped = _one_kernel(rows)
         left_out += dropped
-        problem = problem_of(chip, section, key, rows, best.get(key))
-        problem, dropped = _possible(chip, problem, best.get(key))
+        problem, dropped = _possible(chip, section, key, rows, best.get(key))
         left_out += dropped
-        if problem is None:
-            continue
-        curves.append(_fitted(problem, own, effective))
+        if problem is not None:
+            curves.append(_fitted(problem, own, effective))
     if not curves:
         reasons = [f"{len(part.rows)} rows: {part.reason}" for part in left_out]
         raise SpecError(
@@ -187,10 +187,10 @@ def _kernel(row: Timing) -> str:
 
 
 def _possible(
-    chip: Chip, problem: Problem, best: float | None
+    chip: Chip, section: str, key: str, rows: list[Timing], best: float | None
 ) -> tuple[Problem | None, list[LeftOut]]:
     """The problem without points above the roofline; None where nothing can be fitted."""
-    name, rows = f"{problem.section} {problem.key}".strip(), problem.rows
+    name, problem = f"{section} {key}".strip(), problem_of(chip, section, key, rows, best)
     above = problem.bound_s > problem.points.measured_s
     kept = [row for row, over in zip(rows, above, strict=True) if not over]
     left_out = []
@@ -203,7 +203,7 @@ def _possible(
             reason = f"{name}: {above.sum()} of {len(rows)} points are impossible, so no other is"
             left_out.append(LeftOut(rows=tuple(kept), reason=f"{reason} believed"))
             return None, left_out
-        problem = problem_of(chip, problem.section, problem.key, kept, best)
+        problem = problem_of(chip, section, key, kept, best)
     shapes = len(set(problem.points.groups))
     if len(kept) < FEWEST_POINTS or shapes < FEWEST_SHAPES:
         reason = f"{name}: {len(kept)} points of {shapes} shapes; a fit needs {FEWEST_POINTS} of "
@@ -213,16 +213,8 @@ def _possible(
 
 
 def _fitted(problem: Problem, own: Mapping[str, Any], effective: Fits) -> FittedCurve:
-    """Fit and cross-validate; where the target is missed, optional parameters are tried in turn."""
-    parameters: tuple[Parameter, ...] = problem.base
-    errors = _summary(left_out_errors(problem.points, parameters))
-    for extra in problem.optional:
-        if _misses(problem.section, errors) <= 1:
-            break
-        tried = (*parameters, extra)
-        then = _summary(left_out_errors(problem.points, tried))
-        if _score(problem.section, then) <= GAIN * _score(problem.section, errors):
-            parameters, errors = tried, then
+    """Fit and cross-validate one curve."""
+    parameters, errors = _chosen(problem)
     chosen = np.arange(len(problem.rows))
     values = {
         name: _rounded(name, value)
@@ -245,6 +237,22 @@ def _fitted(problem: Problem, own: Mapping[str, Any], effective: Fits) -> Fitted
         date=max(row.date for row in problem.rows),
         source=_source(problem),
     )
+
+
+def _chosen(problem: Problem) -> tuple[tuple[Parameter, ...], tuple[float, float]]:
+    """The parameters of the form and their errors: while the target is missed, the optional one
+    that helps most is added, if any helps enough.
+    """
+    parameters, left = problem.base, list(problem.optional)
+    errors = _summary(left_out_errors(problem.points, parameters))
+    while left and _misses(problem.section, errors) > 1:
+        tried = [_summary(left_out_errors(problem.points, (*parameters, extra))) for extra in left]
+        scores = [_score(problem.section, then) for then in tried]
+        place = int(np.argmin(scores))
+        if scores[place] > GAIN * _score(problem.section, errors):
+            break
+        parameters, errors = (*parameters, left.pop(place)), tried[place]
+    return parameters, errors
 
 
 def _summary(errors: np.ndarray) -> tuple[float, float]:
@@ -293,7 +301,8 @@ def _source(problem: Problem) -> str:
     """Where the points are from, how many, and how they were left out."""
     rows = problem.rows
     sources = ", ".join(sorted({row.source or "unnamed source" for row in rows}))
-    versions = sorted({match[1] for row in rows if (match := re.search(r"version (\S+?)[,;]", row.note))})
+    found = (re.search(r"\bversion ([^\s,;]+)", row.note) for row in rows)
+    versions = sorted({match[1] for match in found if match})
     framework = " ".join([rows[0].framework, *versions]).strip()
     shapes = len(set(problem.points.groups))
     text = f"{sources} ({framework}), {len(rows)} points of {shapes} shapes"

@@ -69,7 +69,7 @@ def problem_of(
 
 def best_share(chip: Chip, dtype: str, rows: Sequence[Timing]) -> float | None:
     """The best share of its peak that any dense GEMM of a dtype reached; None without any."""
-    peak = chip.device_peak(PEAK_OF[dtype])  # type: ignore[index]
+    peak = chip.device_peak(PEAK_OF[dtype])
     shares = [
         2 * row.shape["m"] * row.shape["n"] * row.shape["k"] / (peak * row.time_s) for row in rows
     ]
@@ -104,12 +104,12 @@ def _gemm(chip: Chip, dtype: str, rows: Sequence[Timing]) -> Problem:
         Parameter("memory", 0.85, 0.1, 0.95),
     )
     quantise = (Parameter("quantise", 0.5, 0.02, 1.5),) if dtype in QUANTISED else ()
-    optional = (Parameter("knee", KNEE, KNEE, KNEE), Parameter("tiles", 0.3, 0.01, 1.0))
-    if chip.sm_count is None:
-        optional = optional[:1]
+    optional = [Parameter("knee", KNEE, KNEE, KNEE)]
+    if chip.sm_count is not None:
+        optional.append(Parameter("tiles", 0.3, 0.01, 1.0))
 
     def seconds(values: Values, at: IntArray) -> FloatArray:
-        curve = GemmCurve(**values, provenance="measured", source="-")
+        curve = GemmCurve(**values, provenance="measured", source="-")  # type: ignore[arg-type]
         return gemm_kernel_s(chip, dtype, curve, m[at], n[at], k[at])[0]
 
     width = BYTES_PER_ELEMENT[dtype]
@@ -117,7 +117,9 @@ def _gemm(chip: Chip, dtype: str, rows: Sequence[Timing]) -> Problem:
     moved = width * n * k + read * m * k + ACTIVATION_BYTES * m * n
     math = 2 * m * n * k / chip.device_peak(PEAK_OF[dtype])
     bound = np.maximum(math, moved / chip.device_bandwidth)
-    return _problem("gemm", dtype, ((*base, *quantise), optional), rows, ("n", "k"), seconds, bound)
+    return _problem(
+        "gemm", dtype, ((*base, *quantise), tuple(optional)), rows, ("n", "k"), seconds, bound
+    )
 
 
 def _experts(chip: Chip, dtype: str, rows: Sequence[Timing], best: float) -> Problem:
@@ -138,7 +140,7 @@ def _experts(chip: Chip, dtype: str, rows: Sequence[Timing], best: float) -> Pro
 
     def seconds(values: Values, at: IntArray) -> FloatArray:
         rest = weights[at] / values["memory"] + moved[at] / values["activations"]
-        return values["floor"] + math[at] / values["compute"] + rest
+        return np.asarray(values["floor"] + math[at] / values["compute"] + rest)
 
     groups = ("tokens", "experts", "top_k", "ep", "tp", "n", "k")
     return _problem("moe", dtype, (base, ()), rows, groups, seconds, math)

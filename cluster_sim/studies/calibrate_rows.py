@@ -24,10 +24,9 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "grouped_gemm": (),
     "kv_transfer": (),
 }
-_TEXTS = ("case_id", "source", "date", "split", "confidence", "chip", "framework", "op", "dtype")
-_TEXTS += ("kv_dtype", "metric", "value", "flags", "note")
-_NUMBERS = ("m", "n", "k", "batch", "seq_len", "heads", "kv_heads", "head_dim", "experts", "top_k")
-_NUMBERS += ("ep", "tp", "tokens", "message_bytes")
+_TEXTS: tuple[str, ...] = ("case_id", "source", "date", "split", "confidence", "chip", "framework")
+_TEXTS += ("op", "dtype", "kv_dtype", "metric", "value", "flags", "note")
+_NUMBERS = tuple(dict.fromkeys(name for names in SHAPES.values() for name in names))
 NEEDED = ("case_id", "chip", "op", "dtype", "metric", "value")
 METRIC = "time_us"
 MOST_PROBLEMS = 20
@@ -60,9 +59,8 @@ def read_timings(text: str, shown: str, chip: Chip, chips: Collection[str]) -> l
     """
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        header, rows = reader.fieldnames, []
-        for row in reader:
-            rows.append((reader.line_num, row))
+        header = reader.fieldnames
+        rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise SpecError(f"{shown}:{reader.line_num}: not valid CSV: {error}") from None
     if not header:
@@ -72,7 +70,9 @@ def read_timings(text: str, shown: str, chip: Chip, chips: Collection[str]) -> l
         raise SpecError(problems)
     if not rows:
         raise SpecError(f"{shown}: no rows below the header")
-    timings, seen, found = [], {}, set()
+    timings: list[Timing] = []
+    seen: dict[str, int] = {}
+    found: set[str] = set()
     for line, row in rows:
         wrong = _row_problems(row, chip, chips)
         case = row["case_id"] or ""
@@ -123,9 +123,7 @@ def _row_problems(row: Mapping[str, str | None], chip: Chip, chips: Collection[s
             hint = f"; did you mean '{near[0]}'?" if near else ""
             problems.append(f"{column}: unknown '{value}'{hint}")
     if row["metric"] != METRIC:
-        problems.append(
-            f"metric: must be {METRIC}, a time in microseconds (got '{row['metric']}')"
-        )
+        problems.append(f"metric: must be {METRIC}, a time in microseconds (got '{row['metric']}')")
     problems += _value_problems(row["value"] or "")
     for column in SHAPES.get(row["op"] or "", ()):
         text = row.get(column) or ""
@@ -159,7 +157,8 @@ def _dtype_problems(row: Mapping[str, str | None], chip: Chip) -> list[str]:
     if not problems and not attention and row["chip"] == chip.name:
         peak = PEAK_OF[_plain(row["dtype"] or "")]
         if peak not in chip.peak:
-            problems.append(f"dtype: {chip.name} has no {peak} peak (it has {', '.join(chip.peak)})")
+            have = ", ".join(chip.peak)
+            problems.append(f"dtype: {chip.name} has no {peak} peak (it has {have})")
     return problems
 
 

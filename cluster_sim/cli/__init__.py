@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from cluster_sim.cli.calibrate import calibrate
 from cluster_sim.cli.collective import collective
 from cluster_sim.cli.compare import compare
 from cluster_sim.cli.inspect import check, explain, list_names, schema, show
@@ -31,7 +32,8 @@ def cli() -> None:
     """
 
 
-for command in (run, collective, list_names, show, check, explain, compare, measure, schema):
+COMMANDS = (run, collective, list_names, show, check, explain, compare)
+for command in (*COMMANDS, measure, calibrate, schema):
     cli.add_command(command)
 
 

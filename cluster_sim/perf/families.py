@@ -28,6 +28,7 @@ from cluster_sim.perf.transformer import (
     glue_bytes,
     kv_bytes_per_token,
     kv_elements_per_layer,
+    kv_heads_per_device,
     layer_gemms,
     linear_state_bytes,
     linear_state_elements,
@@ -192,7 +193,8 @@ def _prefill_family(case: _Case) -> Family:
 
 
 def _decode_family(case: _Case) -> Family:
-    """Decode attention: floor + (queries and outputs + cache bytes) / (bandwidth u_m) a layer.
+    """Decode attention: floor + (queries and outputs + cache bytes) / (bandwidth u_m) a layer, plus
+    the curve's ``row`` for each sequence and KV head; over latents queries at a rate of their own.
 
     A token of context costs the larger of its bytes and its FLOP: 4 head_dim a head at the rate of
     prompt attention, which binds where many queries share a KV head; over latents 2 (2 kv_rank +
@@ -210,7 +212,8 @@ def _decode_family(case: _Case) -> Family:
         token_s = max(
             layer_bytes / (machine.chip.device_bandwidth * share), 2 * heads * reach / rate
         )
-        query_bytes = heads * reach * ACTIVATION_BYTES
+        moved = heads * reach * ACTIVATION_BYTES
+        query_s = moved / (machine.chip.device_bandwidth * (grouped.queries or share))
     else:
         prompt, stream = attention_curves(machine, case.recipe.kv)
         provenance, floor, share = stream.provenance, stream.floor, stream.memory
@@ -219,10 +222,12 @@ def _decode_family(case: _Case) -> Family:
             layer_bytes / (machine.chip.device_bandwidth * share),
             4 * heads * model.head_dim / rate,
         )
-        query_bytes = 2 * heads * model.head_dim * ACTIVATION_BYTES
+        moved = 2 * heads * model.head_dim * ACTIVATION_BYTES
+        query_s = moved / (machine.chip.device_bandwidth * share)
+        query_s += kv_heads_per_device(model, layout.tp) * stream.row
     bandwidth = machine.chip.device_bandwidth * share
     floor *= case.software.in_situ.attention_floor_factor
-    decodes = model.cached_layers * (floor + case.sequences * query_bytes / bandwidth)
+    decodes = model.cached_layers * (floor + case.sequences * query_s)
     decodes[0] = 0.0
     context_s = (model.cached_layers - model.local_layers) * token_s
     if model.local is not None and model.local.kind == "sparse":

@@ -181,8 +181,8 @@ def test_decode_attention_tables(
                 np.array([float(case[k]) for case in cases]) for k in ("kv_heads", "head_dim")
             )
             moved = batch * 2 * dim * (kv_heads * length * width + heads * 2)
-            rows = batch * kv_heads * stream.row
-            seconds = stream.floor / overlap + rows + moved / (bandwidth * stream.memory)
+            floor = stream.floor / overlap + batch * kv_heads * stream.row
+            seconds = floor + moved / (bandwidth * stream.memory)
         assert np.median(np.abs(errors(seconds, cases))) < most
 
 

@@ -44,7 +44,8 @@ def in_engine(data: Mapping[str, Any]) -> dict[str, Any]:
     """A fits mapping with the changes of its ``in_engine`` section applied to its own curves.
 
     Model: the values of ``every``, then those of the curve, then floors times the overlap of
-    launches; the source tells of each. Curves that are like another get them through it.
+    launches; the source tells of each. Curves that are like another get them through it. The glue
+    is changed alone.
     """
     changes = _mapping(data.get("in_engine"))
     overlap = _mapping(changes.get("launch_overlap"))
@@ -56,6 +57,8 @@ def in_engine(data: Mapping[str, Any]) -> dict[str, Any]:
                 key: _changed(curve, (wanted.get(EVERY), wanted.get(key)), overlap)
                 for key, curve in curves.items()
             }
+    if "glue" in data:
+        changed["glue"] = _changed(data["glue"], (changes.get("glue"),), {})
     return changed
 
 

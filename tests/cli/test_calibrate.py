@@ -86,6 +86,16 @@ def test_what_engines_change_survives(runner: CliRunner) -> None:
     assert "in engines floor 3.2 us" in curve.source
 
 
+def test_small_kernels_keep_their_floor_in_engines(runner: CliRunner) -> None:
+    chip = load_spec("chip", "h200_sxm", Chip)[1]
+    rows = timings(chip, "glue", "bf16", {"floor": 4e-6, "memory": 0.7})
+    Path("ops.csv").write_text(csv_text(rows, "h200_sxm"))
+    assert run(runner, "--chip", "h200_sxm", "--write").exit_code == 0
+    assert "\nglue:\n  floor: 4 us\n  memory: 0.7\n  provenance: measured\n" in FILE.read_text()
+    curve = load_fits(chip)[0].glue
+    assert (curve.floor, curve.memory) == (pytest.approx(1.2e-6), 0.7)
+
+
 def test_a_chip_that_borrows_gets_a_section(runner: CliRunner) -> None:
     chip = load_spec("chip", "h20_96g", Chip)[1]
     Path("ops.csv").write_text(csv_text(timings(chip, "gemm", "bf16", GEMM), "h20_96g"))

@@ -339,6 +339,7 @@ class InEngine:
     attention_decode: dict[KvDtype | Literal["every"], Change] = field(default_factory=dict)
     mla_prefill: dict[KvDtype | Literal["every"], Change] = field(default_factory=dict)
     mla_decode: dict[KvDtype | Literal["every"], Change] = field(default_factory=dict)
+    glue: Change | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

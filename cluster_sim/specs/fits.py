@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
+from cluster_sim.specs.chip import Change
 from cluster_sim.units import parse_quantity
 
 # Sections of curves that `calibrate` fits, in the order of the files.
 FITTED = ("gemm", "moe", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode")
 EVERY = "every"
+_CHANGES = {entry.name for entry in fields(Change)} - {"source"}
 MOST_RELATIVES = 2  # a chip may borrow from one that borrows itself, not further
 _BY_KEY = (*FITTED, "all_reduce", "all_to_all")
 _WHOLE = ("glue", "power")
@@ -41,7 +44,8 @@ def in_engine(data: Mapping[str, Any]) -> dict[str, Any]:
     """A fits mapping with the changes of its ``in_engine`` section applied to its own curves.
 
     Model: the values of ``every``, then those of the curve, then floors times the overlap of
-    launches; the source tells of each. Curves that are like another get them through it.
+    launches; the source tells of each. Curves that are like another get them through it. The glue
+    is changed alone.
     """
     changes = _mapping(data.get("in_engine"))
     overlap = _mapping(changes.get("launch_overlap"))
@@ -53,6 +57,8 @@ def in_engine(data: Mapping[str, Any]) -> dict[str, Any]:
                 key: _changed(curve, (wanted.get(EVERY), wanted.get(key)), overlap)
                 for key, curve in curves.items()
             }
+    if "glue" in data:
+        changed["glue"] = _changed(data["glue"], (changes.get("glue"),), {})
     return changed
 
 
@@ -99,9 +105,10 @@ def _changed(curve: Any, changes: tuple[Any, ...], overlap: dict[str, Any]) -> A
         return curve
     values = dict(curve)
     for change in (_mapping(given) for given in changes):
-        values |= {key: value for key, value in change.items() if key != "source"}
-        if change:
-            what = ", ".join(f"{key} {value}" for key, value in change.items() if key != "source")
+        new = {key: value for key, value in change.items() if key in _CHANGES}
+        values |= new
+        if new:
+            what = ", ".join(f"{key} {value}" for key, value in new.items())
             why = f"in engines {what}: {change.get('source')}"
             values["source"] = f"{values.get('source', '')}; {why}"
     factor = overlap.get("floors")

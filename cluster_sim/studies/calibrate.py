@@ -309,4 +309,6 @@ def _source(problem: Problem) -> str:
     flags = {flag for row in rows for flag in row.flags if flag.startswith("routing")}
     if flags:
         text += f", {' and '.join(sorted(flag.replace('_', ' ') for flag in flags))}"
+    if problem.section == "moe":
+        text += "; compute at most that of the best dense GEMM"
     return f"{text}; errors of shapes that the fit did not see; written by calibrate"

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from conftest import ROOT
 
 from cluster_sim.cli import cli
+from cluster_sim.cli.calibrate import calibrate
 from cluster_sim.cli.collective import collective
 from cluster_sim.cli.measure import measure
 from cluster_sim.cli.run import run
@@ -38,6 +39,12 @@ def test_every_option() -> None:
 def test_every_option_of_collective() -> None:
     options = {option for parameter in collective.params for option in parameter.opts}
     words = {word for word in table("Options of collective") if word.startswith("--")}
+    assert words - {"--help"} == options
+
+
+def test_every_option_of_calibrate() -> None:
+    options = {option for parameter in calibrate.params for option in parameter.opts}
+    words = {word for word in table("Options of calibrate") if word.startswith("--")}
     assert words - {"--help"} == options
 
 

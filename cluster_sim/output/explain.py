@@ -9,7 +9,8 @@ from cluster_sim.economics import chip_usd_per_hour, how_to_price
 from cluster_sim.output.tables import FAMILY_WORDS, WIDTH, grid, number
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
-from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
+from cluster_sim.perf.steady import step_family_s
+from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.serving.generators import planned
 from cluster_sim.simulation import make_requests
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
@@ -97,30 +98,15 @@ def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
     isl, osl = (lengths.average for lengths in job.workload.shape)
     mean_context = round(isl + osl / 2)
     prompt = max(1, min(round(isl), job.software.max_num_batched_tokens))
-    attention_s = price.prefill_attention_s(0, prompt)
-    near = local_tokens(price.local, mean_context)
     many = f"decode, {batch} seq{'s' if batch != 1 else ''}"
     heads = ["ms", "decode, 1 seq", many, f"prompt of {prompt:,}", "provenance"]
     rows = [heads]
     totals = [0.0, 0.0, 0.0]
     for family in price.families:
-        figures = []
-        for decodes, tokens in ((1, 0), (batch, 0), (0, prompt)):
-            seconds = 0.0
-            count, sequences = decodes + tokens, decodes + (1 if tokens else 0)
-            for table, index in (
-                (family.tokens_s, count),
-                (family.sequences_s, sequences),
-                (family.decodes_s, decodes),
-            ):
-                seconds += float(table[index]) if table is not None else 0.0
-            seconds += family.context_s * decodes * mean_context
-            seconds += family.local_context_s * decodes * near
-            if family.shared_s is not None:
-                seconds += float(family.shared_s[count if tokens else ranks * count])
-            if tokens:
-                seconds += family.prefill_floor_s + attention_s * family.prompts
-            figures.append(seconds)
+        figures = [
+            step_family_s(price, family, ranks, decodes, mean_context, tokens)
+            for decodes, tokens in ((1, 0), (batch, 0), (0, prompt))
+        ]
         totals = [total + figure for total, figure in zip(totals, figures, strict=True)]
         cells = [number(figure * 1e3) for figure in figures]
         rows.append([f"  {FAMILY_WORDS[family.name]}", *cells, family.provenance])

@@ -69,9 +69,7 @@ def in_engine(data: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def likened(
-    data: Mapping[str, Any], relative: Mapping[str, Any], distance: str
-) -> dict[str, Any]:
+def likened(data: Mapping[str, Any], relative: Mapping[str, Any], distance: str) -> dict[str, Any]:
     """A fits mapping whose curves ``like`` another of their section hold that one's values, those
     given in ``times`` multiplied, and what they give themselves.
 

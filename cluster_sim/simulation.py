@@ -38,8 +38,8 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row of numbers, the requests behind it, and the manifest with their origin; ``facts`` of
-    a recorded run.
+    """One row of numbers, the requests behind it, and the manifest with their origin; ``facts`` if
+    they are to be kept.
     """
 
     summary: dict[str, Any]
@@ -60,13 +60,15 @@ def simulate(
     progress: Progress | None = None,
     live: Live | None = None,
     record: bool = False,
+    keep: bool = False,
 ) -> Result:
     """Simulate a workload on a topology.
 
     Names are looked up as on the command line. ``step_by_step`` runs the slow reference, with
     identical results. ``live`` sees the run itself, not the search for the capacity; ``record``
-    keeps what a timeline needs in ``facts``. An interrupt from the keyboard gives what is finished,
-    marked partial. Raises SpecError, UnknownNameError, DoesNotFitError for what the user can mend.
+    keeps what a timeline needs in ``facts``, ``keep`` all but that. An interrupt from the keyboard
+    gives what is finished, marked partial. Raises SpecError, UnknownNameError, DoesNotFitError for
+    what the user can mend.
     """
     machine = load_topology(topology) if isinstance(topology, str) else topology
     job = load_workload(workload) if isinstance(workload, str) else workload
@@ -109,7 +111,7 @@ def simulate(
         version=__version__,
     )
     summary, table, manifest = summarise_run(facts)
-    return Result(summary, table, manifest, run.interrupted, facts if record else None)
+    return Result(summary, table, manifest, run.interrupted, facts if record or keep else None)
 
 
 def make_requests(

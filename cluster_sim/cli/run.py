@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 @click.option("--step-by-step", is_flag=True, help="The slow reference; same results.")
 @click.option("--timeline", is_flag=True, help="Write a trace that Perfetto opens.")
 @click.option("--timeline-window", type=Window(), help="Only this part of it, such as 10s..20s.")
+@click.option(
+    "--band",
+    type=click.Choice(["run", "capacity"]),
+    is_flag=False,
+    flag_value="run",
+    help="Run it 16 more times with other constants (capacity: the search for it too).",
+)
 @click.option("--live", is_flag=True, help="Show the replicas while the run goes on.")
 def run(
     seeds: int | None,
@@ -35,6 +42,7 @@ def run(
     step_by_step: bool,
     timeline: bool,
     timeline_window: tuple[float, float] | None,
+    band: Literal["run", "capacity"] | None,
     live: bool,
     **options: Any,
 ) -> None:
@@ -44,9 +52,12 @@ def run(
     from cluster_sim.output.results import ResultWriter, check_writable
     from cluster_sim.output.timeline import timeline as make_timeline
     from cluster_sim.simulation import simulate
+    from cluster_sim.studies.band import band_study
 
     if timeline_window and not timeline:
         raise click.UsageError("--timeline-window has no effect without --timeline")
+    if band and seeds:
+        raise click.UsageError("--band and --seeds exclude each other")
     machine, job, economics = resolve_inputs(options)
     check_writable(out)
     if not quiet:
@@ -68,7 +79,10 @@ def run(
                 progress=bar.update,
                 live=bar.watch if isinstance(bar, Panel) else None,
                 record=timeline,
+                keep=band is not None,
             )
+            if band and not result.partial:
+                result.manifest["bands"]["again"] = band_study(result, band, progress=bar.update)
         except KeyboardInterrupt:
             bar.close()
             click.echo("Interrupted before the run itself began: nothing to write.", err=True)

@@ -61,6 +61,7 @@ HOST = 0.5
 # all-reduces of decode steps equally well, which are 0.36 apart on long messages.
 IN_SITU = 0.15
 LOADS = 0.13  # of experts: even loads change steps by 5 to 13 % on measured closed-loop runs
+FOREIGN = 0.3  # what all curves of another vendor's chip may be off by together: assumed
 UNFITTED = 0.4  # hand-offs, swap, linear attention: assumed
 POWER: dict[Provenance, float] = {"measured": 0.1, "datasheet": 0.2}  # watts: assumed
 POWER_ELSEWHERE = 0.25  # transferred or assumed watts: assumed
@@ -147,16 +148,21 @@ def step_residuals(
 
 def whole_residuals(
     machine: TopologyInput, model: Model, software: Software, dtype: str, setup: str
-) -> tuple[Residual, Residual]:
-    """Those of the whole step: of the recipe (chip, model, software, dtype), and of the set-up
-    (plan and workload) under it.
+) -> tuple[Residual, ...]:
+    """Those of the whole step: of the recipe (chip, model, software, dtype), of the set-up (plan
+    and workload) under it, and of curves from another vendor.
     """
     recipe = f"{machine.chip.name} {model.name} {software.name} {dtype}"
     source = "calibrated on measured closed-loop runs"
-    return (
+    found = [
         _residual(f"recipe {recipe}", LEFT_OUT * RECIPE**0.5, "measured", source),
         _residual(f"set-up {recipe} {setup}", LEFT_OUT * (1 - RECIPE) ** 0.5, "measured", source),
-    )
+    ]
+    glue = machine.fits.glue.taken  # never like a curve of another dtype
+    if glue is not None and glue.distance == "other":
+        key = f"kernels and libraries of {machine.chip.vendor}"
+        found.append(_residual(key, FOREIGN, "assumed", "curves of another vendor's chip"))
+    return tuple(found)
 
 
 def front_end_residual(software: Software) -> Residual:

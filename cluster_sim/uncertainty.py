@@ -5,8 +5,8 @@ Model: ln h = ln h0 + sum of e_k sigma_k z_k over independent residuals k with z
 the elasticity of the headline to the step time, times the share of the step time that residual k
 scales at the point where the headline was taken. sigma(h)^2 = sum (e_k sigma_k)^2; eight in ten
 lie between h0 exp(-1.2816 sigma) and h0 exp(1.2816 sigma).
-Limits: queues before the engine answer more than in proportion near saturation; prices, lengths and
-arrivals are taken as given; what a run of finite length leaves to chance is left out.
+Limits: queues before the engine answer more than in proportion near saturation; prices, mean
+lengths and arrivals are taken as given.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster_sim.capacity import PRECISION
 from cluster_sim.facts import Facts
 from cluster_sim.ledger import Ledger, close_ledger
 from cluster_sim.metrics import HEADLINES
@@ -119,12 +120,35 @@ def bands(facts: Facts, ledger: Ledger, row: Mapping[str, Any]) -> dict[str, Ban
             continue
         step = math.fsum(weights.values())
         beside = [(residual, step) for residual in whole]
+        beside += [(residual, 1.0) for residual in _chance(facts, row, name)]
         if name == "ttft_mean_ms":
             beside.append((front_end_residual(job.software), 1.0))
         if name == "j_per_output_token" and power is not None:
             beside.append((power, 1.0))
         made = contributions(weights, residuals, beside)
         found[name] = Band(base=row[name], contributions=made)
+    return found
+
+
+def _chance(facts: Facts, row: Mapping[str, Any], headline: str) -> list[Residual]:
+    """What the draw of the requests leaves to chance, and the search for the capacity.
+
+    Model: the mean length of n answers has the deviation of one over sqrt(n); the search ends with
+    the capacity within a bracket. Runs of equal requests have the former in common.
+    """
+    found = []
+    lengths, wanted = facts.requests.osl, facts.job.workload
+    if wanted.arrivals.kind != "trace":
+        key = (
+            f"draw of {len(lengths)} requests {wanted.name} seed {wanted.seed} {row['osl_mean']:g}"
+        )
+        sigma = float(lengths.std() / lengths.mean()) / math.sqrt(len(lengths))
+        source = "spread of the lengths of answers"
+        found.append(Residual(key=key, sigma=sigma, provenance="assumed", source=source))
+    if headline == HEADLINES[0]:
+        source = "width at which the bisection ends"
+        key = f"search for the capacity {facts.config_hash}"
+        found.append(Residual(key=key, sigma=PRECISION, provenance="assumed", source=source))
     return found
 
 

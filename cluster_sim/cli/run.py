@@ -52,13 +52,15 @@ def run(
     from cluster_sim.output.results import ResultWriter, check_writable
     from cluster_sim.output.timeline import timeline as make_timeline
     from cluster_sim.simulation import simulate
-    from cluster_sim.studies.band import band_study
 
     if timeline_window and not timeline:
         raise click.UsageError("--timeline-window has no effect without --timeline")
     if band and seeds:
         raise click.UsageError("--band and --seeds exclude each other")
     machine, job, economics = resolve_inputs(options)
+    if band == "capacity" and job.workload.arrivals.load is None:
+        text = "--band capacity needs traffic at a share of the capacity; write --band run"
+        raise click.UsageError(text)
     check_writable(out)
     if not quiet:
         for file in (*machine.files, *job.files):
@@ -82,7 +84,7 @@ def run(
                 keep=band is not None,
             )
             if band and not result.partial:
-                result.manifest["bands"]["again"] = band_study(result, band, progress=bar.update)
+                _add_band(result, band, bar)
         except KeyboardInterrupt:
             bar.close()
             click.echo("Interrupted before the run itself began: nothing to write.", err=True)
@@ -107,6 +109,17 @@ def run(
     if results[-1].partial:
         click.echo("Interrupted: the results are partial.", err=True)
         raise SystemExit(130)
+
+
+def _add_band(result: Result, band: Literal["run", "capacity"], bar: Bar | Panel) -> None:
+    """Put the band of the replications into the manifest; an interrupt leaves it out."""
+    from cluster_sim.studies.band import band_study
+
+    try:
+        result.manifest["bands"]["again"] = band_study(result, band, progress=bar.update)
+    except KeyboardInterrupt:
+        bar.close()
+        click.echo("Interrupted: the run is complete, its --band is left out.", err=True)
 
 
 def _display(live: bool, quiet: bool) -> Bar | Panel:

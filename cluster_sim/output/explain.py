@@ -108,9 +108,8 @@ def _step(
     isl, osl = (lengths.average for lengths in job.workload.shape)
     mean_context = round(isl + osl / 2)
     prompt = max(1, min(round(isl), job.software.max_num_batched_tokens))
-    many = f"decode, {batch} seq{'s' if batch != 1 else ''}"
-    heads = ["ms", "decode, 1 seq", many, f"prompt of {prompt:,}", "provenance", "error"]
-    rows = [heads]
+    many = f"{batch} decode{'s' if batch != 1 else ''}"
+    rows = [["ms", "1 decode", many, f"prompt {prompt:,}", "provenance", "error"]]
     totals = [0.0, 0.0, 0.0]
     for family in price.families:
         figures = [

@@ -43,7 +43,7 @@ def band_study(
     The requests stay the same, and come at the same rate: cost and energy at a share of another
     capacity are not seen. Low and high are the tenth and ninetieth percentile. ``what``: the run
     alone, or the searches for saturation and capacity too.
-    Raises SpecError for a run without facts, and without a capacity when that is wanted.
+    Raises SpecError for a run without facts, and without searches when those are wanted.
     """
     facts = result.facts
     if facts is None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster_sim.errors import SpecError
+from cluster_sim.metrics import HEADLINES
 from cluster_sim.uncertainty import REACH, total_sigma
 
 WORDS = ("plan", "weights_dtype")  # the metrics that are no numbers
@@ -86,12 +87,12 @@ def compare_bands(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[li
 
     Model: ln ratio has sigma^2 = sum over residuals of (effect there - effect here)^2: what both
     runs have in common cancels as far as it weighs the same. A difference is significant if the
-    band of the ratio leaves out 1. Limits: runs with other seeds differ by chance too.
+    band of the ratio leaves out 1.
     """
     table = [["headline", "ratio", "low", "high", ""]]
-    for name, here in first.items():
-        there = other.get(name)
-        if there is None or not here["base"] or not there["base"]:
+    for name in HEADLINES:
+        here, there = first.get(name), other.get(name)
+        if here is None or there is None or not here["base"] or not there["base"]:
             continue
         effects: dict[str, float] = {}
         for sign, band in ((-1.0, here), (1.0, there)):

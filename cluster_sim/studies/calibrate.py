@@ -161,6 +161,8 @@ def _unfit(row: Timing, framework: str) -> str:
     for flag, reason in _UNFIT_FLAGS.items():
         if flag in row.flags:
             return reason
+    if row.op.startswith(("attention", "mla")) and row.kv_dtype == "int8":
+        return "caches of int8 share the curves of fp8"
     if row.op == "attention_prefill" and row.dtype != row.kv_dtype:
         return f"products in {row.dtype} over a cache of {row.kv_dtype}; engines multiply in it"
     if row.op == "attention_decode" and row.shape["heads"] == row.shape["kv_heads"]:

@@ -32,8 +32,18 @@ def cli() -> None:
     """
 
 
-COMMANDS = (run, collective, list_names, show, check, explain, compare)
-for command in (*COMMANDS, measure, calibrate, schema):
+for command in (
+    run,
+    collective,
+    list_names,
+    show,
+    check,
+    explain,
+    compare,
+    measure,
+    calibrate,
+    schema,
+):
     cli.add_command(command)
 
 

@@ -31,6 +31,11 @@ FEWEST_POINTS, FEWEST_SHAPES = 12, 4
 GAIN = 0.97  # an optional parameter stays if it lowers the errors to this or less
 MOST_IMPOSSIBLE = 0.1  # beyond this share of points above the roofline no other is believed
 DIGITS = 3
+_UNFIT_FLAGS = {
+    "non_causal": "attention that is not causal",
+    "plain_torch": "several kernels of torch where engines have one",
+    "no_graph": "launched from the host, so that the time contains launches",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +110,7 @@ def calibrate(
     }
     curves = []
     for (section, key), rows in usable.items():
-        rows, dropped = _one_kernel(rows)
+        rows, dropped = (rows, []) if section == "glue" else _one_kernel(rows)
         left_out += dropped
         problem, dropped = _possible(chip, section, key, rows, best.get(key))
         left_out += dropped
@@ -153,8 +158,11 @@ def _unfit(row: Timing, framework: str) -> str:
         return f"kernels of {row.framework or 'an unnamed framework'}, not of {framework}"
     if row.op not in SECTIONS:
         return f"no curve is fitted to {row.op}"
-    if "non_causal" in row.flags:
-        return "attention that is not causal"
+    for flag, reason in _UNFIT_FLAGS.items():
+        if flag in row.flags:
+            return reason
+    if row.op.startswith(("attention", "mla")) and row.kv_dtype == "int8":
+        return "caches of int8 share the curves of fp8"
     if row.op == "attention_prefill" and row.dtype != row.kv_dtype:
         return f"products in {row.dtype} over a cache of {row.kv_dtype}; engines multiply in it"
     if row.op == "attention_decode" and row.shape["heads"] == row.shape["kv_heads"]:

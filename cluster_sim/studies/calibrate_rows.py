@@ -30,6 +30,7 @@ _NUMBERS = tuple(dict.fromkeys(name for names in SHAPES.values() for name in nam
 NEEDED = ("case_id", "chip", "op", "dtype", "metric", "value")
 METRIC = "time_us"
 MOST_PROBLEMS = 20
+LARGEST = 1e15  # of a size; beyond, floats are no whole numbers
 _ATTENTION_DTYPES = ("bf16", "fp8", "int8")
 
 
@@ -125,13 +126,28 @@ def _row_problems(row: Mapping[str, str | None], chip: Chip, chips: Collection[s
     if row["metric"] != METRIC:
         problems.append(f"metric: must be {METRIC}, a time in microseconds (got '{row['metric']}')")
     problems += _value_problems(row["value"] or "")
+    problems += _shape_problems(row)
+    if SHAPES.get(row["op"] or "") and row["op"] != "glue":
+        problems += _dtype_problems(row, chip)
+    return problems
+
+
+def _shape_problems(row: Mapping[str, str | None]) -> list[str]:
+    problems, shape = [], {}
     for column in SHAPES.get(row["op"] or "", ()):
         text = row.get(column) or ""
         number = _number(text)
-        if number is None or number <= 0 or number != int(number):
+        if number is None or not 0 < number < LARGEST or number != int(number):
             problems.append(f"{column}: {row['op']} needs a whole number > 0 (got '{text}')")
-    if SHAPES.get(row["op"] or "") and row["op"] != "glue":
-        problems += _dtype_problems(row, chip)
+        else:
+            shape[column] = int(number)
+    if problems:
+        return problems
+    for many, few in (("experts", "ep"), ("heads", "kv_heads")):
+        if few in shape and shape[many] % shape[few]:
+            problems.append(f"{many}: must be a multiple of {few} (got {shape[many]})")
+    if shape.get("top_k", 0) > shape.get("experts", 0):
+        problems.append(f"top_k: {shape['top_k']} of {shape['experts']} experts")
     return problems
 
 
@@ -154,11 +170,11 @@ def _dtype_problems(row: Mapping[str, str | None], chip: Chip) -> list[str]:
             near = nearest(value, known)
             hint = f"; did you mean '{near[0]}'?" if near else f"; known are {', '.join(known)}"
             problems.append(f"{column}: unknown '{value}'{hint}")
-    if not problems and not attention and row["chip"] == chip.name:
-        peak = PEAK_OF[_plain(row["dtype"] or "")]
+    if not problems and row["chip"] == chip.name:
+        peak = "bf16" if attention else PEAK_OF[_plain(row["dtype"] or "")]
         if peak not in chip.peak:
             have = ", ".join(chip.peak)
-            problems.append(f"dtype: {chip.name} has no {peak} peak (it has {have})")
+            problems.append(f"dtype: {chip.name} has no {peak} peak (it has {have or 'none'})")
     return problems
 
 

@@ -182,6 +182,34 @@ def test_one_message_and_no_file(runner: CliRunner, text: str, says: str) -> Non
     assert [path.name for path in Path.cwd().iterdir()] == ["ops.csv"]
 
 
+@pytest.mark.parametrize(
+    ("op", "cells", "says"),
+    [
+        ("moe_ffn", {"experts": "7", "ep": "2"}, "experts: must be a multiple of ep (got 7)"),
+        ("moe_ffn", {"top_k": "9"}, "top_k: 9 of 8 experts"),
+        ("moe_ffn", {"tokens": "inf"}, "tokens: moe_ffn needs a whole number > 0 (got 'inf')"),
+        ("moe_ffn", {"tokens": "nan"}, "tokens: moe_ffn needs a whole number > 0 (got 'nan')"),
+        ("attention_decode", {"heads": "9", "kv_heads": "8"}, "heads: must be a multiple of kv_h"),
+        ("attention_decode", {"kv_dtype": "fp4"}, "kv_dtype: unknown 'fp4'"),
+    ],
+)
+def test_shapes_that_cannot_be(
+    runner: CliRunner, op: str, cells: dict[str, str], says: str
+) -> None:
+    values = {**GEMM, "activations": 0.5}
+    lines, header = rows_of(op, values).splitlines(), HEADER.split(",")
+    row = dict(zip(header, lines[1].split(","), strict=True)) | cells
+    Path("ops.csv").write_text("\n".join([lines[0], ",".join(row.values()), *lines[2:]]))
+    result = run(runner, "--chip", "h200_sxm")
+    assert f"ops.csv:2: {says}" in str(result.exception)
+
+
+def test_attention_needs_a_bf16_peak(runner: CliRunner) -> None:
+    Path("ops.csv").write_text(rows_of().replace("h200_sxm", "ascend_960"))
+    result = run(runner, "--chip", "ascend_960")
+    assert "ops.csv:2: dtype: ascend_960 has no bf16 peak (it has" in str(result.exception)
+
+
 @pytest.mark.parametrize("value", ["0", "-3.5", "nan", "inf", "fast", ""])
 def test_times_are_positive_numbers(runner: CliRunner, value: str) -> None:
     cells = rows_of("gemm", GEMM).splitlines()

@@ -33,12 +33,16 @@ def play(engine: FluidEngine, steps: Sequence[Sequence[Phase]]) -> Play:
 
 
 class Play(Handle):
-    """Steps that are played; one object may stand for several equal steps in a row."""
+    """Steps that are played; one object may stand for several equal steps in a row. ``left`` is the
+    share of the first that is still to do.
+    """
 
-    def __init__(self, engine: FluidEngine, steps: Sequence[Sequence[Phase]]) -> None:
+    def __init__(
+        self, engine: FluidEngine, steps: Sequence[Sequence[Phase]], left: float = 1.0
+    ) -> None:
         super().__init__(engine)
-        if not steps:
-            raise ValueError("steps(=()) must not be empty")
+        if not steps or not 0 < left <= 1:
+            raise ValueError(f"{len(steps)} steps and left(={left}): must be > 0, left at most 1")
         self.steps = steps
         self.ends_s: list[float] = []
         self._seconds: list[float] = []
@@ -52,12 +56,13 @@ class Play(Handle):
                 for r, demand in zip(activity.resources, activity.demand, strict=True):
                     rate = demand / activity.alone_s
                     self._rate[r] = max(self._rate.get(r, 0.0), rate)
-        self._left = 1.0  # share of the current step, when the stretch or round began
+        self._left = left  # share of the current step, when the stretch or round began
         self._stretch_s: list[float] = []  # ends of the steps, while it runs alone
         self._round: list[tuple[Activity, float]] = []  # the parts of each round of a step ...
         self._at = self._rounds = 0  # ... the part that runs, and the rounds to go
         self._part: Running | None = None
-        self._done_s = 0.0  # of its time alone, without the stretch or part that runs
+        # Of its time alone, without the stretch or part that runs.
+        self._done_s = (1 - left) * self._seconds[0]
 
     def begin(self) -> None:
         """Claim all resources and go."""

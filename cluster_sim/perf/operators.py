@@ -81,14 +81,22 @@ def gemm_s(
     """
     curve, chip = gemm_curve(machine, dtype), machine.chip
     width, bandwidth = BYTES_PER_ELEMENT[dtype], chip.device_bandwidth
-    read = OUTPUT_BYTES if dtype in WEIGHT_ONLY else width
     math = 2.0 * rows * n * k / (chip.device_peak(PEAK_OF[dtype]) * curve.compute)
-    moved = width * n * k + read * rows * k + OUTPUT_BYTES * rows * n
-    memory = moved / (bandwidth * curve.memory)
+    memory = gemm_memory_s(machine, dtype, rows, n, k)
     seconds = curve.floor + np.maximum(math, memory)
     if curve.quantise is not None:
         seconds = seconds + (OUTPUT_BYTES + width) * rows * k / (bandwidth * curve.quantise)
     return seconds, math > memory
+
+
+def gemm_memory_s(
+    machine: TopologyInput, dtype: str, rows: FloatArray, n: int, k: int
+) -> FloatArray:
+    """Seconds that the bytes of (rows x k) times (k x n) take at the memory rate of the curve."""
+    width = BYTES_PER_ELEMENT[dtype]
+    read = OUTPUT_BYTES if dtype in WEIGHT_ONLY else width
+    moved = width * n * k + read * rows * k + OUTPUT_BYTES * rows * n
+    return moved / (machine.chip.device_bandwidth * gemm_curve(machine, dtype).memory)
 
 
 def worst_provenance(machine: TopologyInput, dtype: str) -> str:

@@ -11,6 +11,7 @@ from heapq import heapify, heappop, heappush
 from itertools import accumulate
 
 from cluster_sim.errors import SimulationError
+from cluster_sim.perf.families import Batch
 from cluster_sim.serving.local_context import LocalContext
 from cluster_sim.serving.queue import WaitingQueue
 from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
@@ -59,6 +60,7 @@ class FastRank:
         self.outstanding = 0
         self.counts = StepCounts()
         self.tape: Tape | None = None
+        self.consists = (0, 0, 0, 0, 0, 0.0, 0)  # what the last mixed step was: a Batch
         self.decoding = self.context = 0
         self.near = LocalContext(spec.price.local)
         self.held = False  # the last step left decoding sequences without a token
@@ -153,6 +155,12 @@ class FastRank:
         self._leave(finished, last_s)
         return finished, chained
 
+    def decodes_at(self, steps: int) -> Batch:
+        """What the decode step after ``steps`` more of them consists of."""
+        near = self.near.tokens + steps * self.near.growing
+        context = self.context + steps * self.decoding
+        return Batch(self.decoding, context, near, 0, 0, 0.0, 0)
+
     def _blocks_of(self, steps: int) -> int:
         """New blocks that the next decode steps take together."""
         size, needs, decodes = self.spec.block_tokens, self._needs, self._decodes
@@ -234,9 +242,10 @@ class FastRank:
         step_s = price.step_s(decodes, context, near, tokens, prompts, prefill_s)
         if swapped:
             step_s += price.swap_s * swapped
-        self.counts.add(decodes, context, near, tokens, prompts, prefill_s, swapped)
+        consists = (decodes, context, near, tokens, prompts, prefill_s, swapped)
+        self.consists = consists
+        self.counts.add(*consists)
         if self.tape is not None:
-            consists = (decodes, context, near, tokens, prompts, prefill_s, swapped)
             self.tape.step(self.index, *consists, spec.blocks - self._available())
         return step_s, decodes + tokens
 

@@ -13,6 +13,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_sim.perf.families import Batch
 from cluster_sim.serving.fast_rank import FastRank
 from cluster_sim.serving.records import Outcomes, StepLog
 from cluster_sim.serving.stepper import ReplicaSpec
@@ -115,6 +116,22 @@ class FastReplica:
         del ends[keep:]
         self.end_s = ends[-1]
         return True
+
+    def last_step(self) -> tuple[float, list[Batch]]:
+        """When the last step of what runs starts, and what the batches do in it."""
+        ends = self._segment
+        if ends is None:
+            return self.start_s, [Batch(*rank.consists) for rank in self._busy]
+        before = len(ends) - 1
+        return ends[-2] if before else self.start_s, [
+            rank.decodes_at(before) for rank in self._busy
+        ]
+
+    def end_at(self, end_s: float) -> None:
+        """Let the last step of what runs end at another time."""
+        self.end_s = end_s
+        if self._segment is not None:
+            self._segment[-1] = end_s
 
     def _decode_ends(self, horizon_s: float) -> list[float]:
         """End times of decode-only steps until a batch changes or the horizon is passed."""

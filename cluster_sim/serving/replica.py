@@ -123,9 +123,8 @@ class FastReplica:
         if ends is None:
             return self.start_s, [Batch(*rank.consists) for rank in self._busy]
         before = len(ends) - 1
-        return ends[-2] if before else self.start_s, [
-            rank.decodes_at(before) for rank in self._busy
-        ]
+        batches = [rank.decodes_at(before) for rank in self._busy]
+        return ends[-2] if before else self.start_s, batches
 
     def end_at(self, end_s: float) -> None:
         """Let the last step of what runs end at another time."""

@@ -10,7 +10,7 @@ Limits: what others change in the middle of a step is felt in its rounds (``ALTE
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from cluster_sim.engine.fluid_play import Play
 from cluster_sim.errors import ClusterSimError
 from cluster_sim.perf.families import Batch
 from cluster_sim.serving.records import StepCounts
-from cluster_sim.work import Phase
+from cluster_sim.work import Activity, Phase
 
 Process = Callable[[Cluster], Generator[Event, Any, Any]]
 
@@ -92,6 +92,18 @@ class Visits:
     lost_s: tuple[float, ...]
     played: tuple[StepCounts, ...]
     shared: tuple[Counter[int], ...]
+
+
+def always(activities: Iterable[Activity]) -> Process:
+    """A process that starts some activities with the run."""
+    beside = list(activities)
+
+    def start(cluster: Cluster) -> Generator[Event, Any, None]:
+        yield cluster.env.timeout(0.0)
+        for activity in beside:
+            cluster.engine.start(activity)
+
+    return start
 
 
 class Worker(Protocol):

@@ -179,6 +179,8 @@ class FluidEngine:
         self.pool = Pool(np.array(self.capacity), compiled_fill() if compiled else fill_rounds)
         # Who may still come on a resource: an activity while it runs, a play for all of its life.
         self.claims = [0] * len(capacity)
+        # How many of those stay for good.
+        self.staying = [0] * len(capacity)
         # Who has a resource to itself and is to be told when somebody comes.
         self.owner: list[Handle | None] = [None] * len(capacity)
         self.stale: dict[Event, None] = {}
@@ -187,14 +189,16 @@ class FluidEngine:
         self._alarm: Event | None = None
         self._alarm_s = math.inf
 
-    def start(self, activity: Activity, share: float = 1.0) -> Running:
+    def start(self, activity: Activity, share: float = 1.0, *, stays: bool = False) -> Running:
         """Run an activity, or the ``share`` of it that is left; an event that succeeds when it is
-        complete.
+        complete. ``stays``: it outlasts everything else.
         """
         if not 0 < share <= 1:
             raise ValueError(f"share(={share}) must be > 0 and at most 1")
         running = Running(self, activity, share, 0)
         self.begin(running)
+        for r in activity.resources if stays else ():
+            self.staying[r] += 1
         return running
 
     def cancel(self, handle: Handle) -> float:

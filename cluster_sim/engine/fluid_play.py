@@ -2,9 +2,11 @@
 
 Alone, a series of steps is one event at its end. From the moment somebody else comes on one of its
 resources, what is left of the current step is played phase by phase in ``ALTERNATIONS`` rounds, as
-the layers of a model alternate, until the others have left.
+the layers of a model alternate, until the others have left. Beside those who stay for good a step
+takes as long in one round, which is what it is then played in.
 
-Limits: a part of a step that ran alone counts as the same share of each of its phases.
+Limits: a part of a step that ran alone counts as the same share of each of its phases. A
+step in one round ends in it, even if somebody else comes.
 """
 
 from __future__ import annotations
@@ -151,7 +153,10 @@ class Play(Handle):
         The rounds begin where the step stands in its own alternation, so that a short visitor meets
         each phase as often as it takes.
         """
-        step, count = len(self.ends_s), self.engine.alternations
+        step, engine = len(self.ends_s), self.engine
+        whole = self._left == 1
+        stay = whole and all(engine.claims[r] == 1 + engine.staying[r] for r in self._rate)
+        count = 1 if stay else engine.alternations
         share, position = self._left / count, (1 - self._left) * count % 1 * self._seconds[step]
         phases = [p.activity for p in self.steps[step] if p.activity.alone_s > 0]
         begin, passed = 0, 0.0

@@ -101,7 +101,7 @@ def always(activities: Iterable[Activity]) -> Process:
     def start(cluster: Cluster) -> Generator[Event, Any, None]:
         yield cluster.env.timeout(0.0)
         for activity in beside:
-            cluster.engine.start(activity)
+            cluster.engine.start(activity, stays=True)
 
     return start
 

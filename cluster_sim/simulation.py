@@ -98,6 +98,7 @@ def simulate(
     price = compile_step_price(machine, job.model, job.software, layout, dtypes)
     cache = kv_cache(machine.chip, job.model, job.software, layout, dtypes)
     service = make_service(job, choice, price, cache, requests)
+    site = make_site(machine, choice, price, processes, background) if others else None
     capacity, flat_out = _limits(service, requests, wanted, step_by_step, progress)
     if wanted.arrivals.kind == "open":
         rate = _offered_rate(wanted, capacity, flat_out)
@@ -105,7 +106,6 @@ def simulate(
     elif wanted.arrivals.kind == "offline":
         requests = all_at_once(requests)
     watch = _watcher(progress, "run", len(requests))
-    site = make_site(machine, choice, price, processes, background) if others else None
     run = serve(
         service,
         requests,

@@ -87,6 +87,9 @@ class Batch(NamedTuple):
     swapped: int
 
 
+NOTHING = Batch(0, 0, 0, 0, 0, 0.0, 0)
+
+
 def family_s(family: Family, steps: Any, all_tokens: Any) -> Any:
     """Seconds of an operator family in a step; ``steps`` is a Batch, or has arrays of its fields,
     ``all_tokens`` are those of all batches.

@@ -36,6 +36,7 @@ class Rank(Protocol):
     cache: PrefixCache | None
     counts: StepCounts
     tape: Tape | None
+    consists: Batch | None
 
     @property
     def waiting(self) -> Sized:

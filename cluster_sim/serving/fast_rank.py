@@ -60,7 +60,7 @@ class FastRank:
         self.outstanding = 0
         self.counts = StepCounts()
         self.tape: Tape | None = None
-        self.consists = (0, 0, 0, 0, 0, 0.0, 0)  # what the last mixed step was: a Batch
+        self.consists: Batch | None = None  # what the last mixed step is, if somebody asks for it
         self.decoding = self.context = 0
         self.near = LocalContext(spec.price.local)
         self.held = False  # the last step left decoding sequences without a token
@@ -160,12 +160,6 @@ class FastRank:
             self._leave(finished, last_s)
         return finished, chained
 
-    def decodes_at(self, steps: int) -> Batch:
-        """What the decode step after ``steps`` more of them consists of."""
-        near = self.near.tokens + steps * self.near.growing
-        context = self.context + steps * self.decoding
-        return Batch(self.decoding, context, near, 0, 0, 0.0, 0)
-
     def _blocks_of(self, steps: int) -> int:
         """New blocks that the next decode steps take together."""
         size, needs, decodes = self._size, self._needs, self._decodes
@@ -255,10 +249,11 @@ class FastRank:
         step_s = price.step_s(decodes, context, near, tokens, prompts, prefill_s)
         if swapped:
             step_s += price.swap_s * swapped
-        consists = (decodes, context, near, tokens, prompts, prefill_s, swapped)
-        self.consists = consists
-        self.counts.add(*consists)
+        self.counts.add(decodes, context, near, tokens, prompts, prefill_s, swapped)
+        if self.consists is not None:
+            self.consists = Batch(decodes, context, near, tokens, prompts, prefill_s, swapped)
         if self.tape is not None:
+            consists = (decodes, context, near, tokens, prompts, prefill_s, swapped)
             self.tape.step(self.index, *consists, spec.blocks - self._available())
         return step_s, decodes + tokens
 

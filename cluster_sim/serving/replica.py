@@ -15,7 +15,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.perf.families import Batch
+from cluster_sim.perf.families import NOTHING, Batch
 from cluster_sim.serving.fast_rank import FastRank
 from cluster_sim.serving.records import Outcomes, StepLog
 from cluster_sim.serving.stepper import ReplicaSpec
@@ -131,9 +131,12 @@ class FastReplica:
         """When the last step of what runs starts, and what the batches do in it."""
         ends = self._segment
         if ends is None:
-            return self.start_s, [Batch(*rank.consists) for rank in self._busy]
-        before = len(ends) - 1
-        batches = [rank.decodes_at(before) for rank in self._busy]
+            return self.start_s, [rank.consists or NOTHING for rank in self._busy]
+        before, batches = len(ends) - 1, []
+        for rank in self._busy:
+            context = rank.context + before * rank.decoding
+            near = rank.near.tokens + before * rank.near.growing
+            batches.append(Batch(rank.decoding, context, near, 0, 0, 0.0, 0))
         return ends[-2] if before else self.start_s, batches
 
     def end_at(self, end_s: float) -> None:

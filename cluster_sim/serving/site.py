@@ -23,7 +23,7 @@ from cluster_sim.engine.fluid import FluidEngine, Handle
 from cluster_sim.engine.fluid_meter import Meter
 from cluster_sim.engine.fluid_play import Play
 from cluster_sim.errors import ClusterSimError
-from cluster_sim.perf.families import Batch
+from cluster_sim.perf.families import NOTHING, Batch
 from cluster_sim.serving.records import StepCounts
 from cluster_sim.work import Activity, Phase
 
@@ -106,6 +106,12 @@ def always(activities: Iterable[Activity]) -> Process:
     return start
 
 
+class Guest(Protocol):
+    """What is asked of a batch: to note what each step is, once told to."""
+
+    consists: Batch | None
+
+
 class Worker(Protocol):
     """What is asked of a replica."""
 
@@ -114,7 +120,7 @@ class Worker(Protocol):
     end_s: float
 
     @property
-    def ranks(self) -> Sequence[object]:
+    def ranks(self) -> Sequence[Guest]:
         """The batches that work side by side."""
 
     def shorten(self, at_s: float) -> bool:
@@ -150,6 +156,8 @@ class Tenant(Handle):
     ) -> None:
         super().__init__(engine)
         self.replica, self.home, self.player = replica, home, player
+        for rank in replica.ranks:
+            rank.consists = NOTHING
         self.lost_s = 0.0
         self.played = [StepCounts() for _ in replica.ranks]
         self.shared_steps: Counter[int] = Counter()

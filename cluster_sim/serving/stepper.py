@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster_sim.errors import SimulationError
-from cluster_sim.perf.families import Batch
+from cluster_sim.perf.families import NOTHING, Batch
 from cluster_sim.perf.step_price import StepPrice, local_tokens
 from cluster_sim.serving.prefix_cache import PrefixCache
 from cluster_sim.serving.queue import WaitingQueue
@@ -90,7 +90,7 @@ class StepByStepRank:
         self.outstanding = 0
         self.counts = StepCounts()
         self.tape: Tape | None = None
-        self.consists = Batch(0, 0, 0, 0, 0, 0.0, 0)  # what the step that runs is
+        self.consists: Batch | None = None  # what the step that runs is, if somebody asks for it
         self._decision = Decision()
 
     @property
@@ -132,8 +132,9 @@ class StepByStepRank:
         near = sum(local_tokens(self.spec.price.local, s.computed + 1) for s in decoding)
         prompts = len(decision.prefill)
         consists = Batch(len(decoding), context, near, tokens, prompts, prefill_s, swapped)
-        self.consists = consists
         self.counts.add(*consists)
+        if self.consists is not None:
+            self.consists = consists
         if self.tape is not None:
             self.tape.step(self.index, *consists, used)
         price = self.spec.price
@@ -377,7 +378,7 @@ class StepByStepReplica:
 
     def last_step(self) -> tuple[float, list[Batch]]:
         """When the step that runs starts, and what the batches do in it."""
-        return self.start_s, [rank.consists for rank in self._busy]
+        return self.start_s, [rank.consists or NOTHING for rank in self._busy]
 
     def end_at(self, end_s: float) -> None:
         """Let the step end at another time."""

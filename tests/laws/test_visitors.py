@@ -30,7 +30,7 @@ from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.testing import facts, random_case, synthetic_price
 
 SLOW = pytest.mark.slow
-DEFAULT_CASES, ALL_CASES = 40, 200
+DEFAULT_CASES, ALL_CASES = 12, 200
 HBM = 4e12
 STEP_S = 1 / 64  # exact, so that visitors come at the very end of a step
 
@@ -315,6 +315,19 @@ def test_a_link_that_stays_at_half_slows_what_sends(*, step_by_step: bool) -> No
     run, alone = visited(decoding(0.7, link=0.3), [degrades], step_by_step=step_by_step)
     assert run.end_s == pytest.approx(1.3 * alone.end_s, rel=1e-9)
     assert run.logs[1:] == alone.logs[1:]
+
+
+def test_replicas_that_meet_on_a_link_share_it() -> None:
+    """Two that go in lock step, each with the whole link for a share of its time when alone."""
+    price = decoding(0.7, link=0.3)
+    service, requests = three(price)
+    service = dataclasses.replace(service, replicas=2)
+    both = dataclasses.replace(requests.first(2))
+    site = machine_of(price, 2, meeting=True)
+    run, alone = serve(service, both, site=site), serve(service, both)
+    assert run.end_s == pytest.approx(1.3 * alone.end_s, rel=1e-9)
+    assert run.visits is not None
+    assert run.visits.carried[0] == pytest.approx(2 * 1e9 * 0.3 * alone.end_s, rel=1e-9)
 
 
 def test_what_is_down_for_ever_is_said() -> None:

@@ -157,26 +157,14 @@ def test_commands_work(runner: CliRunner, line: str) -> None:
 
 
 BESIDE = ["--background", "all_reduce:1GiB:ranks=0-7"]
-SMALL = "run --topo h200_nvl8 --workload llama8b --tp 2 --rate 5 --requests 4".split()  # noqa: SIM905
-    "run",
-    "--topo",
-    "h200_nvl8",
-    "--workload",
-    "llama8b",
-    "--tp",
-    "2",
-    "--rate",
-    "5",
-    "--requests",
-    "20",
-]
+SMALL = "run --topo h200_nvl8 --workload llama8b --tp 2 --rate 5 --requests 4"
 
 
 def test_traffic_beside_a_run(runner: CliRunner) -> None:
-    alone = runner.invoke(cli, [*SMALL, "--quiet"])
+    alone = runner.invoke(cli, [*SMALL.split(), "--quiet"])
     rows, files = [], []
     for extra in ([], ["--step-by-step"]):
-        result = runner.invoke(cli, [*SMALL, *BESIDE, "--timeline", "--quiet", *extra])
+        result = runner.invoke(cli, [*SMALL.split(), *BESIDE, "--timeline", "--quiet", *extra])
         assert result.exit_code == 0, result.output
         assert "all_reduce:1GiB:ranks=0-7: beside them replicas lost" in " ".join(
             result.output.split()
@@ -204,7 +192,7 @@ def test_traffic_beside_a_run(runner: CliRunner) -> None:
     ],
 )
 def test_bad_traffic_beside_a_run(runner: CliRunner, spec: str, words: str) -> None:
-    result = runner.invoke(cli, [*SMALL, "--background", spec])
+    result = runner.invoke(cli, [*SMALL.split(), "--background", spec])
     assert result.exit_code != 0
     assert words in result.output + str(result.exception or "")
     assert not Path("results").exists() or not any(Path("results").iterdir())

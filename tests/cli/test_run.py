@@ -156,7 +156,7 @@ def test_commands_work(runner: CliRunner, line: str) -> None:
     assert result.stdout
 
 
-BESIDE = ["--background", "all_reduce:1GiB:ranks=0-7"]
+BESIDE = ["--background", "flows:40:seed=1:bytes=1GiB"]
 SMALL = "run --topo h200_nvl8 --workload llama8b --tp 2 --rate 5 --requests 4"
 
 
@@ -166,7 +166,7 @@ def test_traffic_beside_a_run(runner: CliRunner) -> None:
     for extra in ([], ["--step-by-step"]):
         result = runner.invoke(cli, [*SMALL.split(), *BESIDE, "--timeline", "--quiet", *extra])
         assert result.exit_code == 0, result.output
-        assert "all_reduce:1GiB:ranks=0-7: beside them replicas lost" in " ".join(
+        assert "flows:40:seed=1:bytes=1GiB: beside them replicas lost" in " ".join(
             result.output.split()
         )
         folder = next(p for p in Path("results").iterdir() if (p / "timeline.json.gz").exists())

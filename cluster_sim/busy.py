@@ -3,6 +3,8 @@
 Model: family by family, seconds and amounts of all counted steps; of several batches their mean.
 What happened beside others comes from the engine's counters instead, and those steps are left out
 of the counts.
+
+Limits: where others were on a resource without slowing anybody, the seconds of both add up.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ def resource_use(facts: Facts) -> dict[str, Use]:
     machine = build_machine(facts.machine)
     resources = Resources(machine=machine, hbm_bytes_per_s=hbm_bytes_per_s(facts.machine))
     names, choice = list(resources.capacity()), facts.choice
-    homes = replica_phases(resources, facts.price, choice.layout, choice.replicas)
+    swaps = facts.job.software.preemption == "swap"
+    homes = replica_phases(resources, facts.price, choice.layout, choice.replicas, swaps=swaps)
     busy_s, carried = use_of(homes, facts.price, facts.run, len(names))
     return {name: Use(busy_s[i], carried[i]) for i, name in enumerate(names)}
 
@@ -99,7 +102,11 @@ def machine_rows(facts: Facts) -> dict[str, Any]:
             "others": list(facts.others),
             "lost_s": list(visits.lost_s),
             "resources": {
-                name: {"busy_s": used[name].busy_s, "carried": used[name].carried} for name in met
+                name: {
+                    "busy_s": min(used[name].busy_s, facts.run.end_s),
+                    "carried": used[name].carried,
+                }
+                for name in met
             },
         }
     }

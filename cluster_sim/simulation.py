@@ -98,7 +98,7 @@ def simulate(
     price = compile_step_price(machine, job.model, job.software, layout, dtypes)
     cache = kv_cache(machine.chip, job.model, job.software, layout, dtypes)
     service = make_service(job, choice, price, cache, requests)
-    site = make_site(machine, choice, price, processes, background) if others else None
+    site = make_site(machine, job, choice, price, processes, background) if others else None
     capacity, flat_out = _limits(service, requests, wanted, step_by_step, progress)
     if wanted.arrivals.kind == "open":
         rate = _offered_rate(wanted, capacity, flat_out)
@@ -200,6 +200,7 @@ def make_service(
 
 def make_site(
     machine: TopologyInput,
+    job: WorkloadInput,
     choice: Choice,
     price: StepPrice,
     processes: Sequence[Process] = (),
@@ -213,9 +214,10 @@ def make_site(
         everybody = make_group(machine, range(built.devices), machine=built)
         found = [one for text in background for one in traffic_beside(machine, everybody, text)]
         beside.append(always(stretched(one, LASTS_S) for one in found))
+    swaps = job.software.preemption == "swap"
     return Site(
         capacity=resources.capacity(),
-        homes=replica_phases(resources, price, choice.layout, choice.replicas),
+        homes=replica_phases(resources, price, choice.layout, choice.replicas, swaps=swaps),
         processes=(*beside, *processes),
     )
 

@@ -107,6 +107,17 @@ class ReplicaPhases:
         often = {link for group, load in self.loads.items() if group != "host" for link in load}
         return tuple(link for link in self.loads.get("host", {}) if link not in often)
 
+    @property
+    def peak(self) -> Loads:
+        """The highest rate of any step on each link: bytes a second, alone."""
+        found: Loads = {}
+        for family in self.price.families:
+            load = self.loads.get(GROUPS.get(family.name, ""), {})
+            rate = _fastest(family) if load else 0.0
+            for link, share in load.items():
+                found[link] = max(found.get(link, 0.0), min(rate * share, self.capacity[link]))
+        return found
+
     def phases(self, batches: Sequence[Batch]) -> list[Phase]:
         """The phases of one step of these batches side by side."""
         slowest = max(batches, key=self._own_s)
@@ -165,15 +176,30 @@ def kind_of(family: Family) -> tuple[str, Family | None]:
     return "math", None
 
 
+def _fastest(family: Family) -> float:
+    """The largest amount a second of a kind of traffic, over all steps."""
+    use, best = family.use, 0.0
+    for name in ("tokens_s", "shared_s", "swap_s") if use is not None else ():
+        seconds, amount = getattr(family, name), getattr(use, name)
+        if seconds is None or amount is None:
+            continue
+        took, moved = np.atleast_1d(seconds), np.atleast_1d(amount)
+        rates = np.divide(moved, took, out=np.zeros_like(moved, dtype=float), where=took > 0)
+        best = max(best, float(rates.max()))
+    return best
+
+
 def replica_phases(
-    resources: Resources, price: StepPrice, layout: Layout, replicas: int
+    resources: Resources, price: StepPrice, layout: Layout, replicas: int, *, swaps: bool
 ) -> list[ReplicaPhases]:
-    """All replicas of a plan, on the devices in order, none across a scale-up domain."""
+    """All replicas of a plan, on the devices in order, none across a scale-up domain; ``swaps``:
+    preempted sequences may go to the host.
+    """
     machine = resources.machine
     devices = place(machine, {"devices": layout.devices, "replicas": replicas})
     found = []
     for mine in devices.reshape(replicas, layout.devices):
-        loads = _loads(machine, layout, mine)
+        loads = _loads(machine, layout, mine, swaps=swaps)
         links = sorted({link for load in loads.values() for link in load})
         bandwidth = machine.link_bandwidth[links].tolist()
         found.append(
@@ -189,10 +215,10 @@ def replica_phases(
     return found
 
 
-def _loads(machine: Machine, layout: Layout, devices: Ints) -> dict[str, Loads]:
+def _loads(machine: Machine, layout: Layout, devices: Ints, *, swaps: bool) -> dict[str, Loads]:
     """Bytes on links for a byte that each device sends, by kind of group."""
     stages = devices.reshape(-1, layout.stage_devices)
-    found = {"host": _to_host(machine, devices)}
+    found = {"host": _to_host(machine, devices)} if swaps else {}
     if layout.tp > 1:
         found["tp"] = _spread(machine, devices.reshape(-1, layout.tp))
     if layout.attn_dp > 1:

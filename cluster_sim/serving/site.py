@@ -1,14 +1,16 @@
 """A machine that a service shares with others: processes of the user, traffic beside.
 
-A replica holds its resources as long as nobody else is there, and skips ahead as on a machine of
-its own. When somebody comes on one of them, whole steps before that instant stay; the one that runs
-and those after it are played phase by phase, until a step begins with nobody there.
+A replica holds its resources as long as nobody else is there, or only such traffic as its links
+have room for beside the fastest step; it skips ahead as on a machine of its own. When others come,
+whole steps before that instant stay; the one that runs and those after it are played phase by
+phase, until a step begins with nobody there.
 
 Limits: what others change in the middle of a step is felt in its rounds (``ALTERNATIONS``).
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +43,10 @@ class Home(Protocol):
     @property
     def seldom(self) -> Sequence[int]:
         """Those that hardly any step uses."""
+
+    @property
+    def peak(self) -> Mapping[int, float]:
+        """The highest rate of any step on a resource, alone; those left out may be full."""
 
     def phases(self, batches: Sequence[Batch]) -> Sequence[Phase]:
         """The phases of one step of these batches side by side."""
@@ -165,19 +171,35 @@ class Tenant(Handle):
         self._mine = tuple(r for r in home.resources if r not in shared)
         self._meets_others = not shared <= set(home.seldom)
         self._capacity = [engine.capacity[r] for r in self._mine]
+        peak = home.peak
+        self._peak = [peak.get(r, math.inf) for r in self._mine]
+        if engine.wanted is None:
+            engine.wanted = [0.0] * len(engine.capacity)
         self._holds = False
         self._alone_end_s = 0.0
         self.is_alone()
 
+    def has_room(self) -> bool:
+        """Whether its steps and all who are now on its resources can run as alone."""
+        wanted, claims, own = self.engine.wanted, self.engine.claims, int(self._holds)
+        assert wanted is not None
+        return all(
+            claims[r] == own or wanted[r] + peak <= whole
+            for r, peak, whole in zip(self._mine, self._peak, self._capacity, strict=True)
+        )
+
     def is_alone(self) -> bool:
-        """Whether nobody else is on its resources, all of which are up; then it holds them."""
+        """Whether its steps run as alone, with nobody on its resources, all of which are up, or
+        room for all who are; then it holds them.
+        """
         if self._holds:
             return True
-        claims, capacity = self.engine.claims, self.engine.capacity
-        if self._meets_others or any(claims[r] for r in self._mine):
+        capacity = self.engine.capacity
+        if self._meets_others or not self.has_room():
             return False
         if any(capacity[r] < whole for r, whole in zip(self._mine, self._capacity, strict=True)):
             return False
+        self.engine.tell(self._mine)
         self.engine.claim(self._mine)
         for r in self._mine:
             self.engine.owner[r] = self

@@ -163,13 +163,17 @@ def comes(at_s: float, name: str, seconds: float, share: float) -> Process:
     return process
 
 
-def decoding(memory: float, link: float = 0.0, host: float = 0.0) -> StepPrice:
-    """Equal steps: shares of them read memory, send at the rate of a link, are the host's."""
+def decoding(
+    memory: float, link: float = 0.0, host: float = 0.0, *, rate: float = 1.0
+) -> StepPrice:
+    """Equal steps: shares of them read memory, send at (``rate`` of) the rate of a link, are the
+    host's.
+    """
     ones = np.full(3000, STEP_S)
     ones[0] = 0.0
     families = (
         Family("gemm_weights", "assumed", memory * ones),
-        Family("all_reduce", "assumed", link * ones, use=Family("", "", link * 1e9 * ones)),
+        Family("all_reduce", "assumed", link * ones, use=Family("", "", rate * link * 1e9 * ones)),
         Family("host", "assumed", sequences_s=host * ones),
     )
     return dataclasses.replace(
@@ -310,6 +314,24 @@ def test_who_takes_nothing_of_a_replica_changes_nothing(*, step_by_step: bool) -
     assert run.visits.lost_s == (0.0, 0.0, 0.0)
 
 
+@PLAYERS
+def test_whom_a_link_has_room_for_changes_nothing(*, step_by_step: bool) -> None:
+    """Sending takes half of the link: another half is no matter, two of them leave a third."""
+    price = decoding(0.7, link=0.3, rate=0.5)
+    one = [comes(0.5, "r1/link0", 1.0, 0.5), comes(2.0, "r1/link0", 100.0, 0.4)]
+    run, alone = visited(price, one, step_by_step=step_by_step)
+    assert facts(run) == facts(alone)
+    assert run.visits is not None
+    assert not any(run.visits.shared)
+    two = [comes(0.0, "r1/link0", 1e3, 0.5)] * 2
+    run, _ = visited(price, two, step_by_step=step_by_step)
+    assert run.logs[1].end_s[-1] == pytest.approx(1.15 * alone.end_s, rel=1e-9)
+    passing = [comes(0.1, "r1/link0", 1e3, 0.5), comes(1.0, "r1/link0", 1.0, 0.5)]
+    run, _ = visited(price, passing, step_by_step=step_by_step)
+    assert run.visits is not None
+    assert 0 < sum(run.visits.shared[1].values()) < 100  # of 400: the first alone has room again
+
+
 def test_one_round_beside_those_who_stay_takes_as_long_as_eight() -> None:
     price = decoding(0.5, link=0.3, host=0.2)
     link = list(machine_of(price, 3).capacity).index("r1/link1")
@@ -411,7 +433,7 @@ def test_busy_seconds_of_resources_equal_the_ledger(
     assert known is not None
     lazy = resource_use(known)
     monkeypatch.setattr(Tenant, "is_alone", lambda _: False)
-    site = make_site(machine, known.choice, known.price)
+    site = make_site(machine, job, known.choice, known.price)
     service = make_service(job, known.choice, known.price, known.cache, known.requests)
     played = serve(service, known.requests, step_by_step=True, site=site)
     assert played.visits is not None
@@ -439,7 +461,7 @@ def test_phases_add_up_to_the_step_and_fill_what_bounds_them(
     choice = resolve(h200, chat)
     parts = (chat.model, chat.software, choice.layout, choice.recipe)
     price = compile_step_price(h200, *parts)
-    site = make_site(h200, choice, price)
+    site = make_site(h200, chat, choice, price)
     capacity = list(site.capacity.values())
     for decodes, prompts in ((1, 0), (64, 0), (64, 1500), (0, 4000)):
         prefill_s = price.prefill_attention_s(0, max(1, prompts))
@@ -472,5 +494,5 @@ def test_replicas_meet_on_no_link(name: str, tp: int) -> None:
     built = build_machine(machine)
     resources = Resources(machine=built, hbm_bytes_per_s=1e12)
     price = decoding(1.0)
-    homes = replica_phases(resources, price, Layout(tp), replicas_in(machine, tp))
+    homes = replica_phases(resources, price, Layout(tp), replicas_in(machine, tp), swaps=True)
     assert not any(Site(capacity={}, homes=homes).shared)

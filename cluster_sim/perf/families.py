@@ -30,6 +30,7 @@ from cluster_sim.perf.transformer import (
     glue_bytes,
     kv_bytes_per_token,
     kv_elements_per_layer,
+    kv_heads_per_device,
     layer_gemms,
     linear_state_bytes,
     linear_state_elements,
@@ -183,11 +184,14 @@ def _gemm_families(case: _Case) -> tuple[Family, Family]:
         seconds, bound = gemm_s(machine, dtype, tokens, shape.n, shape.k)
         math += shape.layers * np.where(bound, seconds, 0.0)
         weights += shape.layers * np.where(bound, 0.0, seconds)
-        read_s = gemm_memory_s(machine, dtype, tokens, shape.n, shape.k)
+        curve = gemm_curve(machine, dtype)
+        read_s = gemm_memory_s(machine.chip, dtype, curve, tokens, shape.n, shape.k)
         read += shape.layers * np.where(bound, read_s, 0.0)
     head = lm_head(case.model, case.layout.tp)
     head_s, head_bound = gemm_s(machine, "bf16", rows, head.n, head.k)
-    head_read = np.where(head_bound, gemm_memory_s(machine, "bf16", rows, head.n, head.k), 0.0)
+    curve = gemm_curve(machine, "bf16")
+    head_read_s = gemm_memory_s(machine.chip, "bf16", curve, rows, head.n, head.k)
+    head_read = np.where(head_bound, head_read_s, 0.0)
     for table in (math, weights, read, head_s, head_read):
         table[0] = 0.0
     use = Family("gemm_math", "", read, head_read)
@@ -241,7 +245,8 @@ def _prefill_family(case: _Case) -> Family:
 
 
 def _decode_family(case: _Case) -> Family:
-    """Decode attention: floor + (queries and outputs + cache bytes) / (bandwidth u_m) a layer.
+    """Decode attention: floor + (queries and outputs + cache bytes) / (bandwidth u_m) a layer, plus
+    the curve's ``row`` for each sequence and KV head; over latents queries at a rate of their own.
 
     A token of context costs the larger of its bytes and its FLOP: 4 head_dim a head at the rate of
     prompt attention, which binds where many queries share a KV head; over latents 2 (2 kv_rank +
@@ -259,7 +264,8 @@ def _decode_family(case: _Case) -> Family:
         token_s = max(
             layer_bytes / (machine.chip.device_bandwidth * share), 2 * heads * reach / rate
         )
-        query_bytes = heads * reach * ACTIVATION_BYTES
+        moved = heads * reach * ACTIVATION_BYTES
+        query_s = moved / (machine.chip.device_bandwidth * (grouped.queries or share))
     else:
         prompt, stream = attention_curves(machine, case.recipe.kv)
         provenance, floor, share = stream.provenance, stream.floor, stream.memory
@@ -268,10 +274,12 @@ def _decode_family(case: _Case) -> Family:
             layer_bytes / (machine.chip.device_bandwidth * share),
             4 * heads * model.head_dim / rate,
         )
-        query_bytes = 2 * heads * model.head_dim * ACTIVATION_BYTES
+        moved = 2 * heads * model.head_dim * ACTIVATION_BYTES
+        query_s = moved / (machine.chip.device_bandwidth * share)
+        query_s += kv_heads_per_device(model, layout.tp) * stream.row
     bandwidth = machine.chip.device_bandwidth * share
     floor *= case.software.in_situ.attention_floor_factor
-    decodes = model.cached_layers * (floor + case.sequences * query_bytes / bandwidth)
+    decodes = model.cached_layers * (floor + case.sequences * query_s)
     decodes[0] = 0.0
     context_s = (model.cached_layers - model.local_layers) * token_s
     if model.local is not None and model.local.kind == "sparse":

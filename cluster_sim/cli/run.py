@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     flag_value="run",
     help="Run it 16 more times with other constants (capacity: the search for it too).",
 )
+@click.option("--background", multiple=True, metavar="SPEC", help="Other traffic at the same time.")
 @click.option("--live", is_flag=True, help="Show the replicas while the run goes on.")
 def run(
     seeds: int | None,
@@ -43,6 +44,7 @@ def run(
     timeline: bool,
     timeline_window: tuple[float, float] | None,
     band: Literal["run", "capacity"] | None,
+    background: tuple[str, ...],
     live: bool,
     **options: Any,
 ) -> None:
@@ -55,8 +57,9 @@ def run(
 
     if timeline_window and not timeline:
         raise click.UsageError("--timeline-window has no effect without --timeline")
-    if band and seeds:
-        raise click.UsageError("--band and --seeds exclude each other")
+    for name, given in (("--seeds", seeds), ("--background", background)):
+        if band and given:
+            raise click.UsageError(f"--band and {name} exclude each other")
     machine, job, economics = resolve_inputs(options)
     if band == "capacity" and job.workload.arrivals.load is None:
         text = "--band capacity needs traffic at a share of the capacity; write --band run"
@@ -82,6 +85,7 @@ def run(
                 live=bar.watch if isinstance(bar, Panel) else None,
                 record=timeline,
                 keep=band is not None,
+                background=background,
             )
             if band and not result.partial:
                 _add_band(result, band, bar)

@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from cluster_sim.perf.families import Family
+from cluster_sim.perf.families import Batch, Family, family_s
 from cluster_sim.perf.step_price import StepPrice, local_tokens
 from cluster_sim.specs.inputs import WorkloadInput
 from cluster_sim.specs.workload import Lengths
@@ -105,20 +105,16 @@ def step_family_s(
     """Seconds of a family in one step of each batch of a replica: ``decodes`` sequences of a
     context, and a prompt of so many tokens (0: none) in one of the batches.
     """
-    count, near = decodes + prompt, local_tokens(price.local, context)
-    seconds = 0.0
-    for table, index in (
-        (family.tokens_s, count),
-        (family.sequences_s, decodes + (1 if prompt else 0)),
-        (family.decodes_s, decodes),
-        (family.shared_s, count if prompt else ranks * count),
-    ):
-        seconds += float(table[index]) if table is not None else 0.0
-    seconds += decodes * (family.context_s * context + family.local_context_s * near)
-    if prompt:
-        attention_s = price.prefill_attention_s(0, prompt) if family.prompts else 0.0
-        seconds += family.prefill_floor_s + attention_s
-    return seconds
+    step = Batch(
+        decodes=decodes,
+        context=decodes * context,
+        local_context=decodes * local_tokens(price.local, context),
+        prefill_tokens=prompt,
+        prompts=1 if prompt else 0,
+        prefill_s=price.prefill_attention_s(0, prompt) if prompt else 0.0,
+        swapped=0,
+    )
+    return float(family_s(family, step, decodes + prompt if prompt else ranks * decodes))
 
 
 def capacity_elasticity(steady: Steady, batch: int, most: int, attainment: float) -> float:

@@ -43,11 +43,14 @@ def band_study(
     The requests stay the same, and come at the same rate: cost and energy at a share of another
     capacity are not seen. Low and high are the tenth and ninetieth percentile. ``what``: the run
     alone, or the searches for saturation and capacity too.
-    Raises SpecError for a run without facts, and without searches when those are wanted.
+    Raises SpecError for a run without facts, with others on its machine, and without searches when
+    those are wanted.
     """
     facts = result.facts
     if facts is None:
         raise SpecError("a band needs the facts of a run: simulate(..., keep=True)")
+    if facts.others:
+        raise SpecError("the band of a run beside others is not simulated")
     if what == "capacity" and facts.flat_out is None:
         raise SpecError(
             "--band capacity needs traffic at a share of the capacity; leave out --rate"

@@ -1,0 +1,146 @@
+"""From a measured serving run to what is simulated for it, or the reason why nothing is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cluster_sim.studies.validate_cases import Case
+
+PROFILES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "vllm_ascend": "vllm"}
+DTYPES = {"fp16": "bf16", "int4": "w4a16"}
+POOLS = "pools are not simulated"
+STAGES = "a stage alone is not simulated"
+_LIMITS = re.compile(r"p99 limits TTFT / TPOT ([\d.]+) s / ([\d.]+) ms")
+
+
+class SkippedError(Exception):
+    """A case that cannot be replayed: a reason to count by, and details."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(reason, detail)
+
+    def __reduce__(self) -> tuple[type[SkippedError], tuple[str, str]]:
+        """Pickle with both texts."""
+        return type(self), (self.reason, self.detail)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What decides a replay; equal jobs are simulated once. ``tp`` None: the best plan."""
+
+    mode: str
+    chip: str
+    n_chips: int
+    software: str
+    model: str
+    dtype: str
+    kv_dtype: str
+    tp: int | None
+    pp: int | None
+    ep: int | None
+    attn_dp: int | None
+    replicas: int | None
+    isl: float
+    osl: float
+    lengths: str
+    concurrency: int | None
+    batch: int | None
+    rate: float | None
+    ttft_limit_ms: float | None
+    tpot_limit_ms: float | None
+    max_num_seqs: int | None
+    max_num_batched_tokens: int | None
+
+    @property
+    def best_plan(self) -> bool:
+        """Whether the measured run does not say how the model was laid out."""
+        return self.tp is None
+
+
+def job_of(case: Case) -> Job:
+    """The job of a serving case; raises SkippedError for one that cannot be replayed."""
+    mode = case.text("mode")
+    if mode == "disagg_closed_loop":
+        raise SkippedError(POOLS)
+    if mode in ("prefill_only", "decode_only"):
+        raise SkippedError(STAGES)
+    framework = case.text("framework")
+    if not framework:
+        raise SkippedError("framework not stated")
+    if framework not in PROFILES:
+        raise SkippedError("no software profile", f"framework {framework}")
+    dtype = case.text("weights_dtype")
+    if not dtype:
+        raise SkippedError("precision not stated")
+    isl, osl = case.number("isl"), case.number("osl")
+    if not isl or not osl:
+        raise SkippedError("lengths not stated")
+    if (case.number("mtp_draft_tokens") or 0) > 0:
+        raise SkippedError("drafts are not simulated")
+    ttft_limit, tpot_limit = _limits(case)
+    degrees = _degrees(case, mode)
+    return Job(
+        mode=mode,
+        chip=case.text("chip"),
+        n_chips=case.count("n_chips", 0),
+        software=PROFILES[framework],
+        model=case.text("model"),
+        dtype=DTYPES.get(dtype, dtype),
+        kv_dtype=DTYPES.get(case.text("kv_dtype"), case.text("kv_dtype")),
+        **degrees,
+        isl=isl,
+        osl=osl,
+        lengths=case.text("isl_dist") or "fixed",
+        **_load(case, mode),
+        rate=case.number("request_rate_per_s") if degrees["tp"] else None,
+        ttft_limit_ms=ttft_limit,
+        tpot_limit_ms=tpot_limit,
+        max_num_seqs=case.count("max_num_seqs", 0) or None,
+        max_num_batched_tokens=case.count("max_num_batched_tokens", 0) or None,
+    )
+
+
+def _limits(case: Case) -> tuple[float | None, float | None]:
+    """p99 limits of TTFT and TPOT in ms, from their columns or from the words of the note."""
+    ttft, tpot = case.number("ttft_limit_ms"), case.number("tpot_limit_ms")
+    found = _LIMITS.search(case.text("note"))
+    if ttft is None and tpot is None and found:
+        return float(found[1]) * 1e3, float(found[2])
+    return ttft, tpot
+
+
+def _degrees(case: Case, mode: str) -> dict[str, int | None]:
+    """Degrees of parallelism; all None where only the chips are stated and the mode allows it.
+
+    Experts whose spread is not stated are spread as the plan's rule has it.
+    """
+    chips, names = case.count("n_chips", 0), ("tp", "pp", "ep", "attn_dp", "replicas")
+    if not chips:
+        raise SkippedError("number of chips not stated")
+    if not case.text("tp"):
+        if mode not in ("offline", "open_loop"):
+            raise SkippedError("parallelism not stated")
+        return dict.fromkeys(names)
+    degrees: dict[str, int | None] = {name: case.count(name) for name in names}
+    if "ep_unknown" in case.flags:
+        degrees["ep"] = None
+    return degrees
+
+
+def _load(case: Case, mode: str) -> dict[str, int | None]:
+    """Concurrency and batch as far as the mode has them."""
+    concurrency, batch = case.count("concurrency", 0), case.count("batch", 0)
+    if mode == "closed_loop" and not concurrency:
+        raise SkippedError("load not stated")
+    if mode == "static_batch" and not batch:
+        raise SkippedError("load not stated")
+    if mode == "open_loop":
+        limits = _limits(case) != (None, None)
+        if not (case.number("request_rate_per_s") if case.text("tp") else limits):
+            raise SkippedError("load not stated")
+    return {
+        "concurrency": concurrency if mode == "closed_loop" else None,
+        "batch": batch if mode == "static_batch" else None,
+    }

@@ -11,6 +11,7 @@ from cluster_sim.cli.collective import collective
 from cluster_sim.cli.compare import compare
 from cluster_sim.cli.inspect import check, explain, list_names, schema, show
 from cluster_sim.cli.run import run
+from cluster_sim.cli.validate import validate
 
 
 class _Commands(click.Group):
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for command in (run, collective, list_names, show, check, explain, compare, schema):
+for command in (run, collective, list_names, show, check, explain, compare, validate, schema):
     cli.add_command(command)
 
 

@@ -243,9 +243,7 @@ def _decode_family(case: _Case) -> Family:
     model = case.model
     layer = decode_attention(case.machine, model, case.layout, case.recipe)
     floor = layer.floor_s * case.software.in_situ.attention_floor_factor
-    decodes = model.cached_layers * (
-        floor + case.sequences * layer.query_bytes / layer.bytes_per_s
-    )
+    decodes = model.cached_layers * (floor + case.sequences * layer.query_bytes / layer.bytes_per_s)
     decodes[0] = 0.0
     context_s = (model.cached_layers - model.local_layers) * layer.token_s
     if model.local is not None and model.local.kind == "sparse":

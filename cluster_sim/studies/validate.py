@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -34,13 +34,13 @@ Task = Job | Rows
 Outcome = dict[str, float] | list[float | SkippedError] | SkippedError
 
 
-def select(cases: Sequence[Case], where: Mapping[str, str]) -> list[Case]:
+def select(cases: Sequence[Case], where: Sequence[tuple[str, str]]) -> list[Case]:
     """The cases whose columns have the wanted values.
 
     Raises SpecError for a column that no file has, and for a value that no case has.
     """
     kept = list(cases)
-    for column, value in where.items():
+    for column, value in where:
         columns = sorted({name for kind in KINDS for name in kind.columns})
         if column not in columns:
             near = nearest(column, columns)
@@ -99,7 +99,7 @@ def prepare(
     )
 
 
-def play(prepared: Prepared, *, workers: int = 1) -> Iterator[list[Replayed]]:
+def play(prepared: Prepared, *, workers: int = 1) -> Generator[list[Replayed], None, None]:
     """Replay task by task, always in the same order, in so many processes.
 
     Whoever is interrupted while waiting has what was yielded; no further task is begun.

@@ -19,9 +19,10 @@ MOST_PROBLEMS = 20  # of a file that are told at once
 # Rows that are left out unless asked for: numbers that contradict each other, the same measurement
 # again, idealised by their source, quoted from another source, of unclear meaning.
 LEFT_OUT = ("suspect", "duplicate_run", "simulated", "restated", "metric_ambiguous")
-_COMMON = ("case_id", "run_id", "source", "source_detail", "licence", "date", "split")
-_COMMON += ("confidence", "chip", "framework", "framework_version", "metric", "value", "flags")
-_COMMON += ("note",)
+_COMMON = (
+    *("case_id", "run_id", "source", "source_detail", "licence", "date", "split", "confidence"),
+    *("chip", "framework", "framework_version", "metric", "value", "flags", "note"),
+)
 _STAGES = ("workers", "tp", "ep", "attn_dp")
 _SERVING = (
     *("mode", "n_chips", "scale_up", "scale_out", "model", "weights_dtype", "kv_dtype"),
@@ -195,9 +196,7 @@ def _read(path: Path, shown: str) -> list[Case]:
         if first != line:
             problems.add(line, f"case_id: '{row['case_id']}' stands in line {first} too")
         flags = tuple(flag for flag in row.get("flags", "").split(";") if flag)
-        cases.append(
-            Case(kind=kind.name, file=shown, line=line, value=value, flags=flags, row=row)
-        )
+        cases.append(Case(kind=kind.name, file=shown, line=line, value=value, flags=flags, row=row))
     problems.tell()
     return cases
 
@@ -238,8 +237,7 @@ def _kind(header: Sequence[str], shown: str) -> Kind:
             problems.append(f"{shown}:1: {name}: column stands twice")
         if name not in near.columns:
             problems.append(
-                f"{shown}:1: {name}: unknown column of {near.name} cases"
-                f"{_near(name, near.columns)}"
+                f"{shown}:1: {name}: unknown column of {near.name} cases{_near(name, near.columns)}"
             )
     if problems:
         raise SpecError(problems)

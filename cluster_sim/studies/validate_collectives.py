@@ -57,14 +57,11 @@ def shape_of(case: Case) -> Shape:
     if not ranks:
         raise SkippedError("number of chips not stated")
     per_host = case.count("chips_per_host", 0) or min(ranks, 8)
-    if chip == OVER_NICS:
-        domains = ranks
-    else:
-        domains = HOSTS_OF.get(chip) or math.ceil(ranks / per_host)
+    domains = HOSTS_OF.get(chip) or math.ceil(ranks / per_host)
     reduces = chip != "a100_80g_sxm" and case.number("in_switch_reduction") != 0
     return Shape(
         ranks=ranks,
-        domains=domains,
+        domains=ranks if chip == OVER_NICS else domains,
         link_bytes_per_s=constants(chip).link,
         nic_bytes_per_s=_nic(case),
         in_switch=reduces,

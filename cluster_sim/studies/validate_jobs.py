@@ -94,12 +94,24 @@ def job_of(case: Case) -> Job:
         osl=osl,
         lengths=case.text("isl_dist") or "fixed",
         **_load(case, mode),
-        rate=case.number("request_rate_per_s") if degrees["tp"] else None,
+        rate=_rate(case),
         ttft_limit_ms=ttft_limit,
         tpot_limit_ms=tpot_limit,
         max_num_seqs=case.count("max_num_seqs", 0) or None,
         max_num_batched_tokens=case.count("max_num_batched_tokens", 0) or None,
     )
+
+
+def _rate(case: Case) -> float | None:
+    """The rate of open traffic that is replayed; None where the highest within limits is sought.
+
+    Throughput of a best plan is that at its own capacity, latencies are those at the measured rate.
+    """
+    if case.text("mode") != "open_loop":
+        return None
+    if case.text("tp") or "_ms" in case.text("metric"):
+        return case.number("request_rate_per_s")
+    return None
 
 
 def _limits(case: Case) -> tuple[float | None, float | None]:
@@ -136,9 +148,9 @@ def _load(case: Case, mode: str) -> dict[str, int | None]:
         raise SkippedError("load not stated")
     if mode == "static_batch" and not batch:
         raise SkippedError("load not stated")
-    if mode == "open_loop":
-        limits = _limits(case) != (None, None)
-        if not (case.number("request_rate_per_s") if case.text("tp") else limits):
+    if mode == "open_loop" and _rate(case) is None:
+        searched = not case.text("tp") and "_ms" not in case.text("metric")
+        if not searched or _limits(case) == (None, None):
             raise SkippedError("load not stated")
     return {
         "concurrency": concurrency if mode == "closed_loop" else None,

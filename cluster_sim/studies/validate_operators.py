@@ -113,9 +113,7 @@ def _model(*, heads: int, kv_heads: int, head_dim: int, mla: Mla | None = None) 
 def _experts_us(machine: TopologyInput, case: Case) -> float:
     if "routing_balanced" in case.flags:
         raise SkippedError("balanced routing is not modelled", "loads of experts are skewed")
-    tokens, width, hidden, experts, top_k = _counts(
-        case, ("tokens", "n", "k", "experts", "top_k")
-    )
+    tokens, width, hidden, experts, top_k = _counts(case, ("tokens", "n", "k", "experts", "top_k"))
     dtype = _dtype(case, "dtype")
     if dtype not in machine.fits.moe or dtype not in BYTES_PER_ELEMENT:
         raise SkippedError("no curve", f"{machine.chip.name}: no {dtype} expert curve")

@@ -124,9 +124,10 @@ def scorecard(replayed: Sequence[Replayed]) -> Scorecard:
     named = metric_names(replayed)
     breakdown: Breakdown = {}
     for dimension, value_of in DIMENSIONS.items():
-        groups = _grouped(replayed, lambda one, of=value_of: [of(one.case)])
+        groups = _grouped(replayed, [[value_of(one.case)] for one in replayed])
         breakdown[dimension] = {value: _by_metric(group, named) for value, group in groups}
-    flagged = _grouped(replayed, lambda one: [f for f in SLICED_FLAGS if f in one.case.flags])
+    flags = [[flag for flag in SLICED_FLAGS if flag in one.case.flags] for one in replayed]
+    flagged = _grouped(replayed, flags)
     breakdown["flag"] = {value: _by_metric(group, named) for value, group in flagged}
     reasons: dict[str, int] = {}
     for one in replayed:
@@ -151,11 +152,11 @@ def metric_names(replayed: Iterable[Replayed]) -> dict[tuple[str, str], str]:
 
 
 def _grouped(
-    replayed: Sequence[Replayed], values_of: Callable[[Replayed], list[str]]
+    replayed: Sequence[Replayed], values: Sequence[Sequence[str]]
 ) -> list[tuple[str, list[Replayed]]]:
     groups: dict[str, list[Replayed]] = {}
-    for one in replayed:
-        for value in values_of(one):
+    for one, mine in zip(replayed, values, strict=True):
+        for value in mine:
             if value:
                 groups.setdefault(value, []).append(one)
     return sorted(groups.items())

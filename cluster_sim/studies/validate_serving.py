@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -24,8 +24,9 @@ ROUNDS = 10  # requests per client of a closed loop (InferenceX: 10 x concurrenc
 MOST_CLOSED = 20_000  # requests of a closed loop beyond which 3 rounds must do
 LEAST_ROUNDS = 3
 STATED = 300  # requests of open traffic at a stated rate (as many as ShareGPT replays have)
-SEARCHED = 6_000  # requests of a replica when its capacity is searched
-# Requests of an offline run by (isl, osl): the data sets of TensorRT-LLM's perf-overview (recalled).
+SEARCHED = 6_000  # requests of a replica of a best plan when its capacity is searched
+AT_RATE = 3_000  # requests of a replica of a best plan at a rate
+# Requests of an offline run by (isl, osl): data sets of TensorRT-LLM's perf-overview (recalled).
 OFFLINE_REQUESTS = {
     (128, 128): 30_000,
     (128, 4096): 1_500,
@@ -42,6 +43,15 @@ SHAPES: dict[str, tuple[float, int | None, float, int | None]] = {
     "mlperf_405b_mix": (0.5, 20_000, 0.5, 2_000),
 }
 OTHER_SHAPE: tuple[float, int | None, float, int | None] = (0.8, None, 0.8, None)
+# Deciles of 300 ShareGPT requests (casys-kaist/LLMServingSim @5daddb21a545, MIT).
+DECILES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "sharegpt_trace": (
+        (262, 363, 435, 521, 621, 732, 834, 1018, 1214, 1460, 3998),
+        (512, 531, 550, 574, 592, 632, 699, 752, 768, 770, 1021),
+    )
+}
+RATES = ("output_tokens_per_s", "input_tokens_per_s", "total_tokens_per_s", "requests_per_s")
+LATENCIES, STATS = ("ttft", "tpot", "e2e"), ("mean", "p50", "p99")
 UNIFORM_MEAN = 0.9  # mean over nominal of lengths drawn evenly from 0.8 to 1
 
 
@@ -123,9 +133,7 @@ def _inputs(machine: TopologyInput, job: Job) -> tuple[WorkloadInput, int]:
         arrivals=_arrivals(job),
         slo=_slo(job),
         requests=_requests(job),
-        plan=Plan(
-            tp=job.tp, pp=job.pp, ep=job.ep, attn_dp=job.attn_dp, replicas=job.replicas
-        ),
+        plan=Plan(tp=job.tp, pp=job.pp, ep=job.ep, attn_dp=job.attn_dp, replicas=job.replicas),
         engine=engine,
     )
     base, data = _profile(job.software)
@@ -155,7 +163,8 @@ def _single(inputs: WorkloadInput, choice: Choice) -> WorkloadInput:
     plan = Plan(tp=layout.tp, pp=layout.pp, ep=layout.ep, attn_dp=layout.attn_dp, replicas=1)
     arrivals = wanted.arrivals
     if arrivals.kind == "open":
-        arrivals = dataclasses.replace(arrivals, cv=choice.replicas**-0.5)
+        rate = arrivals.rate and arrivals.rate / choice.replicas
+        arrivals = dataclasses.replace(arrivals, cv=choice.replicas**-0.5, rate=rate)
     return dataclasses.replace(
         inputs, workload=dataclasses.replace(wanted, plan=plan, arrivals=arrivals)
     )
@@ -197,7 +206,9 @@ def _requests(job: Job) -> int:
     if job.concurrency:
         return max(min(ROUNDS * job.concurrency, MOST_CLOSED), LEAST_ROUNDS * job.concurrency)
     if job.mode == "open_loop":
-        return STATED if job.rate else SEARCHED
+        if job.best_plan:
+            return AT_RATE if job.rate else SEARCHED
+        return STATED
     return OFFLINE_REQUESTS.get((round(job.isl), round(job.osl)), OFFLINE_DEFAULT)
 
 
@@ -207,11 +218,18 @@ def _lengths(job: Job) -> tuple[Lengths, Lengths]:
         return Lengths(fixed=isl), Lengths(fixed=osl)
     if job.lengths == "uniform_0.8_1.0":
         return _uniform(isl), _uniform(osl)
+    if job.lengths in DECILES:
+        prompts, answers = DECILES[job.lengths]
+        return _deciles(prompts), _deciles(answers)
     isl_cv, isl_most, osl_cv, osl_most = SHAPES.get(job.lengths, OTHER_SHAPE)
     return (
         Lengths(mean=job.isl, cv=isl_cv, max=isl_most or 10 * isl),
         Lengths(mean=job.osl, cv=osl_cv, max=osl_most or 10 * osl),
     )
+
+
+def _deciles(tokens: Sequence[int]) -> Lengths:
+    return Lengths(quantiles=tuple((tenth / 10, n) for tenth, n in enumerate(tokens)))
 
 
 def _longest(isl: Lengths, osl: Lengths) -> int:
@@ -223,43 +241,39 @@ def _uniform(most: int) -> Lengths:
 
 
 def _metrics(job: Job, result: Result, replicas: int) -> dict[str, float]:
-    """Latencies over all requests (at a capacity: those inside the window) and throughput from the
-    first arrival to the last token (at a capacity: in the window).
-    """
+    """Rates and latencies as a benchmark of the mode takes them."""
     row, table = result.summary, result.requests
     if row["rejected"] or row["finished"] < row["requests"]:
         raise SkippedError("requests were rejected", f"{row['rejected']} of {row['requests']}")
-    searched = job.mode == "open_loop" and job.rate is None
-    found: dict[str, float] = {}
-    if searched:
-        if not row["capacity_requests_per_s"]:
-            raise SkippedError("no rate keeps the limits")
-        totals = {
-            name: replicas * float(row[name])
-            for name in ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s")
-        }
-        for name in ("ttft", "tpot", "e2e"):
-            for stat in ("mean", "p50", "p99"):
-                found[f"{name}_ms_{stat}"] = row[f"{name}_{stat}_ms"]
+    if job.mode == "open_loop" and job.best_plan:
+        found = _in_window(row, replicas)
     else:
-        arrival, e2e = np.array(table["arrival_s"]), np.array(table["e2e_ms"]) / 1e3
-        seconds = float((arrival + e2e).max() - arrival.min())
-        isl, osl = float(np.sum(table["isl"])), float(np.sum(table["osl"]))
-        totals = {
-            "output_tokens_per_s": replicas * osl / seconds,
-            "total_tokens_per_s": replicas * (isl + osl) / seconds,
-            "input_tokens_per_s": replicas * isl / seconds,
-            "requests_per_s": replicas * len(arrival) / seconds,
-        }
-        for name in ("ttft", "tpot", "e2e"):
-            values = np.array(table[f"{name}_ms"])
-            values = values[~np.isnan(values)]
-            if len(values):
-                found[f"{name}_ms_mean"] = float(values.mean())
-                for percent in (50, 99):
-                    found[f"{name}_ms_p{percent}"] = float(np.percentile(values, percent))
-    for name, value in totals.items():
-        found[name] = value
-        found[f"{name}_per_chip"] = value / job.n_chips
-    return {name: value for name, value in found.items() if value is not None}
+        found = _over_all(table, replicas)
+    per_chip = {f"{name}_per_chip": found[name] / job.n_chips for name in RATES if name in found}
+    return {**found, **per_chip}
 
+
+def _in_window(row: Mapping[str, Any], replicas: int) -> dict[str, float]:
+    """Rates and latencies in the window of open traffic, at a rate or at the capacity."""
+    if row["capacity_requests_per_s"] == 0:
+        raise SkippedError("no rate keeps the limits")
+    found = {name: replicas * float(row[name]) for name in RATES}
+    columns = {f"{name}_ms_{stat}": f"{name}_{stat}_ms" for name in LATENCIES for stat in STATS}
+    return found | {name: row[column] for name, column in columns.items() if row[column]}
+
+
+def _over_all(table: Mapping[str, Any], replicas: int) -> dict[str, float]:
+    """Latencies of all requests, rates from the first arrival to the last token."""
+    arrival, e2e = np.array(table["arrival_s"]), np.array(table["e2e_ms"]) / 1e3
+    seconds = float((arrival + e2e).max() - arrival.min()) / replicas
+    isl, osl = float(np.sum(table["isl"])), float(np.sum(table["osl"]))
+    totals = (osl / seconds, isl / seconds, (isl + osl) / seconds, len(arrival) / seconds)
+    found = dict(zip(RATES, totals, strict=True))
+    for name in LATENCIES:
+        values = np.array(table[f"{name}_ms"])
+        values = values[~np.isnan(values)]
+        if len(values):
+            parts = (float(values.mean()), *np.percentile(values, (50, 99)).tolist())
+            names = (f"{name}_ms_{stat}" for stat in STATS)
+            found |= dict(zip(names, parts, strict=True))
+    return found

@@ -18,23 +18,36 @@ from cluster_sim.studies.validate_scores import (
     Score,
     Scorecard,
     framework,
-    half_of,
+    half,
     precision,
     scorecard,
 )
 
 FIGURES = ("n", "skipped", "median", "mean", "p90", "signed", "rank")
 LONGEST = 38  # characters of a value in a table
+MAIN_METRICS = 3  # the commonest, in tables by most dimensions
+WITH_ALL_METRICS = ("kind", "mode")
 WORST = 10  # set-ups in the table of the worst
 LEAST_CASES = 4  # of a set-up that is listed
 
 
 def table(card: Scorecard) -> str:
-    """All scores on a page: by metric, by each dimension, the worst set-ups, what was skipped."""
+    """Scores on a page: by metric, by each dimension, the worst set-ups, what was skipped.
+
+    Most dimensions show the commonest metrics only; ``json_text`` and ``csv_text`` have all.
+    """
+    order = sorted(card.metrics, key=lambda metric: -card.metrics[metric].n)
+    main = [metric for metric in card.metrics if metric in order[:MAIN_METRICS]]
     parts = [_block("metric", {"": card.metrics})]
     for dimension, groups in card.breakdown.items():
-        if dimension != "setup" and len(groups) > 1:
-            parts.append(_block(dimension, groups))
+        if dimension == "setup" or len(groups) < 2:
+            continue
+        if dimension not in WITH_ALL_METRICS:
+            groups = {
+                value: {metric: metrics[metric] for metric in main if metric in metrics}
+                for value, metrics in groups.items()
+            }
+        parts.append(_block(dimension, groups))
     parts.append(_block("worst set-ups", _worst(card)))
     parts.append(_skipped(card))
     return "\n\n".join(part for part in parts if part)
@@ -128,7 +141,7 @@ def cases_csv(replayed: Sequence[Replayed]) -> str:
             "kind": case.kind,
             "source": case.text("source"),
             "mode": case.text("mode"),
-            "half": half_of(case),
+            "half": half(case),
             "chip": case.text("chip"),
             "model": case.text("model"),
             "operation": case.text("op") or case.text("collective"),
@@ -216,7 +229,7 @@ def _short_table(replayed: Sequence[Replayed]) -> str:
         mine = [one for one in replayed if one.case.kind == kind]
         mine = [one for one in mine if one.case.text("metric") == "time_us"]
         lines += _short_line(f"{words}, all", mine)
-        kept = [one for one in mine if half_of(one.case) == "score"]
+        kept = [one for one in mine if half(one.case) == "score"]
         lines += _short_line(f"{words}, no constant fitted to them", kept)
     return "\n".join(lines)
 

@@ -97,8 +97,8 @@ def job_of(case: Case) -> Job:
         rate=_rate(case),
         ttft_limit_ms=ttft_limit,
         tpot_limit_ms=tpot_limit,
-        max_num_seqs=case.count("max_num_seqs", 0) or None,
-        max_num_batched_tokens=case.count("max_num_batched_tokens", 0) or None,
+        max_num_seqs=_setting(case, "max_num_seqs"),
+        max_num_batched_tokens=_setting(case, "max_num_batched_tokens"),
     )
 
 
@@ -121,6 +121,12 @@ def _limits(case: Case) -> tuple[float | None, float | None]:
     if ttft is None and tpot is None and found:
         return float(found[1]) * 1e3, float(found[2])
     return ttft, tpot
+
+
+def _setting(case: Case, name: str) -> int | None:
+    """A limit of the engine, from its column or from the words of the note."""
+    found = re.search(rf"{name} (\d+)", case.text("note"))
+    return case.count(name, int(found[1]) if found else 0) or None
 
 
 def _degrees(case: Case, mode: str) -> dict[str, int | None]:

@@ -72,7 +72,8 @@ def _plan(case: Case) -> str:
     return "stated" if case.text("tp") or case.text("prefill_tp") else "best plan"
 
 
-def _half(case: Case) -> str:
+def half(case: Case) -> str:
+    """Its half, empty where no constant was fitted to anything of its kind."""
     fits = case.kind in ("operator", "collective") or case.text("mode") == "closed_loop"
     return half_of(case) if fits else ""
 
@@ -97,7 +98,7 @@ def _setup(case: Case) -> str:
 DIMENSIONS: dict[str, Callable[[Case], str]] = {
     "kind": lambda case: case.kind,
     "mode": lambda case: case.text("mode"),
-    "half": _half,
+    "half": half,
     "plan": _plan,
     "chip": lambda case: case.text("chip"),
     "model": lambda case: case.text("model"),

@@ -25,7 +25,7 @@ from cluster_sim.studies.validate_scores import (
 
 FIGURES = ("n", "skipped", "median", "mean", "p90", "signed", "rank")
 LONGEST = 38  # characters of a value in a table
-MAIN_METRICS = 3  # the commonest, in tables by most dimensions
+MAIN_METRICS = 3  # of each kind, the commonest, in tables by most dimensions
 WITH_ALL_METRICS = ("kind", "mode")
 WORST = 10  # set-ups in the table of the worst
 LEAST_CASES = 4  # of a set-up that is listed
@@ -36,8 +36,7 @@ def table(card: Scorecard) -> str:
 
     Most dimensions show the commonest metrics only; ``json_text`` and ``csv_text`` have all.
     """
-    order = sorted(card.metrics, key=lambda metric: -card.metrics[metric].n)
-    main = [metric for metric in card.metrics if metric in order[:MAIN_METRICS]]
+    main = _commonest(card)
     parts = [_block("metric", {"": card.metrics})]
     for dimension, groups in card.breakdown.items():
         if dimension == "setup" or len(groups) < 2:
@@ -51,6 +50,14 @@ def table(card: Scorecard) -> str:
     parts.append(_block("worst set-ups", _worst(card)))
     parts.append(_skipped(card))
     return "\n\n".join(part for part in parts if part)
+
+
+def _commonest(card: Scorecard) -> list[str]:
+    """The metrics of each kind of case that most cases have, in the order of all metrics."""
+    found: list[str] = []
+    for metrics in card.breakdown["kind"].values():
+        found += sorted(metrics, key=lambda metric: -metrics[metric].n)[:MAIN_METRICS]
+    return [metric for metric in card.metrics if metric in found]
 
 
 def _block(title: str, groups: Mapping[str, Mapping[str, Score]]) -> str:

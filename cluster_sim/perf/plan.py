@@ -244,7 +244,7 @@ def _closed_form(
         middle = (low + high + 1) // 2
         low, high = (middle, high) if kept(middle) >= slo.attainment else (low, middle - 1)
     tpot_s = tpot(low)
-    ttft_s = prompt_s + shared_s + tpot_s
+    ttft_s = prompt_s + shared_s + tpot_s * (1 + job.software.first_token_steps)
     rate = replicas * ranks * low / (osl * tpot_s)
     keeps = kept(low) >= slo.attainment and (slo.ttft is None or ttft_s <= slo.ttft)
     chips = layout.devices * replicas / machine.chip.devices_per_chip

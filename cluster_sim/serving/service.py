@@ -99,6 +99,7 @@ class Service:
     router: str
     max_context: int
     concurrency: int | None = None  # closed loop of so many clients (with sessions: of sessions)
+    first_token_steps: float = 0.0  # how many token times later clients see what the engine made
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,7 @@ class Run:
     interrupted: bool
     known_s: float = math.inf  # an interrupted run is recorded completely up to here
     tapes: tuple[Tape, ...] = ()
+    first_token_steps: float = 0.0
 
 
 Watcher = Callable[[Outcomes, int, float], bool]
@@ -179,6 +181,7 @@ def serve(
         interrupted,
         known_s,
         tuple(replica.tape for replica in replicas if replica.tape is not None),
+        service.first_token_steps,
     )
     if not interrupted:
         _check_conservation(service, replicas, run, len(accepted))

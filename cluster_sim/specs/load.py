@@ -43,6 +43,7 @@ ENGINE_KEYS = (
     "preemption",
     "prefix_cache",
     "new_token_ratio",
+    "first_token_steps",
 )
 
 

@@ -10,6 +10,8 @@ from cluster_sim.studies.validate_cases import Case
 PROFILES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "vllm_ascend": "vllm"}
 DTYPES = {"fp16": "bf16", "int4": "w4a16"}
 POOLS = "pools are not simulated"
+BATCH_WAIT = 20  # iterations
+STREAM_INTERVAL = {"b200": 30, "b300": 30, "h200_sxm": 50}  # tokens
 STAGES = "a stage alone is not simulated"
 _LIMITS = re.compile(r"p99 limits TTFT / TPOT ([\d.]+) s / ([\d.]+) ms")
 
@@ -52,6 +54,7 @@ class Job:
     tpot_limit_ms: float | None
     max_num_seqs: int | None
     max_num_batched_tokens: int | None
+    held_steps: int
 
     @property
     def best_plan(self) -> bool:
@@ -99,6 +102,7 @@ def job_of(case: Case) -> Job:
         tpot_limit_ms=tpot_limit,
         max_num_seqs=_setting(case, "max_num_seqs"),
         max_num_batched_tokens=_setting(case, "max_num_batched_tokens"),
+        held_steps=_held_steps(case),
     )
 
 
@@ -127,6 +131,24 @@ def _setting(case: Case, name: str) -> int | None:
     """A limit of the engine, from its column or from the words of the note."""
     found = re.search(rf"{name} (\d+)", case.text("note"))
     return case.count(name, int(found[1]) if found else 0) or None
+
+
+def _held_steps(case: Case) -> int:
+    """Steps that a published recipe holds requests or their first tokens back.
+
+    Source: benchmarks/ of SemiAnalysisAI/InferenceX: TensorRT-LLM with Llama 70B at 1024/1024 and
+    less than TP 8 sets batch_wait_timeout_iters 20 (@73ef922); SGLang with Qwen3.5 sets
+    stream-interval 30 on B200 (@01fa35c) and 50 on H200 (@2116fc4); B300 assumed as B200.
+    """
+    if case.text("mode") != "closed_loop" or "silicon_sample" not in case.text("source"):
+        return 0
+    framework, model = case.text("framework"), case.text("model")
+    if framework == "trtllm" and model == "llama3.1-70b":
+        square = case.number("isl") == 1024 == case.number("osl")
+        return BATCH_WAIT if square and case.count("tp") < 8 else 0
+    if framework == "sglang" and model == "qwen3.5-397b-a17b":
+        return STREAM_INTERVAL.get(case.text("chip"), 0)
+    return 0
 
 
 def _degrees(case: Case, mode: str) -> dict[str, int | None]:

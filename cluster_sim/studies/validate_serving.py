@@ -118,7 +118,8 @@ def _inputs(machine: TopologyInput, job: Job) -> tuple[WorkloadInput, int]:
     each, whose gaps are then Erlang of shape k; so one of them is simulated, with a cv of 1 /
     sqrt(k).
     """
-    engine = _engine(job)
+    base, data = _profile(job.software)
+    engine = _engine(job, base)
     chosen = "" if job.best_plan else f"tp{job.tp}"
     isl, osl = _lengths(job)
     wanted = Workload(
@@ -136,7 +137,6 @@ def _inputs(machine: TopologyInput, job: Job) -> tuple[WorkloadInput, int]:
         plan=Plan(tp=job.tp, pp=job.pp, ep=job.ep, attn_dp=job.attn_dp, replicas=job.replicas),
         engine=engine,
     )
-    base, data = _profile(job.software)
     software = apply_engine(base, data, wanted)
     model = _model(job.model)
     # The measured engine ran these lengths, so its limit was set where they fit.
@@ -170,9 +170,11 @@ def _single(inputs: WorkloadInput, choice: Choice) -> WorkloadInput:
     )
 
 
-def _engine(job: Job) -> dict[str, Any]:
+def _engine(job: Job, base: Software) -> dict[str, Any]:
     """Settings of the engine that the run states."""
     engine: dict[str, Any] = {}
+    if job.held_steps:
+        engine["first_token_steps"] = base.first_token_steps + job.held_steps
     if job.kv_dtype:
         engine["kv_dtype"] = job.kv_dtype
     if job.max_num_seqs:

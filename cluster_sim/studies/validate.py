@@ -12,7 +12,7 @@ import numpy as np
 
 from cluster_sim.errors import SimulationError, SpecError, nearest
 from cluster_sim.studies import validate_collectives, validate_operators, validate_serving
-from cluster_sim.studies.validate_cases import KINDS, LEFT_OUT, Case
+from cluster_sim.studies.validate_cases import LEFT_OUT, Case
 from cluster_sim.studies.validate_jobs import Job, SkippedError, job_of
 from cluster_sim.studies.validate_scores import Replayed
 
@@ -41,7 +41,7 @@ def select(cases: Sequence[Case], where: Sequence[tuple[str, str]]) -> list[Case
     """
     kept = list(cases)
     for column, value in where:
-        columns = sorted({name for kind in KINDS for name in kind.columns})
+        columns = sorted({name for case in cases for name in case.row})
         if column not in columns:
             near = nearest(column, columns)
             hint = f"; did you mean '{near[0]}'?" if near else ""

@@ -145,7 +145,8 @@ def latencies(run: Run, requests: Requests, *, open_loop: bool) -> Latencies:
     tokens = np.where(requests.osl > 1, requests.osl - 1, 1)
     tpot = np.where(requests.osl > 1, (e2e - ttft) / tokens, np.nan)
     if run.first_token_steps > 0:
-        later = run.first_token_steps * np.where(requests.osl > 1, tpot, 0.0)
+        # Without a last token there is no TPOT yet: the engine's own time is the least.
+        later = run.first_token_steps * np.nan_to_num(tpot)
         ttft, e2e = ttft + later, e2e + later
     inside = np.ones(len(arrival), dtype=bool)
     if run.known_s < np.inf:

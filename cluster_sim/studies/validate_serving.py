@@ -173,8 +173,9 @@ def _single(inputs: WorkloadInput, choice: Choice) -> WorkloadInput:
 def _engine(job: Job, base: Software) -> dict[str, Any]:
     """Settings of the engine that the run states."""
     engine: dict[str, Any] = {}
-    if job.held_steps:
-        engine["first_token_steps"] = base.first_token_steps + job.held_steps
+    # Other harnesses time the engine in its own process, without an API server before it.
+    served = base.first_token_steps + job.held_steps
+    engine["first_token_steps"] = served if job.mode == "closed_loop" else 0.0
     if job.kv_dtype:
         engine["kv_dtype"] = job.kv_dtype
     if job.max_num_seqs:

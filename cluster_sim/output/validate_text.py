@@ -19,9 +19,11 @@ from cluster_sim.studies.validate_scores import (
     Scorecard,
     framework,
     half,
+    operation,
     precision,
     scorecard,
 )
+from cluster_sim.studies.validate_scores import score as score_of
 
 FIGURES = ("n", "skipped", "median", "mean", "p90", "signed", "rank")
 LONGEST = 38  # characters of a value in a table
@@ -140,29 +142,14 @@ def cases_csv(replayed: Sequence[Replayed]) -> str:
     rows = []
     for one in replayed:
         case = one.case
-        row: dict[str, object] = {
-            "case_id": case.case_id,
-            "run_id": case.run_id,
-            "file": case.file,
-            "line": case.line,
-            "kind": case.kind,
-            "source": case.text("source"),
-            "mode": case.text("mode"),
-            "half": half(case),
-            "chip": case.text("chip"),
-            "model": case.text("model"),
-            "operation": case.text("op") or case.text("collective"),
-            "precision": precision(case),
-            "framework": framework(case),
-            "metric": case.text("metric"),
-            "flags": ";".join(case.flags),
-            "measured": case.value,
-            "predicted": one.predicted,
-            "error": one.error,
-            "reason": one.reason,
-            "detail": one.detail,
-        }
-        rows.append(row)
+        cells: tuple[object, ...] = (
+            *(case.case_id, case.run_id, case.file, case.line, case.kind, case.text("source")),
+            *(case.text("mode"), half(case), case.text("chip"), case.text("model")),
+            *(operation(case), precision(case), framework(case), case.text("metric")),
+            *(";".join(case.flags), case.value, one.predicted, one.error),
+            *(one.reason, one.detail),
+        )
+        rows.append(dict(zip(CASE_COLUMNS, cells, strict=True)))
     return format_csv(rows)
 
 
@@ -242,11 +229,9 @@ def _short_table(replayed: Sequence[Replayed]) -> str:
 
 
 def _short_line(words: str, replayed: Sequence[Replayed]) -> list[str]:
-    from cluster_sim.studies.validate_scores import score
-
     if not any(one.predicted is not None for one in replayed):
         return []
-    n, _, median, _, high, signed, rank = _cells(score(replayed))
+    n, _, median, _, high, signed, rank = _cells(score_of(replayed))
     return [f"| {words} | {n} | {median} | {high} | {signed} | {rank} |"]
 
 

@@ -62,7 +62,8 @@ def half_of(case: Case) -> str:
     return HALVES[hashlib.sha256(visible.encode()).digest()[0] % 2]
 
 
-def _operation(case: Case) -> str:
+def operation(case: Case) -> str:
+    """Operator or collective."""
     return case.text("op") or case.text("collective")
 
 
@@ -102,7 +103,7 @@ DIMENSIONS: dict[str, Callable[[Case], str]] = {
     "plan": _plan,
     "chip": lambda case: case.text("chip"),
     "model": lambda case: case.text("model"),
-    "operation": _operation,
+    "operation": operation,
     "precision": precision,
     "framework": framework,
     "source": lambda case: case.text("source"),

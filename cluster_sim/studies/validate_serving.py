@@ -24,8 +24,8 @@ ROUNDS = 10  # requests per client of a closed loop (InferenceX: 10 x concurrenc
 MOST_CLOSED = 20_000  # requests of a closed loop beyond which 3 rounds must do
 LEAST_ROUNDS = 3
 STATED = 300  # requests of open traffic at a stated rate (as many as ShareGPT replays have)
-SEARCHED = 6_000  # requests of a replica of a best plan when its capacity is searched
-AT_RATE = 3_000  # requests of a replica of a best plan at a rate
+SEARCHED = 4_000  # requests of a replica of a best plan when its capacity is searched
+AT_RATE = 2_000  # requests of a replica of a best plan at a rate
 # Requests of an offline run by (isl, osl): data sets of TensorRT-LLM's perf-overview (recalled).
 OFFLINE_REQUESTS = {
     (128, 128): 30_000,

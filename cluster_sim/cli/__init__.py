@@ -7,9 +7,11 @@ import sys
 
 import click
 
+from cluster_sim.cli.calibrate import calibrate
 from cluster_sim.cli.collective import collective
 from cluster_sim.cli.compare import compare
 from cluster_sim.cli.inspect import check, explain, list_names, schema, show
+from cluster_sim.cli.measure import measure
 from cluster_sim.cli.run import run
 from cluster_sim.cli.validate import validate
 
@@ -31,7 +33,19 @@ def cli() -> None:
     """
 
 
-for command in (run, collective, list_names, show, check, explain, compare, validate, schema):
+for command in (
+    run,
+    collective,
+    list_names,
+    show,
+    check,
+    explain,
+    compare,
+    measure,
+    calibrate,
+    validate,
+    schema,
+):
     cli.add_command(command)
 
 

@@ -78,13 +78,19 @@ def _group(options: dict[str, Any]) -> tuple[TopologyInput, Group]:
     from cluster_sim.studies.collective import parse_ranks
 
     topology = load_topology(options["topo"], list(options["overrides"]))
+    chips = options["chips"]
+    if topology.topology.fabric is not None and (chips or 0) > topology.topology.chips:
+        grown = [*options["overrides"], f"topology.chips={chips}"]  # a pod grows to it
+        topology = load_topology(options["topo"], grown)
     machine = build_machine(topology)
+    for note in machine.notes:
+        click.echo(f"Note: {note}", err=True)
     if options["chips"] is not None and options["ranks"] is not None:
         raise click.UsageError("--chips and --ranks exclude each other: each says where ranks are")
     if options["ranks"] is not None:
         devices = parse_ranks(options["ranks"], machine.devices)
     else:
-        chips = options["chips"] or machine.chips
+        chips = chips or machine.chips
         if chips > machine.chips:
             raise click.UsageError(
                 f"--chips {chips}: {machine.name} has {machine.chips} chips; "

@@ -7,8 +7,8 @@ class is link ``first + i`` forwards and ``first + count + i`` back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -84,7 +84,8 @@ class LinkClass:
 class Machine:
     """Devices, hosts, domains, links and their arithmetic.
 
-    ``shape`` says how routes are found by index arithmetic; None where only a search can.
+    ``shape`` says how routes are found by index arithmetic; None where only a search can. Links
+    that are ``down`` carry nothing.
     """
 
     name: str
@@ -99,7 +100,14 @@ class Machine:
     pxn: bool = True
     notes: tuple[str, ...] = ()
     static: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    down: frozenset[int] = frozenset()
     cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def without(self, links: Iterable[int]) -> Machine:
+        """The machine with some directed links down: flows that would use one take the shortest
+        way that is left.
+        """
+        return replace(self, down=self.down | frozenset(links), cache={})
 
     @property
     def chips(self) -> int:

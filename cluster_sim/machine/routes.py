@@ -9,10 +9,11 @@ With PXN a flow to another rail first goes to the device of its own host on that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.machine.classes import Floats, Ints, Machine
@@ -41,6 +42,12 @@ class Routes:
         """Links and shares of one flow."""
         part = slice(int(self.rows[flow]), int(self.rows[flow + 1]))
         return self.links[part], self.shares[part]
+
+    def using(self, links: Collection[int]) -> NDArray[np.bool_]:
+        """Which flows use any of some links."""
+        hit = np.isin(self.links, list(links))
+        flows = np.repeat(np.arange(len(self.rows) - 1), np.diff(self.rows))
+        return np.bincount(flows[hit], minlength=len(self.rows) - 1) > 0
 
     def load(self, n_links: int, size_bytes: Floats | None = None) -> Floats:
         """Bytes that all flows together put on each link (each flow 1 byte unless given)."""
@@ -107,14 +114,20 @@ def _ways(
     free = np.arange(len(start))
     if machine.static:
         free = _static(machine, start, stop, way)
-    if machine.shape is None:
-        from cluster_sim.machine.search import add_ways
-
-        add_ways(machine, free, start[free], stop[free], key[free], rules, way)
-    else:
+    searched = free if machine.shape is None else free[:0]
+    if machine.shape is not None:
         from cluster_sim.machine.structural import add_all
 
+        if machine.down:
+            first = Ways(len(start))
+            add_all(machine, free, start[free], stop[free], key[free], rules, first)
+            cut = first.routes().using(machine.down)
+            free, searched = free[~cut[free]], free[cut[free]]
         add_all(machine, free, start[free], stop[free], key[free], rules, way)
+    if len(searched):
+        from cluster_sim.machine.search import add_ways
+
+        add_ways(machine, searched, start[searched], stop[searched], key[searched], rules, way)
     return way
 
 
@@ -169,7 +182,7 @@ def _static(machine: Machine, start: Ints, stop: Ints, way: Ways) -> Ints:
     rest = []
     for flow, pair in enumerate(zip(start.tolist(), stop.tolist(), strict=True)):
         fixed = machine.static.get(pair)
-        if fixed is None:
+        if fixed is None or machine.down.intersection(fixed):
             rest.append(flow)
             continue
         for link in fixed:

@@ -74,7 +74,8 @@ def leaving(machine: Machine) -> list[list[tuple[int, int]]]:
         found = [[] for _ in range(machine.n_nodes)]
         ends = zip(machine.link_from.tolist(), machine.link_to.tolist(), strict=True)
         for link, (here, there) in enumerate(ends):
-            found[here].append((link, there))
+            if link not in machine.down:
+                found[here].append((link, there))
         machine.cache["leaving"] = found
     return found
 
@@ -90,8 +91,9 @@ def distances(machine: Machine, goal: int) -> list[int]:
     if entering is None:
         entering = [[] for _ in range(machine.n_nodes)]
         ends = zip(machine.link_from.tolist(), machine.link_to.tolist(), strict=True)
-        for here, there in ends:
-            entering[there].append(here)
+        for link, (here, there) in enumerate(ends):
+            if link not in machine.down:
+                entering[there].append(here)
         machine.cache["entering"] = entering
     through = transit(machine)
     distance = [-1] * machine.n_nodes

@@ -28,6 +28,7 @@ from cluster_sim.perf.transformer import (
     glue_bytes,
     kv_bytes_per_token,
     kv_elements_per_layer,
+    kv_heads_per_device,
     layer_gemms,
     linear_state_bytes,
     linear_state_elements,
@@ -193,21 +194,22 @@ def _prefill_family(case: _Case) -> Family:
 
 @dataclass(frozen=True, slots=True)
 class DecodeAttention:
-    """Decode attention of one layer: seconds of its launch, bytes of queries and outputs a
-    sequence, the rate at which bytes are read, seconds per token of context.
+    """Decode attention of one layer: seconds of its launch, of each sequence, of each token of
+    context; bytes/s of its reads.
     """
 
     floor_s: float
-    query_bytes: float
-    bytes_per_s: float
+    sequence_s: float
     token_s: float
+    bytes_per_s: float
     provenance: str
 
 
 def decode_attention(
     machine: TopologyInput, model: Model, layout: Layout, recipe: Recipe
 ) -> DecodeAttention:
-    """Decode attention: floor + (queries and outputs + cache bytes) / (bandwidth u_m) a layer.
+    """Decode attention: floor + (queries and outputs + cache bytes) / (bandwidth u_m) a layer, plus
+    the curve's ``row`` for each sequence and KV head; over latents queries at a rate of their own.
 
     A token of context costs the larger of its bytes and its FLOP: 4 head_dim a head at the rate of
     prompt attention, which binds where many queries share a KV head; over latents 2 (2 kv_rank +
@@ -224,7 +226,8 @@ def decode_attention(
         token_s = max(
             layer_bytes / (machine.chip.device_bandwidth * share), 2 * heads * reach / rate
         )
-        query_bytes = heads * reach * ACTIVATION_BYTES
+        moved = heads * reach * ACTIVATION_BYTES
+        query_s = moved / (machine.chip.device_bandwidth * (grouped.queries or share))
     else:
         prompt, stream = attention_curves(machine, recipe.kv)
         provenance, floor, share = stream.provenance, stream.floor, stream.memory
@@ -233,9 +236,11 @@ def decode_attention(
             layer_bytes / (machine.chip.device_bandwidth * share),
             4 * heads * model.head_dim / rate,
         )
-        query_bytes = 2 * heads * model.head_dim * ACTIVATION_BYTES
+        moved = 2 * heads * model.head_dim * ACTIVATION_BYTES
+        query_s = moved / (machine.chip.device_bandwidth * share)
+        query_s += kv_heads_per_device(model, layout.tp) * stream.row
     bandwidth = machine.chip.device_bandwidth * share
-    return DecodeAttention(floor, query_bytes, bandwidth, token_s, provenance)
+    return DecodeAttention(floor, query_s, token_s, bandwidth, provenance)
 
 
 def _decode_family(case: _Case) -> Family:
@@ -243,7 +248,7 @@ def _decode_family(case: _Case) -> Family:
     model = case.model
     layer = decode_attention(case.machine, model, case.layout, case.recipe)
     floor = layer.floor_s * case.software.in_situ.attention_floor_factor
-    decodes = model.cached_layers * (floor + case.sequences * layer.query_bytes / layer.bytes_per_s)
+    decodes = model.cached_layers * (floor + case.sequences * layer.sequence_s)
     decodes[0] = 0.0
     context_s = (model.cached_layers - model.local_layers) * layer.token_s
     if model.local is not None and model.local.kind == "sparse":

@@ -13,14 +13,17 @@ from cluster_sim.errors import SpecError
 from cluster_sim.specs.chip import (
     BYTES_PER_ELEMENT,
     PEAK_OF,
+    Chip,
+    DecodeCurve,
     GemmCurve,
     LatentCurve,
     PrefillCurve,
-    StreamCurve,
 )
 from cluster_sim.specs.inputs import TopologyInput
 
 FloatArray = NDArray[np.float64]
+Size = int | FloatArray
+TILE = 128  # rows and columns of the tiles that GEMM kernels give an SM
 OUTPUT_BYTES = 2  # GEMM results are written in bf16
 WEIGHT_ONLY = ("w8a16", "w4a16")  # activations stay in bf16
 _RANK = {"measured": 0, "datasheet": 1, "transferred": 2, "assumed": 3}
@@ -39,7 +42,7 @@ def gemm_curve(machine: TopologyInput, dtype: str) -> GemmCurve:
     return curves[dtype]  # type: ignore[index]
 
 
-def attention_curves(machine: TopologyInput, kv_dtype: str) -> tuple[PrefillCurve, StreamCurve]:
+def attention_curves(machine: TopologyInput, kv_dtype: str) -> tuple[PrefillCurve, DecodeCurve]:
     """Prompt and decode attention for a KV dtype; one-byte caches share a curve.
 
     Raises SpecError when the chip has no such curve.
@@ -73,21 +76,43 @@ def gemm_s(
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Seconds of (rows x k) times (k x n), and where the FLOP side of the roofline binds.
 
-    Model: floor + max(2 m n k / (peak u_c), bytes / (bandwidth u_m)) + (2 + w) m k / (bandwidth
-    u_q); bytes = w n k + w m k + 2 m n with w bytes an element (weight-only dtypes read activations
-    of 2); the last term quantises activations where the curve has it. Source:
-    ai-dynamo/aiconfigurator operator tables; form and errors in docs/model.md. Limits: no tile or
-    wave quantisation.
+    Raises SpecError when the chip has no such peak or curve.
     """
-    curve, chip = gemm_curve(machine, dtype), machine.chip
+    return gemm_kernel_s(machine.chip, dtype, gemm_curve(machine, dtype), rows, n, k)
+
+
+def gemm_kernel_s(
+    chip: Chip, dtype: str, curve: GemmCurve, m: FloatArray, n: Size, k: Size
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Seconds of (m x k) times (k x n) on a curve, and where the FLOP side binds.
+
+    Model: floor + per_k k / 1000 + norm(2 m n k / (peak u_c), bytes / (bandwidth u_m)) + (2 + w) m
+    k / (bandwidth u_q); bytes = w n k + w m k + 2 m n with w bytes an element (weight-only dtypes
+    read activations of 2); the last term quantises activations where the curve has it. The norm is
+    the maximum, or ((a^q + b^q)^(1/q)) with q = ``knee``. With ``tiles`` and more 128 x 128 tiles
+    than SMs, that share of what the last wave leaves idle is added to the FLOP. Source:
+    ai-dynamo/aiconfigurator operator tables; form and errors in docs/model.md.
+    """
     width, bandwidth = BYTES_PER_ELEMENT[dtype], chip.device_bandwidth
     read = OUTPUT_BYTES if dtype in WEIGHT_ONLY else width
-    math = 2.0 * rows * n * k / (chip.device_peak(PEAK_OF[dtype]) * curve.compute)
-    moved = width * n * k + read * rows * k + OUTPUT_BYTES * rows * n
+    rate = chip.device_peak(PEAK_OF[dtype]) * curve.compute
+    math = 2.0 * m * n * k / rate
+    if curve.tiles and chip.sm_count is not None:
+        sms = chip.sm_count / chip.devices_per_chip
+        waves = np.ceil(m / TILE) * np.ceil(n / TILE) / sms
+        full = np.where(waves > 1, np.ceil(waves), 0.0) * (sms * 2.0 * TILE * TILE) * k / rate
+        math = math + curve.tiles * np.maximum(full - math, 0.0)
+    moved = width * n * k + read * m * k + OUTPUT_BYTES * m * n
     memory = moved / (bandwidth * curve.memory)
-    seconds = curve.floor + np.maximum(math, memory)
+    longer = np.maximum(math, memory)
+    if curve.knee is not None:
+        ratio, knee = np.minimum(math, memory) / longer, curve.knee
+        longer = longer * (1 + ratio**knee) ** (1 / knee)
+    seconds = curve.floor + longer
+    if curve.per_k:
+        seconds = seconds + curve.per_k * k / 1000
     if curve.quantise is not None:
-        seconds = seconds + (OUTPUT_BYTES + width) * rows * k / (bandwidth * curve.quantise)
+        seconds = seconds + (OUTPUT_BYTES + width) * m * k / (bandwidth * curve.quantise)
     return seconds, math > memory
 
 

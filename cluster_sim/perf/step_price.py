@@ -90,7 +90,9 @@ class StepPrice:
         """
         count = np.arange(steps, dtype=np.float64)
         base = self.decode_base_s[decodes] + self.context_s * (context + decodes * count)
-        return np.asarray(base + self.local_context_s * (local_context + growing * count))
+        if self.local is not None:
+            base += self.local_context_s * (local_context + growing * count)
+        return np.asarray(base)
 
     def prefill_attention_s(self, start: int, end: int) -> float:
         """Seconds of attention when a sequence's computed tokens go from ``start`` to ``end``.

@@ -71,13 +71,14 @@ class FastRank:
         self._needs = [
             0
         ] * spec.block_tokens  # by c: they need a block when (c + decodes) % size == 0
+        self._size = spec.block_tokens
         self._ask = True  # something changed since the scheduler was asked
         self._decision: Decision | None = None
 
     @property
     def has_work(self) -> bool:
         """Whether a step could be started."""
-        return bool(self.running or self.waiting)
+        return bool(self.running) or self.waiting.count > 0
 
     def enqueue(self, request: int) -> None:
         """Queue an arriving request."""
@@ -90,9 +91,9 @@ class FastRank:
         than every sequence decoding one token.
         """
         self._decision = None
-        need = self._needs[-self._decodes % self.spec.block_tokens]
-        available = self._available()
-        if need > available or self.prefilling or (self._ask and self.waiting):
+        need = self._needs[-self._decodes % self._size]
+        available = self.free if self.cache is None else self._available()
+        if need > available or self.prefilling or (self._ask and self.waiting.count):
             decision = self.spec.scheduler(self._view(need, available))
             if decision.prefill or decision.evict or not decision.decode:
                 self._decision = decision
@@ -111,7 +112,7 @@ class FastRank:
         steps = self._finishes[0][0] - self._decodes
         if self.near.local is not None:
             steps = self.near.steps_to_change(self._decodes, steps)
-        if self.decoding * (steps // self.spec.block_tokens + 1) > self.free:
+        if self.decoding * (steps // self._size + 1) > self.free:
             steps = self._steps_with_blocks(steps)
         return steps
 
@@ -142,24 +143,33 @@ class FastRank:
         counts.pure[decodes] += steps
         series = steps * (steps - 1) // 2
         counts.context += steps * self.context + decodes * series
-        counts.local_context += steps * self.near.tokens + self.near.growing * series
         counts.output_tokens += steps * decodes
+        if self.near.local is not None:
+            counts.local_context += steps * self.near.tokens + self.near.growing * series
         if self.tape is not None:
             self._record(self.tape, steps, step)
-        self._take(self._blocks_of(steps), last_s)
-        self._note_peak()
+        blocks = self._blocks_of(steps)
+        if blocks:
+            self._take(blocks, last_s)
+            self._note_peak()
         chained = self._chained(first_s, step, log) if self.held else decodes
         finished = self._decoded(steps, last_s, step + steps - 1)
-        self._leave(finished, last_s)
+        if finished:
+            self._leave(finished, last_s)
         return finished, chained
 
     def _blocks_of(self, steps: int) -> int:
         """New blocks that the next decode steps take together."""
-        size, needs, decodes = self.spec.block_tokens, self._needs, self._decodes
+        size, needs, decodes = self._size, self._needs, self._decodes
         if steps == 1:
             return needs[-decodes % size]
         rounds, rest = divmod(steps, size)
-        return rounds * self.decoding + sum(needs[-(decodes + i) % size] for i in range(rest))
+        last = -decodes % size  # the first step looks here, the next ones below it, then from above
+        first = last - rest + 1
+        part = sum(needs[max(0, first) : last + 1])
+        if first < 0:
+            part += sum(needs[first + size :])
+        return rounds * self.decoding + part
 
     def _record(self, tape: Tape, steps: int, step: int) -> None:
         """Write a stretch of decode steps down, with the blocks in use at each."""
@@ -181,8 +191,9 @@ class FastRank:
         self._fresh, self.held = 0, False
         self._last_decode = (now, step)
         finished: Finished = []
-        while self._finishes and self._finishes[0][0] == self._decodes:
-            _, admission, request = heappop(self._finishes)
+        finishes, decodes = self._finishes, self._decodes
+        while finishes and finishes[0][0] == decodes:
+            _, admission, request = heappop(finishes)
             finished.append((admission, request))
         return finished
 
@@ -209,7 +220,9 @@ class FastRank:
         """
         decision = self._decision or Decision()
         self._ask = True if self._decision else self._ask
-        swapped = sum(self._evict(decision.to_back) for _ in range(decision.evict))
+        swapped = 0
+        for _ in range(decision.evict):
+            swapped += self._evict(decision.to_back)
         spec, price = self.spec, self.spec.price
         decodes, context, near = (
             (self.decoding, self.context, self.near.tokens) if decision.decode else (0, 0, 0)
@@ -261,7 +274,8 @@ class FastRank:
                 emitted += 1
                 chained += self._prompt_done(chunk.request, running, now, step, log, finished)
         self.counts.output_tokens += emitted
-        self._leave(finished, now)
+        if finished:
+            self._leave(finished, now)
         return finished, emitted, chained
 
     def _prompt_done(
@@ -370,8 +384,6 @@ class FastRank:
 
     def _leave(self, finished: Finished, now: float) -> None:
         """Finished requests leave, in order of admission."""
-        if not finished:
-            return
         finished.sort()
         for _, request in finished:
             if self.cache is not None:

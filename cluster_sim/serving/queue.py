@@ -4,32 +4,34 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 
 class WaitingQueue:
-    """Requests that wait, most urgent first; a lower number is more urgent."""
+    """Requests that wait, ``count`` of them, most urgent first; a lower number is more urgent."""
 
     def __init__(self, priority: Sequence[int] | None) -> None:
         self._priority = priority
         self._lines: dict[int, deque[int]] = {0: deque()} if priority is None else {}
-        self._count = 0
+        self.count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def __iter__(self) -> Iterator[int]:
-        for line in self._lines.values():
-            yield from line
+        if self._priority is None:
+            return iter(self._lines[0])
+        return chain.from_iterable(self._lines.values())
 
     def append(self, request: int) -> None:
         """Behind all that are as urgent."""
         self._line(request).append(request)
-        self._count += 1
+        self.count += 1
 
     def appendleft(self, request: int) -> None:
         """In front of all that are as urgent."""
         self._line(request).appendleft(request)
-        self._count += 1
+        self.count += 1
 
     def remove(self, request: int) -> None:
         """Take a request out, wherever it stands."""
@@ -38,7 +40,7 @@ class WaitingQueue:
             line.popleft()
         else:
             line.remove(request)
-        self._count -= 1
+        self.count -= 1
 
     def _line(self, request: int) -> deque[int]:
         if self._priority is None:

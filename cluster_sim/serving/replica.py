@@ -7,6 +7,8 @@ steps.
 
 from __future__ import annotations
 
+import math
+from array import array
 from bisect import bisect_left
 from collections import Counter
 
@@ -32,14 +34,20 @@ class FastReplica:
         self.log = StepLog()
         self.shared: Counter[int] = Counter()
         self.steps = 0
+        self.far = False  # segments pass the horizon; who sends a request shortens them
         self._busy = self.ranks
-        self._segment: list[float] | None = None
+        self._only = self.ranks[0] if spec.ranks == 1 else None
+        self._counts_shared = spec.price.shared_s is not None
+        self._segment: array[float] | None = None
         self.tape: Tape | None = None
 
     @property
     def has_work(self) -> bool:
         """Whether a step could be started."""
-        return any(rank.running or rank.waiting for rank in self.ranks)
+        only = self._only
+        if only is not None:
+            return bool(only.running) or only.waiting.count > 0
+        return any(rank.running or rank.waiting.count for rank in self.ranks)
 
     @property
     def outstanding(self) -> int:
@@ -55,8 +63,7 @@ class FastReplica:
             self.start_s = at_s
             if self.tape is not None:
                 self.tape.wakes.append((self.steps, at_s))
-        ranks = self.ranks
-        rank = ranks[0] if len(ranks) == 1 else min(ranks, key=lambda rank: rank.outstanding)
+        rank = self._only or min(self.ranks, key=lambda rank: rank.outstanding)
         rank.enqueue(request)
 
     def advance(self, until_s: float) -> None:
@@ -70,18 +77,20 @@ class FastReplica:
                 self.complete()
             if self.start_s >= until_s or not self.has_work:
                 return
-            self.begin(until_s)
+            self.begin(math.inf if self.far else until_s)
 
     def begin(self, horizon_s: float) -> None:
         """Start a step at ``start_s``, or a segment of decode steps up to the first that ends at
         the horizon.
         """
         ranks, now = self.ranks, self.start_s
-        if len(ranks) > 1:
+        if self._only is not None:
+            mixed = self._only.decide(now)
+        else:
             ranks = self._busy = [rank for rank in ranks if rank.has_work]
-        mixed = False
-        for rank in ranks:
-            mixed |= rank.decide(now)
+            mixed = False
+            for rank in ranks:
+                mixed |= rank.decide(now)
         self.in_step = True
         if not mixed:
             self._segment = self._decode_ends(horizon_s)
@@ -93,7 +102,8 @@ class FastReplica:
             step_s, tokens = rank.begin_mixed(now)
             steps_s.append(step_s)
             total += tokens
-        self.shared[total] += 1
+        if self._counts_shared:
+            self.shared[total] += 1
         self.end_s = now + self.spec.price.round_s(steps_s, total)
 
     def complete(self) -> list[int]:
@@ -116,45 +126,46 @@ class FastReplica:
         self.end_s = ends[-1]
         return True
 
-    def _decode_ends(self, horizon_s: float) -> list[float]:
+    def _decode_ends(self, horizon_s: float) -> array[float]:
         """End times of decode-only steps until a batch changes or the horizon is passed."""
-        if len(self._busy) > 1 or self.spec.price.shared_s is not None:
+        if len(self._busy) > 1 or self._counts_shared:
             return self._ends_together(horizon_s)
         rank, price = self._busy[0], self.spec.price
         steps = rank.stretch()
-        now, context, near = self.start_s, rank.context, rank.near.tokens
+        now, context, decoding = self.start_s, rank.context, rank.decoding
+        near, growing = rank.near.tokens, rank.near.growing
         base, slope, near_slope = (
-            price.decode_base_s[rank.decoding],
+            price.decode_base_s[decoding],
             price.context_s,
             price.local_context_s,
         )
-        growing, quick = rank.near.growing, min(steps, SHORT_SEGMENT)
-        ends: list[float] = []
-        while len(ends) < quick and now < horizon_s:
-            now += base + slope * context + near_slope * near
+        quick = steps
+        if steps > SHORT_SEGMENT:
+            far = horizon_s > now + SHORT_SEGMENT * (base + slope * context)
+            quick = 0 if far else SHORT_SEGMENT
+        ends = array("d")
+        for _ in range(quick):
+            # Without local attention the last term is 0, which changes no bit.
+            now += base + slope * context + near_slope * near if near else base + slope * context
             ends.append(now)
-            context += rank.decoding
+            if now >= horizon_s:
+                return ends
+            context += decoding
             near += growing
-        if quick < steps and now < horizon_s:
-            worth = self._within(steps - quick, horizon_s, now)
-            more = price.decode_stretch_s(rank.decoding, context, near, growing, worth)
+        if quick < steps:
+            worth = _within(steps - quick, horizon_s, now, base + slope * context)
+            more = price.decode_stretch_s(decoding, context, near, growing, worth)
             ends += _until(now, more, horizon_s)
         return ends
 
-    def _within(self, steps: int, horizon_s: float, now: float) -> int:
-        """Steps worth pricing before the horizon: those that pass it even if all took no longer
-        than a step without context, at most the steps there are.
-        """
-        shortest = min(self.spec.price.decode_base_s[rank.decoding] for rank in self._busy)
-        if not shortest > 0 or horizon_s >= now + shortest * steps:
-            return steps
-        # Two more guard the rounding.
-        return min(steps, int((horizon_s - now) / shortest) + 2)
-
-    def _ends_together(self, horizon_s: float) -> list[float]:
+    def _ends_together(self, horizon_s: float) -> array[float]:
         """The same for several batches: the slowest decides each step."""
         price, now = self.spec.price, self.start_s
-        steps = self._within(min(rank.stretch() for rank in self._busy), horizon_s, now)
+        shortest = max(
+            price.decode_base_s[rank.decoding] + price.context_s * rank.context
+            for rank in self._busy
+        )
+        steps = _within(min(rank.stretch() for rank in self._busy), horizon_s, now, shortest)
         each = [
             price.decode_stretch_s(
                 rank.decoding, rank.context, rank.near.tokens, rank.near.growing, steps
@@ -167,7 +178,8 @@ class FastReplica:
         return _until(now, seconds, horizon_s)
 
     def _complete_segment(self) -> list[int]:
-        ends, self._segment = self._segment or [], None
+        ends, self._segment = self._segment, None
+        assert ends is not None
         steps, log = len(ends), self.log
         finished: list[int] = []
         emitted = chained = 0
@@ -175,18 +187,21 @@ class FastReplica:
             emitted += rank.decoding
             done, following = rank.decode(steps, ends[0], ends[-1], self.steps, log)
             chained += following
-            finished += [request for _, request in done]
-        self.shared[emitted] += steps
+            if done:
+                finished += [request for _, request in done]
+        if self._counts_shared:
+            self.shared[emitted] += steps
         self.steps += steps
         if steps == 1:
             log.end_s.append(ends[0])
             log.emitted.append(emitted)
             log.chained.append(chained)
         else:
+            same = array("i", (emitted,))
             log.end_s.extend(ends)
-            log.emitted.extend([emitted] * steps)
+            log.emitted.extend(same * steps)
             log.chained.append(chained)
-            log.chained.extend([emitted] * (steps - 1))
+            log.chained.extend(same * (steps - 1))
         return finished
 
     def _complete_mixed(self) -> list[int]:
@@ -205,12 +220,23 @@ class FastReplica:
         return finished
 
 
-def _until(now: float, seconds: NDArray[np.float64], horizon_s: float) -> list[float]:
+def _within(steps: int, horizon_s: float, now: float, shortest_s: float) -> int:
+    """Steps worth pricing before the horizon: those that pass it even if all are as short as the
+    first can be, at most the steps there are.
+    """
+    if not shortest_s > 0 or horizon_s >= now + shortest_s * steps:
+        return steps
+    # Two more guard the rounding.
+    return min(steps, int((horizon_s - now) / shortest_s) + 2)
+
+
+def _until(now: float, seconds: NDArray[np.float64], horizon_s: float) -> array[float]:
     """End times of steps of given lengths, added one after the other as single steps would, up to
     the first at the horizon.
     """
     clock = np.empty(len(seconds) + 1)
     clock[0] = now
     clock[1:] = seconds
-    ends: list[float] = np.add.accumulate(clock)[1:].tolist()
-    return ends[: bisect_left(ends, horizon_s) + 1]
+    ends = np.add.accumulate(clock)[1:]
+    keep = int(ends.searchsorted(horizon_s)) + 1
+    return array("d", ends[:keep].tobytes())

@@ -16,7 +16,7 @@ def round_robin(number: int, outstanding: Sequence[int]) -> int:
 
 def least_outstanding(_number: int, outstanding: Sequence[int]) -> int:
     """The replica with the fewest unfinished requests, the first among equals."""
-    return min(range(len(outstanding)), key=outstanding.__getitem__)
+    return outstanding.index(min(outstanding))
 
 
 def power_of_two(number: int, outstanding: Sequence[int]) -> int:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 SGLANG_MOST_RESERVED = 4096  # CLIP_MAX_NEW_TOKENS_ESTIMATION: longer answers are not reserved for
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(NamedTuple):
     """A request that still has prompt tokens to compute: ``left`` of them; ``computed`` are in the
     cache already.
 
@@ -29,8 +29,7 @@ class Prompt:
     blocks: int
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(NamedTuple):
     """A running request, next victim first: the blocks that its eviction frees, the new blocks its
     next token needs, what it still has to compute.
     """
@@ -42,8 +41,7 @@ class Holder:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """``tokens`` prompt tokens of a request to compute in this step; a waiting request is admitted
     by its first chunk.
     """
@@ -52,8 +50,7 @@ class Chunk:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What the step does: evict the first ``evict`` victims (they wait again, in front, or behind
     everybody if ``to_back``), compute chunks, and decode one token each, or hold.
     """
@@ -227,6 +224,8 @@ def _go_on(
     A prompt that lacks blocks takes those of the next victims, until it is one itself. The first
     ``evict`` victims have gone already; ``decoding``: the others' next tokens are in the budget.
     """
+    if not view.prefilling:
+        return (), evict, budget, free
     victims = iter(view.holders())
     gone = {next(victims).request for _ in range(evict)}
     taken: dict[int, tuple[int, int]] = {}  # request -> tokens, blocks

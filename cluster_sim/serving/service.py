@@ -271,8 +271,11 @@ class _Lazy:
         self.route = ROUTERS[service.router]
         self.reads_load = service.router in READS_LOAD
         self.outstanding = [0] * len(replicas)
-        self.due: list[tuple[float, int]] = []  # heap of (next instant, replica), one entry each
-        self.listed = [False] * len(replicas)
+        self.due: list[tuple[float, int]] = []  # heap of (next instant, replica)
+        self.due_s = [math.inf] * len(replicas)  # entries with another time are stale
+        if self.reads_load and len(replicas) > 1:
+            for replica in replicas:
+                replica.far = True
 
     def run(self) -> None:
         """Hand out all arrivals, then let the replicas finish."""
@@ -304,29 +307,34 @@ class _Lazy:
             owner[request] = index
             replica.enqueue(request, now)
             if self.reads_load and not single:
+                replica.shorten(now)
                 self.outstanding[index] = replica.outstanding
-                if not self.listed[index]:
-                    self._list(replica)
+                self._list(replica)
             if number % every == 0:
                 self._look(number)
             if self.live is not None:
                 self.live(replicas, self.outcomes, number + 1, now)
 
     def _catch_up(self, now: float) -> None:
-        due = self.due
+        due, due_s = self.due, self.due_s
         while due and due[0][0] < now:
-            _, index = heappop(due)
+            at_s, index = heappop(due)
+            if at_s != due_s[index]:
+                continue
             replica = self.replicas[index]
             replica.advance(now)
             self.outstanding[index] = replica.outstanding
-            self.listed[index] = False
             self._list(replica)
 
     def _list(self, replica: FastReplica) -> None:
+        """Note when the number of unfinished requests of a replica may change next."""
+        at_s = math.inf
         if replica.in_step or replica.has_work:
             at_s = replica.end_s if replica.in_step else replica.start_s
-            heappush(self.due, (at_s, replica.index))
-            self.listed[replica.index] = True
+        if at_s != self.due_s[replica.index]:
+            self.due_s[replica.index] = at_s
+            if at_s < math.inf:
+                heappush(self.due, (at_s, replica.index))
 
     def _look(self, number: int) -> None:
         if self.watch is None:

@@ -347,7 +347,8 @@ class StepByStepReplica:
         """
         self._busy = [rank for rank in self.ranks if rank.has_work]
         steps_s, tokens = zip(*(rank.begin(self.start_s) for rank in self._busy), strict=True)
-        self.shared[sum(tokens)] += 1
+        if self.spec.price.shared_s is not None:
+            self.shared[sum(tokens)] += 1
         self.end_s = self.start_s + self.spec.price.round_s(steps_s, sum(tokens))
         self.in_step = True
 

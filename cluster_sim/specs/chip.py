@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
+from annotated_types import Ge, Le
+
 from cluster_sim.specs.constraints import Fraction, PositiveInt, Text
 from cluster_sim.specs.fabric import Board
 from cluster_sim.specs.topology import ScaleUp
@@ -12,6 +14,7 @@ from cluster_sim.units import (
     Bytes,
     BytesPerSecond,
     FlopPerSecond,
+    Percent,
     Seconds,
     SecondsOrZero,
     Usd,
@@ -158,17 +161,37 @@ class Chip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FitError:
+    """How far a curve is from timings of shapes that its fit did not see: median and 90th
+    percentile of the absolute error over all ``points``, and of when the timings are.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    points: PositiveInt
+    median: Percent
+    p90: Percent
+    date: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GemmCurve:
-    """``floor + max(FLOP / (peak compute), bytes / (bandwidth memory)) + quantise bytes /
-    (bandwidth quantise)``.
+    """``floor + per_k k / 1000 + norm(FLOP / (peak compute), bytes / (bandwidth memory)) + quantise
+    bytes / (bandwidth quantise)``.
+
+    The norm is the larger of both, or of exponent ``knee`` where they overlap imperfectly;
+    ``tiles`` is the share of the last, partly filled wave of 128 x 128 tiles that is waited for.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     floor: Seconds
+    per_k: SecondsOrZero = 0.0
     compute: Fraction
     memory: Fraction
+    knee: Annotated[float, Ge(1)] | None = None
+    tiles: Annotated[float, Ge(0), Le(1)] | None = None
     quantise: Annotated[float, "share of bandwidth"] | None = None
     provenance: Provenance
+    fit: FitError | None = None
     source: Text
 
 
@@ -185,20 +208,24 @@ class ExpertCurve:
     memory: Fraction
     activations: Fraction
     provenance: Provenance
+    fit: FitError | None = None
     source: Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentCurve:
-    """``floor + query bytes / (bandwidth x memory) + max(FLOP / (bf16 peak x compute), cache bytes
-    / (bandwidth x memory))``: decode attention over latents.
+    """``floor + query bytes / (bandwidth x queries) + max(FLOP / (bf16 peak x compute), cache bytes
+    / (bandwidth x memory))``: decode attention over latents. ``queries`` is ``memory`` unless
+    given.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     floor: Seconds
     compute: Fraction
     memory: Fraction
+    queries: Fraction | None = None
     provenance: Provenance
+    fit: FitError | None = None
     source: Text
 
 
@@ -211,19 +238,32 @@ class PrefillCurve:
     compute: Fraction
     half_length: PositiveInt
     provenance: Provenance
+    fit: FitError | None = None
+    source: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeCurve:
+    """``floor + row x sequences x KV heads + bytes / (bandwidth x memory)``: decode attention."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    floor: Seconds
+    row: SecondsOrZero = 0.0
+    memory: Fraction
+    provenance: Provenance
+    fit: FitError | None = None
     source: Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamCurve:
-    """``floor + bytes / (bandwidth x memory)``: decode attention, and the small kernels between
-    GEMMs.
-    """
+    """``floor + bytes / (bandwidth x memory)``: the small kernels between GEMMs."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     floor: Seconds
     memory: Fraction
     provenance: Provenance
+    fit: FitError | None = None
     source: Text
 
 
@@ -257,20 +297,67 @@ class PowerCurve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What replaces a fitted value inside engines, and where that was seen."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    floor: Seconds | None = None
+    per_k: SecondsOrZero | None = None
+    row: SecondsOrZero | None = None
+    compute: Fraction | None = None
+    memory: Fraction | None = None
+    activations: Fraction | None = None
+    quantise: Fraction | None = None
+    queries: Fraction | None = None
+    half_length: PositiveInt | None = None
+    provenance: Provenance | None = None
+    source: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """What is left of every kernel's floor where launches overlap, and where that was seen."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    floors: Fraction
+    source: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InEngine:
+    """What kernels show in engines and not when timed alone; a new fit does not touch it.
+
+    ``every`` stands for all curves of the file in a section. Changes come first, the overlap of
+    launches after them. The curves of ``Fits`` contain both.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    launch_overlap: Overlap | None = None
+    gemm: dict[Dtype | Literal["every"], Change] = field(default_factory=dict)
+    moe: dict[Dtype | Literal["every"], Change] = field(default_factory=dict)
+    attention_prefill: dict[KvDtype | Literal["every"], Change] = field(default_factory=dict)
+    attention_decode: dict[KvDtype | Literal["every"], Change] = field(default_factory=dict)
+    mla_prefill: dict[KvDtype | Literal["every"], Change] = field(default_factory=dict)
+    mla_decode: dict[KvDtype | Literal["every"], Change] = field(default_factory=dict)
+    glue: Change | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fits:
     """Fitted curves of one chip: GEMM, expert GEMM and attention per dtype, glue kernels,
     collectives, power. A chip without timings of its own ``borrows`` all that it does not give
     itself from a relative: same shares of peak and floors, marked transferred, power scaled by TDP
-    (none if a TDP is unknown).
+    (none if a TDP is unknown). In files a curve may also be ``like`` another of its section.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     chip: str
     borrows: str = ""
+    in_engine: InEngine | None = None
     gemm: dict[Dtype, GemmCurve]
     moe: dict[Dtype, ExpertCurve] = field(default_factory=dict)
     attention_prefill: dict[KvDtype, PrefillCurve]
-    attention_decode: dict[KvDtype, StreamCurve]
+    attention_decode: dict[KvDtype, DecodeCurve]
     mla_prefill: dict[KvDtype, PrefillCurve] = field(default_factory=dict)
     mla_decode: dict[KvDtype, LatentCurve] = field(default_factory=dict)
     glue: StreamCurve

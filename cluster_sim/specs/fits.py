@@ -1,23 +1,23 @@
-"""Curves that a chip without timings of its own takes over from a relative."""
+"""Curves in file form: what engines change in them, what is like another, and what a chip without
+timings of its own takes over from a relative.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
+from cluster_sim.specs.chip import Change
 from cluster_sim.units import parse_quantity
 
+# Sections of curves that `calibrate` fits, in the order of the files.
+FITTED = ("gemm", "moe", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode")
+EVERY = "every"
+_CHANGES = {entry.name for entry in fields(Change)} - {"source"}
 MOST_RELATIVES = 2  # a chip may borrow from one that borrows itself, not further
-_BY_KEY = (
-    "gemm",
-    "moe",
-    "attention_prefill",
-    "attention_decode",
-    "mla_prefill",
-    "mla_decode",
-    "all_reduce",
-    "all_to_all",
-)
+_BY_KEY = (*FITTED, "all_reduce", "all_to_all")
 _WHOLE = ("glue", "power")
 _NOT_WATTS = ("provenance", "source")
 
@@ -38,6 +38,90 @@ def borrowed(own: Mapping[str, Any], relative: Mapping[str, Any], name: str) -> 
         if section in relative and section not in own:
             merged[section] = _taken(relative[section], name)
     return merged
+
+
+def in_engine(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A fits mapping with the changes of its ``in_engine`` section applied to its own curves.
+
+    Model: the values of ``every``, then those of the curve, then floors times the overlap of
+    launches; the source tells of each. Curves that are like another get them through it. The glue
+    is changed alone.
+    """
+    changes = _mapping(data.get("in_engine"))
+    overlap = _mapping(changes.get("launch_overlap"))
+    changed = dict(data)
+    for section in FITTED:
+        curves, wanted = _mapping(data.get(section)), _mapping(changes.get(section))
+        if section in data and isinstance(data[section], dict):
+            changed[section] = {
+                key: _changed(curve, (wanted.get(EVERY), wanted.get(key)), overlap)
+                for key, curve in curves.items()
+            }
+    if "glue" in data:
+        changed["glue"] = _changed(data["glue"], (changes.get("glue"),), {})
+    return changed
+
+
+def likened(data: Mapping[str, Any], relative: Mapping[str, Any]) -> dict[str, Any]:
+    """A fits mapping whose curves ``like`` another of their section hold that one's values, those
+    given in ``times`` multiplied, and what they give themselves.
+
+    The other is the chip's own, else the relative's; the relative's if it has the curve's own name.
+    Raises ValueError with the keys and the problem.
+    """
+    resolved = dict(data)
+    for section in FITTED:
+        own, lent = _mapping(data.get(section)), _mapping(relative.get(section))
+        likes = {key: curve for key, curve in own.items() if "like" in _mapping(curve)}
+        if not likes:
+            continue
+        curves = dict(own)
+        for key in sorted(likes, key=lambda key: likes[key]["like"] != key):
+            pool = lent if likes[key]["like"] == key else {**lent, **curves}
+            curves[key] = _like(likes[key], pool, (section, str(key)))
+        resolved[section] = curves
+    return resolved
+
+
+def _like(curve: dict[str, Any], pool: dict[str, Any], path: tuple[str, str]) -> dict[str, Any]:
+    base = pool.get(curve["like"])
+    if not isinstance(base, dict) or "like" in base:
+        known = [str(key) for key, other in pool.items() if "like" not in _mapping(other)]
+        have = ", ".join(known) or "none"
+        raise ValueError((*path, "like"), f"no such curve to copy (there are {have})")
+    values = {key: value for key, value in base.items() if key != "fit"}
+    for key, factor in _mapping(curve.get("times")).items():
+        if not isinstance(values.get(key), int | float) or not isinstance(factor, int | float):
+            raise ValueError((*path, "times", str(key)), "must be a factor of a plain number")
+        values[key] = values[key] * factor
+    own = {key: value for key, value in curve.items() if key not in ("like", "times")}
+    if "source" in own:
+        own["source"] = f"{own['source']}; {curve['like']}: {base.get('source', '')}"
+    return {**values, **own}
+
+
+def _changed(curve: Any, changes: tuple[Any, ...], overlap: dict[str, Any]) -> Any:
+    if not isinstance(curve, dict) or "like" in curve:
+        return curve
+    values = dict(curve)
+    for change in (_mapping(given) for given in changes):
+        new = {key: value for key, value in change.items() if key in _CHANGES}
+        values |= new
+        if new:
+            what = ", ".join(f"{key} {value}" for key, value in new.items())
+            why = f"in engines {what}: {change.get('source')}"
+            values["source"] = f"{values.get('source', '')}; {why}"
+    factor = overlap.get("floors")
+    if isinstance(factor, int | float) and isinstance(values.get("floor"), str):
+        with contextlib.suppress(ValueError):  # told where the file is checked
+            values["floor"] = f"{parse_quantity(values['floor'], 'time') * factor!r} s"
+            why = f"floor x {factor:g}: {overlap.get('source')}"
+            values["source"] = f"{values.get('source', '')}; {why}"
+    return values
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def with_watts(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 from cluster_sim.errors import SpecError
@@ -96,6 +97,9 @@ def with_chip_facts(
     links = facts.get("scale_up") if isinstance(given, dict) and "technology" not in given else None
     if links:
         full["scale_up"] = {**links, **given}
+        if links.get("kind") == "torus" and "inner" not in given:
+            whole = chip.scale_up.inner.shape if chip.scale_up and chip.scale_up.inner else ()
+            full["scale_up"]["inner"] = {"kind": "torus", "shape": slice_of(whole, full)}
     board = facts["host"].get("board") if chip.host is not None else None
     if board and isinstance(data.get("board", {}), dict):
         full["board"] = {**board, **data.get("board", {})}
@@ -111,3 +115,26 @@ def with_chip_facts(
     if "host_power" not in data and chip.host.power is not None:
         full["host_power"] = f"{parse_quantity(facts['host']['power'], 'power') * chips!r} W"
     return full
+
+
+def slice_of(whole: Sequence[int], data: Mapping[str, Any]) -> list[int]:
+    """The block of a torus that a topology's chips fill, as near to a cube as they allow.
+
+    Raises SpecError when no block of the pod has so many chips.
+    """
+    chips = data.get("chips")
+    if not isinstance(chips, int) or chips < 1:
+        return list(whole)  # the count itself is refused with its place
+    blocks: list[list[int]] = [[]]
+    for size in whole[:-1]:
+        longer = [[*b, n] for b in blocks for n in range(1, size + 1) if chips % prod([*b, n]) == 0]
+        blocks = longer
+    blocks = [[*b, chips // prod(b)] for b in blocks]
+    possible = [b for b in blocks if b[-1] <= whole[-1]]
+    if not possible:
+        shape = " x ".join(map(str, whole))
+        raise SpecError(
+            f"{data.get('chip')}: no block of a torus of {shape} has {chips} chips; take a number "
+            "with small factors"
+        )
+    return min(possible, key=lambda block: (max(block), block[::-1]))

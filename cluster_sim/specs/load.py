@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cluster_sim.errors import SpecError, UnknownNameError
 from cluster_sim.specs.chip import Chip, Fits
 from cluster_sim.specs.find import FOLDERS, FileRecord, find
-from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, with_watts
+from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened, with_watts
 from cluster_sim.specs.inline import with_chip_facts
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.model import Model
@@ -75,33 +75,35 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     return TopologyInput(topology=topology, chip=chip, fits=fits, files=files)
 
 
-def load_fits(chip: Chip) -> tuple[Fits, tuple[FileRecord, ...]]:
-    """The curves of a chip, what it borrows from relatives included, and the files.
+def load_fits(chip: Chip, own: FileRecord | None = None) -> tuple[Fits, tuple[FileRecord, ...]]:
+    """The curves of a chip, what it borrows from relatives included, and the files; from another
+    file of its own than the one of its name if given.
 
     Raises SpecError for an unknown relative, a circle, and a chain that is too long.
     """
-    data, lender, records, source = _with_relatives(chip, ())
+    data, lender, records, source = _with_relatives(chip, (), own)
     if lender is not chip:
         data = with_watts(data, chip.tdp, lender.tdp)
     return build(Fits, data, source), records
 
 
 def _with_relatives(
-    chip: Chip, lenders: tuple[str, ...]
+    chip: Chip, lenders: tuple[str, ...], own: FileRecord | None = None
 ) -> tuple[dict[str, Any], Chip, tuple[FileRecord, ...], _Source]:
     """The curves in file form, the chip whose watts they have, the files, and the place of the
     first. ``lenders`` are the chips that borrow from this one, nearest last.
     """
     try:
-        record, data, lines = read("fits", chip.name)
+        record, data, lines = _parsed(own) if own else read("fits", chip.name)
     except UnknownNameError:
         raise SpecError(
             f"{chip.name}: no curves; write {FOLDERS['fits']}/{chip.name}.yaml, for example with "
             "'borrows: h100_sxm'"
         ) from None
     source = _Source(record.path, lines)
+    data = in_engine(data)
     if not data.get("borrows"):
-        return data, chip, (record,), source
+        return _likened(data, {}, source), chip, (record,), source
     chain = (*lenders, chip.name)
     try:
         found, relative = load_spec("chip", str(data["borrows"]), Chip)
@@ -115,7 +117,21 @@ def _with_relatives(
         raise SpecError(source.problem(("borrows",), text + "chip with curves of its own"))
     lent, lender, more, _ = _with_relatives(relative, chain)
     watts_of = chip if "power" in data else lender
+    data = _likened(data, lent, source)
     return borrowed(data, lent, relative.name), watts_of, (record, *more, found), source
+
+
+def _parsed(record: FileRecord) -> tuple[FileRecord, dict[str, Any], Lines]:
+    from cluster_sim.specs.yaml_text import parse
+
+    return record, *parse(record.text, record.path)
+
+
+def _likened(data: dict[str, Any], relative: dict[str, Any], source: _Source) -> dict[str, Any]:
+    try:
+        return likened(data, relative)
+    except ValueError as error:
+        raise SpecError(source.problem(*error.args)) from None
 
 
 def load_workload(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -57,16 +58,31 @@ class ScaleUp:
 
     def bandwidth(self, chips: int) -> float:
         """Bytes/s per direction that one chip can send to the others of a group of ``chips`` chips:
-        in a mesh only the links to its members count, in a torus at most one to each of them.
+        in a mesh only the links to its members count, in a torus those along the axes of the
+        smallest block that holds the group, both ways where an axis is gone all round.
         """
         if self.kind == "switched":
             return sum(self.links_per_switch) * self.link_bandwidth
         if self.kind == "mesh":
             return (self.links_per_peer or 0) * (chips - 1) * self.link_bandwidth
         if self.inner is not None and self.kind == "torus":
-            neighbours = sum(min(size - 1, 2) for size in self.inner.shape)
-            return min(chips - 1, neighbours) * self.link_bandwidth
+            return _block_links(self.inner.shape, chips) * self.link_bandwidth
         return self.link_bandwidth
+
+
+def _block_links(shape: tuple[int, ...], chips: int) -> int:
+    """Links inside a block of so many chips of a torus that the chip with the fewest has; blocks
+    grow by doubling their shortest axis.
+    """
+    extents = [1] * len(shape)
+    while math.prod(extents) < min(chips, math.prod(shape)):
+        axes = [axis for axis, size in enumerate(shape) if extents[axis] < size]
+        axis = min(axes, key=lambda axis: extents[axis])
+        extents[axis] = min(2 * extents[axis], shape[axis])
+    return sum(
+        2 if extent == size > 2 else int(extent > 1)
+        for extent, size in zip(extents, shape, strict=True)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

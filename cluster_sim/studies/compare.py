@@ -23,6 +23,7 @@ METRICS = (
     "usd_per_m_output_tokens",
     "j_per_output_token",
 )
+MOST_SHOWN = 6  # values in a warning
 # Columns that must agree for a fair comparison, and what it means when they do not.
 MUST_AGREE = {
     "schema": "metric definitions differ (schema)",
@@ -68,9 +69,11 @@ def compare_runs(rows: Sequence[Mapping[str, str]]) -> tuple[list[list[str]], li
         table.append(line)
     warnings = []
     for column, words in MUST_AGREE.items():
-        values = [row.get(column, "") or "" for row in rows]
-        if len(set(values)) > 1:
-            warnings.append(f"{words}: {', '.join(_shown(value) or 'none' for value in values)}")
+        found = list(dict.fromkeys(row.get(column, "") or "" for row in rows))
+        if len(found) > 1:
+            shown = [_shown(value) or "none" for value in found[:MOST_SHOWN]]
+            more = [f"and {len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else []
+            warnings.append(f"{words}: {', '.join([*shown, *more])}")
     return table, warnings
 
 

@@ -41,6 +41,8 @@ def operator_us(case: Case) -> float:
             return _attention_us(machine, case)
         if op == "moe_ffn":
             return _experts_us(machine, case)
+        if op.startswith("glue"):
+            return _glue_us(machine, case)
     except SpecError as error:
         raise SkippedError("no curve", str(error)) from None
     if op == "kv_transfer":
@@ -71,6 +73,12 @@ def _gemm_us(machine: TopologyInput, case: Case) -> float:
     return float(seconds[0]) * 1e6
 
 
+def _glue_us(machine: TopologyInput, case: Case) -> float:
+    (moved,) = _counts(case, ("message_bytes",))
+    curve = machine.fits.glue
+    return (curve.floor + moved / (machine.chip.device_bandwidth * curve.memory)) * 1e6
+
+
 def _attention_us(machine: TopologyInput, case: Case) -> float:
     """Heads of a row are those of one device; all sequences of its batch have one length."""
     if "non_causal" in case.flags:
@@ -88,8 +96,7 @@ def _attention_us(machine: TopologyInput, case: Case) -> float:
         pairs = length * length * (1 + prompt.half_length / length)
         return (prompt.floor_s + batch * prompt.all_s * pairs) * 1e6
     layer = decode_attention(machine, model, Layout(1), recipe)
-    queries_s = batch * layer.query_bytes / layer.bytes_per_s
-    return (layer.floor_s + queries_s + batch * length * layer.token_s) * 1e6
+    return (layer.floor_s + batch * layer.sequence_s + batch * length * layer.token_s) * 1e6
 
 
 @cache

@@ -160,3 +160,22 @@ def test_sizes_and_ranks() -> None:
     assert parse_sizes("1KiB..4KiB,1 MB") == [1024, 2048, 4096, 1_000_000]
     assert parse_sizes("10 B", 4) == [8]
     assert parse_ranks("0-16:8,3", 17) == [0, 8, 16, 3]
+
+
+def test_a_pod_grows_to_the_chips_asked_for(runner: CliRunner) -> None:
+    line = "collective --topo h100_superpod --chips 2048 --bytes 1GiB..1GiB"
+    result = runner.invoke(cli, line.split())
+    assert result.exit_code == 0, result.output
+    assert "on 2048 ranks of h100_superpod" in result.output
+
+
+def test_bytes_for_bits_are_noticed(runner: CliRunner) -> None:
+    Path("pod.yaml").write_text(
+        "title: mine\nhost: h100_nvl8\nhosts: 4\nboard: {nic_bandwidth: 400 GB/s}\n"
+        "fabric: {kind: rail_tree, technology: IB, ports: 64, hosts_per_leaf: 32}\n"
+        "sources: {all: test}\n"
+    )
+    result = runner.invoke(cli, ["collective", "--topo", "./pod.yaml", "--bytes", "1MiB..1MiB"])
+    assert result.exit_code == 0, result.output
+    assert "3200 Gb/s a port" in result.stderr
+    assert "if 400 Gb/s was meant (= 50 GB/s)" in result.stderr

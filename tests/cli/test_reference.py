@@ -9,12 +9,15 @@ from fnmatch import fnmatch
 from conftest import ROOT
 
 from cluster_sim.cli import cli
+from cluster_sim.cli.calibrate import calibrate
 from cluster_sim.cli.collective import collective
+from cluster_sim.cli.measure import measure
 from cluster_sim.cli.run import run
 from cluster_sim.cli.validate import validate
 from cluster_sim.metrics import SUMMARY_COLUMNS
 from cluster_sim.output.validate_text import CASE_COLUMNS
 from cluster_sim.studies.collective import Row
+from cluster_sim.studies.measure_cases import OP_COLUMNS, SHAPES, STEP_COLUMNS
 from cluster_sim.studies.validate_cases import KINDS
 
 
@@ -42,6 +45,12 @@ def test_every_option_of_collective() -> None:
     assert words - {"--help"} == options
 
 
+def test_every_option_of_calibrate() -> None:
+    options = {option for parameter in calibrate.params for option in parameter.opts}
+    words = {word for word in table("Options of calibrate") if word.startswith("--")}
+    assert words - {"--help"} == options
+
+
 def test_every_column_of_collective() -> None:
     words = {word for word in table("Options of collective") if not word.startswith("--")}
     assert words == {field.name for field in dataclasses.fields(Row)}
@@ -62,6 +71,15 @@ def test_every_column_of_measured_cases() -> None:
             stage, _, rest = column.partition("_")
             known = stage in ("prefill", "decode") and rest in (*words, "workers")
             assert column in words or known, column
+
+
+def test_every_option_and_column_of_measure() -> None:
+    words = table("Options of measure")
+    options = {option for parameter in measure.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} - {"--help"} == options
+    assert {word for word in words if not word.startswith("--")} == {*OP_COLUMNS, *STEP_COLUMNS}
+    text = (ROOT / "docs" / "reference.md").read_text()
+    assert all(f"`{op}`" in text for op in SHAPES)
 
 
 def test_every_column() -> None:

@@ -38,8 +38,14 @@ CLASSES = (
 )
 
 
-@pytest.mark.parametrize("rate", [0.002, 0.1, 1.0])
-@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize(
+    ("rate", "slow"),
+    [
+        *((rate, False) for rate in (0.002, 0.1, 1.0)),
+        (1.0, True),
+        *(pytest.param(rate, True, marks=pytest.mark.slow) for rate in (0.002, 0.1)),
+    ],
+)
 def test_breaking_off_never_changes_the_verdict(rate: float, slow: bool) -> None:
     service, requests, wanted = _set_up("reasoning", 300)
     timed = requests.at_rate(rate)

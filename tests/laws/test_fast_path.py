@@ -70,9 +70,10 @@ def test_a_cache_that_forgets_in_large_portions_does_so_on_both_paths(
     assert forgotten > 10
 
 
+@pytest.mark.parametrize("cases", [12, pytest.param(40, marks=SLOW)])
 @pytest.mark.parametrize("name", sorted(SCHEDULERS))
-def test_the_schedulers_keep_the_contract(name: str) -> None:
-    check_scheduler(SCHEDULERS[name])
+def test_the_schedulers_keep_the_contract(name: str, cases: int) -> None:
+    check_scheduler(SCHEDULERS[name], cases)
 
 
 def greedy(view: View) -> Decision:

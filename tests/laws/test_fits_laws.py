@@ -133,3 +133,75 @@ def test_a_chip_without_curves_says_how_to_get_them(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SpecError, match=r"b: no curves; write topologies/chips/fits/b\.yaml"):
         fits_of("a")
+
+
+GEMM = "{floor: 4 us, per_k: 1 us, compute: 0.5, memory: 0.6, provenance: measured, source: lab}"
+HEAD = f"borrows: h100_sxm\ngemm:\n  bf16: {GEMM}\n"
+CHANGES = """in_engine:
+  launch_overlap: {floors: 0.5, source: seen}
+  gemm:
+    every: {per_k: 0 us, source: hidden}
+    bf16: {floor: 3 us, provenance: transferred, source: fused}
+"""
+
+
+def test_changes_in_engines_come_on_top_of_own_curves_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "mine", f"chip: mine\n{HEAD}{CHANGES}")
+    monkeypatch.chdir(tmp_path)
+    fits, lent = fits_of("mine")[1], fits_of("h100_sxm")[1]
+    curve = fits.gemm["bf16"]
+    assert (curve.floor, curve.per_k, curve.compute) == (pytest.approx(1.5e-6), 0.0, 0.5)
+    assert curve.provenance == "transferred"
+    told = (
+        "lab; in engines per_k 0 us: hidden; in engines floor 3 us, provenance transferred: fused"
+    )
+    assert curve.source == f"{told}; floor x 0.5: seen"
+    assert fits.gemm["fp8"].floor == lent.gemm["fp8"].floor
+    assert fits.moe["bf16"].floor == lent.moe["bf16"].floor
+
+
+def test_a_curve_like_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the own chip with what engines change, of the relative, and of one like the relative's."""
+    text = "chip: mine\n" + HEAD
+    text += "  w8a16: {like: bf16, times: {compute: 0.5}, memory: 0.9, source: half}\n"
+    text += "  fp8: {like: fp8, times: {compute: 0.8}, source: slower}\n"
+    text += "  int8: {like: fp8, source: equal}\n"
+    write(tmp_path, "mine", text + CHANGES)
+    monkeypatch.chdir(tmp_path)
+    gemm, lent = fits_of("mine")[1].gemm, fits_of("h100_sxm")[1].gemm["fp8"]
+    assert (gemm["w8a16"].floor, gemm["w8a16"].compute) == (gemm["bf16"].floor, 0.25)
+    assert gemm["w8a16"].memory == 0.9
+    assert gemm["w8a16"].source.startswith("half; bf16: lab; in engines")
+    assert gemm["fp8"].compute == gemm["int8"].compute == pytest.approx(0.8 * lent.compute)
+    assert gemm["fp8"].floor == lent.floor
+    assert gemm["fp8"].fit is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("  fp8: {like: bf61}\n", "a.yaml:5: gemm.fp8.like: no such curve to copy (there are bf16"),
+        ("  fp8: {like: bf16, times: {floor: 2}}\n", "gemm.fp8.times.floor: must be a factor of a"),
+        ("  fp8: {like: int8}\n  int8: {like: fp8}\n", "gemm.fp8.like: no such curve to copy"),
+        (
+            "in_engine:\n  gemm:\n    bf16: {flor: 1 us, source: x}\n",
+            "a.yaml:7: in_engine.gemm.bf16.flor: unkn",
+        ),
+        (
+            "in_engine:\n  gemm:\n    bf16: {floor: 1}\n",
+            "a.yaml:7: in_engine.gemm.bf16.source: mis",
+        ),
+        ("in_engine:\n  launch_overlap: {floors: 2, source: x}\n", "floors: must be at most 1.5"),
+        ("in_engine: yes\n", "a.yaml:5: in_engine: must be a mapping"),
+    ],
+)
+def test_bad_changes_and_likes(
+    text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "a", f"chip: a\n{HEAD}{text}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError) as error:
+        fits_of("a")
+    assert says in str(error.value)

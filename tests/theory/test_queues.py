@@ -27,7 +27,7 @@ def one_server(service_s: float) -> Service:
     return Service(spec, 1, "round_robin", 100)
 
 
-@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+@pytest.mark.parametrize("load", [0.3, 0.6, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_m_d_1(load: float) -> None:
     """Mean wait of an M/D/1 queue: load / (2 (1 - load)) service times."""
     count = int(20_000 / (1 - load) ** 2)  # the memory of the queue grows like 1 / (1 - load)^2

@@ -19,7 +19,6 @@ PEAKS = {
     "fp6": "fp6_dense",
     "fp4": "fp4_dense",
 }
-TORUS = {"tpu_v5p", "tpu_v6e", "tpu_v7"}  # links of a torus are not modelled: none in the file
 # The table calls a card without links of its own a domain of one; here the host is its domain.
 CARDS = {"l40s", "rtx4090", "rtx_pro_6000", "rtx_pro_6000d"}
 
@@ -56,7 +55,7 @@ def test_figures_are_those_of_the_table(shared: Path, name: str) -> None:
     assert (chip.nic or 0) == pytest.approx(float(row["nic_gbps"] or 0) * 1e9 / 8)
 
 
-@pytest.mark.parametrize("name", sorted(set(names("chip")) - TORUS))
+@pytest.mark.parametrize("name", names("chip"))
 def test_links_are_those_of_the_table(shared: Path, name: str) -> None:
     links, row = chip_of(name).scale_up, rows(shared)[name]
     assert links is not None

@@ -58,7 +58,7 @@ def test_an_inline_text_is_a_topology(
         ("16 x h100_sxm, 8 per rack", "cannot read '8 per rack'"),
         ("16 x h100_sxm, 8 per host, ib400", "'ib400' would have no effect: networks between"),
         ("16 x h100_sxm, roce400", "'roce400' would have no effect"),
-        ("4 x tpu_v6e", "gives no scale-up links"),
+        ("17 x tpu_v6e", "no block of a torus of 16 x 16 has 17 chips"),
     ],
 )
 def test_a_bad_inline_text_says_what_to_write(text: str, says: str) -> None:
@@ -132,3 +132,30 @@ def test_replicas_never_cross_domains(text: str, devices: int, tp: int, replicas
 
 def test_the_schema_lets_a_topology_take_its_links_from_the_chip() -> None:
     assert set(json_schema("topology")["required"]) == {"title", "sources"}
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "links"),
+    [
+        ("1 x tpu_v5p", (1, 1, 1), 0),
+        ("2 x tpu_v5p", (1, 1, 2), 1),
+        ("4 x tpu_v5p", (1, 2, 2), 2),
+        ("8 x tpu_v5p", (2, 2, 2), 3),
+        ("64 x tpu_v5p", (4, 4, 4), 6),
+        ("96 x tpu_v7", (4, 4, 6), 6),
+        ("256 x tpu_v6e", (16, 16), 4),
+    ],
+)
+def test_chips_of_a_torus_fill_a_block(text: str, shape: tuple[int, ...], links: int) -> None:
+    topology = load_topology(text).topology
+    inner = topology.scale_up.inner
+    assert inner is not None
+    assert tuple(sorted(inner.shape)) == shape
+    whole = topology.scale_up.bandwidth(topology.chips)
+    assert whole == links * topology.scale_up.link_bandwidth
+
+
+def test_groups_in_a_torus_have_the_links_of_their_block() -> None:
+    scale_up = load_topology("512 x tpu_v5p").topology.scale_up
+    links = [scale_up.bandwidth(n) / scale_up.link_bandwidth for n in (1, 2, 4, 8, 64, 512)]
+    assert links == [0, 1, 2, 3, 3, 6]

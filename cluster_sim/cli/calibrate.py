@@ -1,0 +1,57 @@
+"""``cluster-sim calibrate``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from cluster_sim.cli.params import Name
+
+
+@click.command()
+@click.option(
+    "--ops", type=click.Path(path_type=Path), required=True, help="Measured kernels, a CSV file."
+)
+@click.option("--chip", type=Name("chip"), required=True, help="Chip, name or file.")
+@click.option("--framework", help="Kernels of this framework; the one with most rows unless given.")
+@click.option("--write", is_flag=True, help="Write the new curves.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def calibrate(ops: Path, chip: str, framework: str | None, write: bool, debug: bool) -> None:
+    """Fit the curves of a chip to measured timings of its kernels."""
+    from cluster_sim.output.fits_text import calibration_report, with_curves, write_fits
+    from cluster_sim.specs.chip import Chip
+    from cluster_sim.specs.find import FOLDERS, names
+    from cluster_sim.specs.load import load_fits, load_spec, read
+    from cluster_sim.studies.calibrate import calibrate as fitted
+    from cluster_sim.studies.calibrate_rows import read_timings
+
+    facts = load_spec("chip", chip, Chip)[1]
+    timings = read_timings(_text(ops), str(ops), facts, {*names("chip"), facts.name})
+    effective = load_fits(facts)[0]
+    record, own, _ = read("fits", facts.name)
+    done = fitted(facts, timings, own, effective, framework)
+    click.echo(calibration_report(done))
+    target = Path(FOLDERS["fits"]) / f"{facts.name}.yaml"
+    new = with_curves(record.text, done.curves, record.path)
+    load_fits(facts, replace(record, text=new, path=str(target)))  # raises if it cannot be read
+    present = target.read_text(encoding="utf-8") if target.is_file() else None
+    if not write:
+        click.echo(f"Nothing written; --write puts the new curves into {target}", err=True)
+    elif new == present:
+        click.echo(f"{target} holds these curves already", err=True)
+    else:
+        write_fits(target, new)
+        click.echo(f"Written to {target}", err=True)
+
+
+def _text(file: Path) -> str:
+    from cluster_sim.errors import SpecError
+
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise SpecError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{file}: not a text file (not UTF-8)") from None

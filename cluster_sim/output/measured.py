@@ -1,0 +1,110 @@
+"""Files of measurements, to which rows are added one by one, and measured beside predicted steps as
+a table.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster_sim.errors import SpecError
+from cluster_sim.output.results import cell
+from cluster_sim.output.tables import grid, number
+from cluster_sim.studies.measure_compare import Compared
+
+
+def finished(path: Path, columns: Sequence[str]) -> set[str]:
+    """The case_id of every row of a file, whose last line may be cut off; none if it is not there.
+
+    Raises SpecError for a file of something else.
+    """
+    lines = _text(path).splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    if not lines:
+        return set()
+    rows = csv.DictReader(lines)
+    if tuple(rows.fieldnames or ()) != tuple(columns):
+        raise SpecError(
+            f"{path}: holds something else (its columns are not {', '.join(columns[:4])} ... "
+            f"{columns[-1]}); choose another file with --out"
+        )
+    return {row["case_id"] for row in rows}
+
+
+@contextmanager
+def appending(
+    path: Path, columns: Sequence[str]
+) -> Iterator[Callable[[Mapping[str, object]], None]]:
+    """A function that adds a row to a file, at once on disk; a new file gets its header, a last
+    line that was cut off goes.
+    """
+    kept = _text(path)
+    whole = kept[: kept.rfind("\n") + 1]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if whole != kept:
+            path.write_bytes(whole.encode())
+        file = path.open("a", newline="", encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    with file:
+        writer = csv.writer(file, lineterminator="\n")
+
+        def write(cells: Sequence[str]) -> None:
+            try:
+                writer.writerow(cells)
+                file.flush()
+            except OSError as error:
+                raise _unwritable(path, error) from None
+
+        if not whole:
+            write(columns)
+        yield lambda row: write([cell(row[name]) for name in columns])
+
+
+def _unwritable(path: Path, error: OSError) -> SpecError:
+    return SpecError(f"--out: cannot write to '{path}': {error.strerror}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{path}: not a text file (not UTF-8)") from None
+
+
+def compared_text(compared: Sequence[Compared]) -> str:
+    """Measured and predicted times, and by phase the errors' median and 90th percentile."""
+    import numpy as np
+
+    cells = [["step", "batch", "seq_len", "measured ms", "predicted ms", "error %"]]
+    for row in compared:
+        case = row.step.case
+        cells.append(
+            [
+                f"{case.phase} {case.model} x {case.layers} {case.dtype}",
+                f"{case.batch:,}",
+                f"{case.seq_len:,}",
+                f"{row.step.measured_s * 1e3:.3f}",
+                f"{row.predicted_s * 1e3:.3f}",
+                f"{100 * row.error:+.1f}",
+            ]
+        )
+    lines = [grid(cells)]
+    for phase in dict.fromkeys(row.step.case.phase for row in compared):
+        errors = [100 * abs(row.error) for row in compared if row.step.case.phase == phase]
+        middle, high = np.percentile(errors, [50, 90])
+        lines.append(
+            f"{phase}: median error {number(middle)} %, 90th percentile {number(high)} %, "
+            f"{len(errors)} steps"
+        )
+    kinds = dict.fromkeys((row.chip, row.provenance) for row in compared)
+    lines += [f"Curves of {chip}: {provenance}" for chip, provenance in kinds]
+    return "\n".join(lines)

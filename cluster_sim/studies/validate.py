@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -112,13 +114,26 @@ def play(prepared: Prepared, *, workers: int = 1) -> Generator[list[Replayed], N
         return
     # Not forked: a fork would copy whatever threads and locks the caller has.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(workers, context, _begin_worker)
     try:
         outcomes = pool.map(_play, [task for task, _ in tasks], chunksize=TASKS_AT_ONCE)
         for (_, cases), outcome in zip(tasks, outcomes, strict=True):
             yield _joined(cases, outcome)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """Leave interrupts from the keyboard to the caller, and end when the caller does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _job(case: Case, include: frozenset[str]) -> Job | None:

@@ -59,6 +59,7 @@ def test_a_source_without_a_licence_is_marked() -> None:
 
 def test_most_packaged_cases_are_replayed() -> None:
     cases = read_cases([])
+    assert f"{len(cases):,} values" in (ROOT / "docs" / "accuracy.md").read_text()
     prepared = prepare(cases)
     replayed = sum(len(mine) for mine in prepared.tasks.values())
     assert len(cases) > 19_000

@@ -17,7 +17,7 @@ from cluster_sim.studies.validate_cases import read_cases
 from cluster_sim.studies.validate_scores import Score, scorecard
 
 GOLDEN = Path(__file__).with_name("accuracy.json")
-LIMIT, ALONE = 60, 1000
+LIMIT, ALONE = 40, 500
 MODES = ("closed_loop", "offline", "static_batch")
 MARGIN = 0.01  # by which the median error of a metric may grow
 LEAST = 8  # cases of a metric that are worth a figure

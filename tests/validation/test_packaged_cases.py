@@ -12,8 +12,13 @@ from conftest import ROOT
 from validation.pack_cases import AS_PUBLISHED, FILES, licence_of, packed_rows
 
 from cluster_sim.studies.validate import prepare
-from cluster_sim.studies.validate_cases import read_cases
+from cluster_sim.studies.validate_cases import Case, read_cases
 from cluster_sim.studies.validate_jobs import SkippedError, job_of
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return read_cases([])
 
 
 def packaged(kind: str) -> list[dict[str, str]]:
@@ -26,7 +31,7 @@ def test_rows_are_those_of_the_source(shared: Path, kind: str) -> None:
     assert packaged(kind) == packed_rows(kind, shared / "ground_truth")
 
 
-def test_packaged_and_full_serving_rows_give_the_same_runs(shared: Path) -> None:
+def test_packaged_and_full_serving_rows_give_the_same_runs(shared: Path, cases: list[Case]) -> None:
     """What was taken out of notes is all that a replay needs of them."""
     full = {case.case_id: case for case in read_cases([shared / "ground_truth/serving_cases.csv"])}
 
@@ -36,7 +41,7 @@ def test_packaged_and_full_serving_rows_give_the_same_runs(shared: Path) -> None
         except SkippedError as skip:
             return skip.args
 
-    short = {case.case_id: case for case in read_cases([]) if case.kind == "serving"}
+    short = {case.case_id: case for case in cases if case.kind == "serving"}
     assert list(short) == list(full)
     for case_id in full:
         assert said(case_id, dict(short)) == said(case_id, dict(full))
@@ -57,8 +62,7 @@ def test_a_source_without_a_licence_is_marked() -> None:
     assert licence_of("somebody's blog") == AS_PUBLISHED
 
 
-def test_most_packaged_cases_are_replayed() -> None:
-    cases = read_cases([])
+def test_most_packaged_cases_are_replayed(cases: list[Case]) -> None:
     assert f"{len(cases):,} values" in (ROOT / "docs" / "accuracy.md").read_text()
     prepared = prepare(cases)
     replayed = sum(len(mine) for mine in prepared.tasks.values())

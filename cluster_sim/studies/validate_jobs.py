@@ -12,6 +12,7 @@ DTYPES = {"fp16": "bf16", "int4": "w4a16"}
 POOLS = "pools are not simulated"
 BATCH_WAIT = 20  # iterations
 STREAM_INTERVAL = {"b200": 30, "b300": 30, "h200_sxm": 50}  # tokens
+MINIMAX_FP8_CACHE = ("h200_sxm", "b300")
 STAGES = "a stage alone is not simulated"
 _LIMITS = re.compile(r"p99 limits TTFT / TPOT ([\d.]+) s / ([\d.]+) ms")
 
@@ -83,7 +84,8 @@ def job_of(case: Case) -> Job:
     if (case.number("mtp_draft_tokens") or 0) > 0:
         raise SkippedError("drafts are not simulated")
     ttft_limit, tpot_limit = _limits(case)
-    degrees = _degrees(case, mode)
+    degrees, recipe = _degrees(case, mode), recipe_of(case)
+    tokens = _setting(case, "max_num_batched_tokens")
     return Job(
         mode=mode,
         chip=case.text("chip"),
@@ -91,7 +93,7 @@ def job_of(case: Case) -> Job:
         software=PROFILES[framework],
         model=case.text("model"),
         dtype=DTYPES.get(dtype, dtype),
-        kv_dtype=DTYPES.get(case.text("kv_dtype"), case.text("kv_dtype")),
+        kv_dtype=DTYPES.get(case.text("kv_dtype"), case.text("kv_dtype")) or recipe.kv_dtype,
         **degrees,
         isl=isl,
         osl=osl,
@@ -101,8 +103,8 @@ def job_of(case: Case) -> Job:
         ttft_limit_ms=ttft_limit,
         tpot_limit_ms=tpot_limit,
         max_num_seqs=_setting(case, "max_num_seqs"),
-        max_num_batched_tokens=_setting(case, "max_num_batched_tokens"),
-        held_steps=_held_steps(case),
+        max_num_batched_tokens=tokens or recipe.max_num_batched_tokens,
+        held_steps=recipe.held_steps,
     )
 
 
@@ -133,22 +135,42 @@ def _setting(case: Case, name: str) -> int | None:
     return case.count(name, int(found[1]) if found else 0) or None
 
 
-def _held_steps(case: Case) -> int:
-    """Steps that a published recipe holds requests or their first tokens back.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Settings of a published benchmark script that its results do not repeat: steps that requests
+    or their first tokens are held back, dtype of the cache, tokens of a step.
+    """
+
+    held_steps: int = 0
+    kv_dtype: str = ""
+    max_num_batched_tokens: int | None = None
+
+
+def recipe_of(case: Case) -> Recipe:
+    """The settings of a closed loop that InferenceX ran.
 
     Source: benchmarks/ of SemiAnalysisAI/InferenceX: TensorRT-LLM with Llama 70B at 1024/1024 and
     less than TP 8 sets batch_wait_timeout_iters 20 (@73ef922); SGLang with Qwen3.5 sets
-    stream-interval 30 on B200 (@01fa35c) and 50 on H200 (@2116fc4); B300 assumed as B200.
+    stream-interval 30 and chunks of 32,768 on B200 (@01fa35c, @088fe66), 50 on H200 (@2116fc4), an
+    fp8 cache unless weights are bf16; vLLM with MiniMax in fp8 sets an fp8 cache on H200 (@0949de5)
+    and B300 (@5632483). B300 with SGLang is assumed to stream as B200 does.
     """
     if case.text("mode") != "closed_loop" or "silicon_sample" not in case.text("source"):
-        return 0
-    framework, model = case.text("framework"), case.text("model")
-    if framework == "trtllm" and model == "llama3.1-70b":
+        return Recipe()
+    served = (case.text("framework"), case.text("model"))
+    chip, dtype = case.text("chip"), case.text("weights_dtype")
+    if served == ("trtllm", "llama3.1-70b"):
         square = case.number("isl") == 1024 == case.number("osl")
-        return BATCH_WAIT if square and case.count("tp") < 8 else 0
-    if framework == "sglang" and model == "qwen3.5-397b-a17b":
-        return STREAM_INTERVAL.get(case.text("chip"), 0)
-    return 0
+        return Recipe(held_steps=BATCH_WAIT if square and case.count("tp") < 8 else 0)
+    if served == ("sglang", "qwen3.5-397b-a17b"):
+        return Recipe(
+            held_steps=STREAM_INTERVAL.get(chip, 0),
+            kv_dtype="" if dtype == "bf16" else "fp8",
+            max_num_batched_tokens=32_768 if chip == "b200" else None,
+        )
+    if served == ("vllm", "minimax-m2.5") and dtype == "fp8_block" and chip in MINIMAX_FP8_CACHE:
+        return Recipe(kv_dtype="fp8")
+    return Recipe()
 
 
 def _degrees(case: Case, mode: str) -> dict[str, int | None]:

@@ -11,8 +11,8 @@ PROFILES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "vllm_ascend
 DTYPES = {"fp16": "bf16", "int4": "w4a16"}
 POOLS = "pools are not simulated"
 BATCH_WAIT = 20  # iterations
-STREAM_INTERVAL = {"b200": 30, "b300": 30, "h200_sxm": 50}  # tokens
-MINIMAX_FP8_CACHE = ("h200_sxm", "b300")
+SGLANG_INTERVALS = {"b200": 30, "b300": 20, "h200_sxm": 20}  # steps
+MINIMAX_FP8_CACHE = ("b300",)
 STAGES = "a stage alone is not simulated"
 _LIMITS = re.compile(r"p99 limits TTFT / TPOT ([\d.]+) s / ([\d.]+) ms")
 
@@ -150,10 +150,12 @@ def recipe_of(case: Case) -> Recipe:
     """The settings of a closed loop that InferenceX ran.
 
     Source: benchmarks/ of SemiAnalysisAI/InferenceX: TensorRT-LLM with Llama 70B at 1024/1024 and
-    less than TP 8 sets batch_wait_timeout_iters 20 (@73ef922); SGLang with Qwen3.5 sets
-    stream-interval 30 and chunks of 32,768 on B200 (@01fa35c, @088fe66), 50 on H200 (@2116fc4), an
-    fp8 cache unless weights are bf16; vLLM with MiniMax in fp8 sets an fp8 cache on H200 (@0949de5)
-    and B300 (@5632483). B300 with SGLang is assumed to stream as B200 does.
+    less than TP 8 sets batch_wait_timeout_iters 20 (@73ef922); SGLang with Qwen3.5 streams tokens
+    in groups of 30 on B200 (@01fa35c, @088fe66) and of 50 on H200 and B300 (@2116fc4, @5632483),
+    polls for requests every 10 to 30 steps, sets chunks of 32,768 on B200 and an fp8 cache unless
+    weights are bf16; vLLM with MiniMax in fp8 sets an fp8 cache on B300 (@5632483). What SGLang's
+    two intervals add up to was fitted on half ``fit``: 34 steps on B200, where the 30 of its
+    recipe are kept, 20 on H200 and B300.
     """
     if case.text("mode") != "closed_loop" or "silicon_sample" not in case.text("source"):
         return Recipe()
@@ -164,7 +166,7 @@ def recipe_of(case: Case) -> Recipe:
         return Recipe(held_steps=BATCH_WAIT if square and case.count("tp") < 8 else 0)
     if served == ("sglang", "qwen3.5-397b-a17b"):
         return Recipe(
-            held_steps=STREAM_INTERVAL.get(chip, 0),
+            held_steps=SGLANG_INTERVALS.get(chip, 0),
             kv_dtype="" if dtype == "bf16" else "fp8",
             max_num_batched_tokens=32_768 if chip == "b200" else None,
         )

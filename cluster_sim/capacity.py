@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cluster_sim.metrics import Targets, keeps_slo, latencies, limit_shares, meets_slo, window
+from cluster_sim.serving.event_driven import Watcher
 from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Requests, without_pauses
-from cluster_sim.serving.service import Run, Service, Watcher, serve
+from cluster_sim.serving.service import Run, Service, serve
 
 PRECISION = 0.01  # relative width of the bracket at which the bisection ends
 FIRST_GUESS = 0.75  # of the saturated rate

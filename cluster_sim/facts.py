@@ -33,6 +33,7 @@ class Facts:
     trace_sha256: str | None
     config_hash: str
     version: str
+    others: tuple[str, ...] = ()  # who else was on the machine
 
     @property
     def open_loop(self) -> bool:

@@ -19,19 +19,20 @@ TOLERANCE = 1e-6  # relative: seconds priced by family against seconds on the cl
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Seconds of all ranks by operator family, waiting for slower ranks (bubble), and idle;
-    ``provenance`` shares out those in families by source of the curve.
+    """Seconds of all ranks by operator family, waiting for slower ranks (bubble), idle, and lost to
+    others on the same machine; ``provenance`` shares out those in families by source of the curve.
     """
 
     families_s: dict[str, float]
     bubble_s: float
     idle_s: float
     provenance: dict[str, float]
+    lost_s: float = 0.0
 
     @property
     def busy_s(self) -> float:
         """Rank-seconds inside engine steps."""
-        return sum(self.families_s.values()) + self.bubble_s
+        return sum(self.families_s.values()) + self.bubble_s + self.lost_s
 
     @property
     def total_s(self) -> float:
@@ -39,18 +40,19 @@ class Ledger:
         return self.busy_s + self.idle_s
 
     def share(self, *families: str) -> float:
-        """Share of all rank-seconds that some families own; ``bubble`` and ``idle`` count as
-        families.
+        """Share of all rank-seconds that some families own; ``bubble``, ``idle`` and ``lost`` count
+        as families.
         """
         if not self.total_s:
             return 0.0
         named = {**self.families_s, "bubble": self.bubble_s, "idle": self.idle_s}
+        named["lost"] = self.lost_s
         return sum(named.get(family, 0.0) for family in families) / self.total_s
 
 
 def close_ledger(price: StepPrice, run: Run) -> Ledger:
-    """Price the counted steps family by family; the rest of the steps' time is bubble, the rest of
-    the run idle.
+    """Price the counted steps family by family; what steps took longer than alone is lost, the rest
+    of their time bubble, the rest of the run idle.
 
     Raises SimulationError if the families of single-rank replicas do not add up to the time that
     the steps took on the clock.
@@ -60,13 +62,14 @@ def close_ledger(price: StepPrice, run: Run) -> Ledger:
     families_s = {family.name: 0.0 for family in price.families}
     for family in price.families:
         for counts in run.counts:
-            families_s[family.name] += _seconds(family, counts)
+            families_s[family.name] += family_seconds(family, counts)
         for shared in run.shared:
-            families_s[family.name] += ranks * _dot(shared, family.shared_s)
+            families_s[family.name] += ranks * shared_seconds(family, shared)
     priced_s = sum(families_s.values())
     ends_s = [log.end_s[-1] if log.end_s else 0.0 for log in run.logs]
     clock_s = ranks * sum(max(0.0, e - i) for e, i in zip(ends_s, run.idle_s, strict=True))
-    bubble_s = clock_s - priced_s
+    lost_s = ranks * sum(run.visits.lost_s) if run.visits is not None else 0.0
+    bubble_s = clock_s - priced_s - lost_s
     if not run.interrupted:
         short = bubble_s < -TOLERANCE * max(clock_s, 1e-9)
         if short or (ranks == 1 and bubble_s > TOLERANCE * max(clock_s, 1e-9)):
@@ -76,11 +79,12 @@ def close_ledger(price: StepPrice, run: Run) -> Ledger:
         sources[family.provenance] = sources.get(family.provenance, 0.0) + families_s[family.name]
     provenance = {name: value / priced_s for name, value in sources.items()} if priced_s else {}
     bubble_s = max(0.0, bubble_s) if ranks > 1 else 0.0
-    idle_s = max(0.0, len(run.counts) * run.end_s - priced_s - bubble_s)
-    return Ledger(families_s, bubble_s, idle_s, provenance)
+    idle_s = max(0.0, len(run.counts) * run.end_s - priced_s - bubble_s - lost_s)
+    return Ledger(families_s, bubble_s, idle_s, provenance, lost_s)
 
 
-def _seconds(family: Family, counts: StepCounts) -> float:
+def family_seconds(family: Family, counts: StepCounts) -> float:
+    """Seconds of a family in counted steps of one batch, without what batches share."""
     tokens = _dot(counts.pure, family.tokens_s) + _dot(counts.mixed_tokens, family.tokens_s)
     sequences = _dot(counts.pure, family.sequences_s) + _dot(
         counts.mixed_sequences, family.sequences_s
@@ -90,6 +94,11 @@ def _seconds(family: Family, counts: StepCounts) -> float:
     prompts = family.prefill_floor_s * counts.prefill_steps
     prompts += counts.prefill_s if family.prompts else 0.0
     return tokens + sequences + decodes + read + prompts + family.swap_s * counts.swapped
+
+
+def shared_seconds(family: Family, steps: Counter[int]) -> float:
+    """Seconds of what the batches of a replica share in its counted steps."""
+    return _dot(steps, family.shared_s)
 
 
 def _dot(counted: Counter[int], table: NDArray[np.float64] | None) -> float:

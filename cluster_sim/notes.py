@@ -22,6 +22,11 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
             f"{row['rejected'] - behind} requests rejected: longer than the context or the KV cache"
             + (f"; {behind} more behind them in their sessions" if behind else "")
         )
+    if facts.others:
+        notes.append(
+            f"{', '.join(facts.others)}: beside them replicas lost "
+            f"{row['share_lost'] * 100:.2g} % of the chip time; capacity and saturation are without"
+        )
     if row["stable"] is False:
         notes.append(
             "overloaded: the queue still grows at the end; latencies depend on the duration"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,22 @@ from cluster_sim import __version__
 from cluster_sim.capacity import Capacity, FlatOut, find_capacity, run_flat_out
 from cluster_sim.errors import SpecError
 from cluster_sim.facts import Facts
+from cluster_sim.machine.build import build_machine
 from cluster_sim.metrics import Targets, targets
+from cluster_sim.perf.background import background as traffic_beside
+from cluster_sim.perf.background import stretched
+from cluster_sim.perf.collective_group import make_group
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
+from cluster_sim.perf.replica_phases import Resources, hbm_bytes_per_s, replica_phases
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.serving.event_driven import Live, Watcher
 from cluster_sim.serving.generators import draw_requests, planned
 from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Prefixes, Requests, all_at_once
 from cluster_sim.serving.scheduler import SCHEDULERS
-from cluster_sim.serving.service import Live, Service, Watcher, serve
+from cluster_sim.serving.service import Service, serve
+from cluster_sim.serving.site import Process, Site, always
 from cluster_sim.serving.stepper import ReplicaSpec
 from cluster_sim.serving.trace_rows import TraceOptions
 from cluster_sim.serving.traces import read_trace, trace_digest
@@ -33,6 +40,7 @@ from cluster_sim.summary import summarise_run
 
 DEFAULT_REQUESTS = 10_000
 CLOSED_ROUNDS = 10  # requests (sessions) per client of a closed loop, unless given
+LASTS_S = 1e8  # traffic beside a run: longer than any run
 Progress = Callable[[str, float], None]
 
 
@@ -60,13 +68,18 @@ def simulate(
     progress: Progress | None = None,
     live: Live | None = None,
     record: bool = False,
+    processes: Sequence[Process] = (),
+    background: Sequence[str] = (),
 ) -> Result:
     """Simulate a workload on a topology.
 
     Names are looked up as on the command line. ``step_by_step`` runs the slow reference, with
     identical results. ``live`` sees the run itself, not the search for the capacity; ``record``
-    keeps what a timeline needs in ``facts``. An interrupt from the keyboard gives what is finished,
-    marked partial. Raises SpecError, UnknownNameError, DoesNotFitError for what the user can mend.
+    keeps what a timeline needs in ``facts``. ``processes`` are generator functions of a
+    ``Cluster`` that run on the same machine, ``background`` is traffic on it as on the command
+    line; both leave the search for the capacity alone. An interrupt from the keyboard gives what is
+    finished, marked partial. Raises SpecError, UnknownNameError, DoesNotFitError for what the user
+    can mend.
     """
     machine = load_topology(topology) if isinstance(topology, str) else topology
     job = load_workload(workload) if isinstance(workload, str) else workload
@@ -75,7 +88,8 @@ def simulate(
     money = economics or Economics()
     job = job.on(machine.chip)
     trace_sha256 = _digest(job.workload)
-    hashed = config_hash(machine, job, money, trace_sha256)
+    others = (*background, *(getattr(one, "__qualname__", repr(one)) for one in processes))
+    hashed = config_hash(machine, job, money, trace_sha256, others)
     job = dataclasses.replace(job, workload=job.workload.plain())
     wanted, size = job.workload, job.software.memory.block_tokens
     requests = make_requests(wanted, block_tokens=size, skip_bad_rows=skip_bad_rows)
@@ -84,6 +98,7 @@ def simulate(
     price = compile_step_price(machine, job.model, job.software, layout, dtypes)
     cache = kv_cache(machine.chip, job.model, job.software, layout, dtypes)
     service = make_service(job, choice, price, cache, requests)
+    site = make_site(machine, job, choice, price, processes, background) if others else None
     capacity, flat_out = _limits(service, requests, wanted, step_by_step, progress)
     if wanted.arrivals.kind == "open":
         rate = _offered_rate(wanted, capacity, flat_out)
@@ -91,7 +106,15 @@ def simulate(
     elif wanted.arrivals.kind == "offline":
         requests = all_at_once(requests)
     watch = _watcher(progress, "run", len(requests))
-    run = serve(service, requests, step_by_step=step_by_step, watch=watch, live=live, record=record)
+    run = serve(
+        service,
+        requests,
+        step_by_step=step_by_step,
+        watch=watch,
+        live=live,
+        record=record,
+        site=site,
+    )
     facts = Facts(
         machine=machine,
         job=job,
@@ -107,6 +130,7 @@ def simulate(
         trace_sha256=trace_sha256,
         config_hash=hashed,
         version=__version__,
+        others=others,
     )
     summary, table, manifest = summarise_run(facts)
     return Result(summary, table, manifest, run.interrupted, facts if record else None)
@@ -181,6 +205,30 @@ def make_service(
     )
 
 
+def make_site(
+    machine: TopologyInput,
+    job: WorkloadInput,
+    choice: Choice,
+    price: StepPrice,
+    processes: Sequence[Process] = (),
+    background: Sequence[str] = (),
+) -> Site:
+    """The machine with the replicas of a plan on its devices, and who else is there."""
+    built = build_machine(machine)
+    resources = Resources(machine=built, hbm_bytes_per_s=hbm_bytes_per_s(machine))
+    beside: list[Process] = []
+    if background:
+        everybody = make_group(machine, range(built.devices), machine=built)
+        found = [one for text in background for one in traffic_beside(machine, everybody, text)]
+        beside.append(always(stretched(one, LASTS_S) for one in found))
+    swaps = job.software.preemption == "swap"
+    return Site(
+        capacity=resources.capacity(),
+        homes=replica_phases(resources, price, choice.layout, choice.replicas, swaps=swaps),
+        processes=(*beside, *processes),
+    )
+
+
 def _shared_prefixes(job: WorkloadInput, requests: Requests) -> Prefixes | None:
     """What the prefix cache may share; None if it is off, or if the model's state cannot be kept
     unit by unit.
@@ -197,10 +245,14 @@ def _shared_prefixes(job: WorkloadInput, requests: Requests) -> Prefixes | None:
 
 
 def config_hash(
-    machine: TopologyInput, job: WorkloadInput, economics: Economics, trace: str | None = None
+    machine: TopologyInput,
+    job: WorkloadInput,
+    economics: Economics,
+    trace: str | None = None,
+    others: Sequence[str] = (),
 ) -> str:
-    """SHA-256 of everything that decides the numbers: resolved inputs, what a trace holds, and the
-    version of the program.
+    """SHA-256 of everything that decides the numbers: resolved inputs, what a trace holds, who else
+    is on the machine (processes by name), and the version of the program.
     """
     resolved = [
         dataclasses.asdict(part)
@@ -215,7 +267,8 @@ def config_hash(
         )
     ]
     traced = [] if trace is None else [trace]
-    text = json.dumps([__version__, resolved, *traced], sort_keys=True)
+    beside = [list(others)] if others else []
+    text = json.dumps([__version__, resolved, *traced, *beside], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from cluster_sim.busy import machine_rows
 from cluster_sim.economics import (
     chip_usd_per_hour,
     usd_per_million_tokens,
@@ -71,6 +72,8 @@ def summarise_run(
     row.update(_identity(facts))
     row.update(_service(facts, seen, span))
     row.update({column: ledger.share(*families) for column, families in SHARES.items()})
+    if run.visits is not None:
+        row["share_lost"] = ledger.share("lost")
     row.update(_memory(facts))
     limits = _limits(facts)
     row.update(_capacity_row(facts, limits, ledger))
@@ -246,7 +249,7 @@ def _money_and_energy(
     usd_per_h = chip_usd_per_hour(machine.chip, facts.economics)
     busy = {name: ledger.share(name) for name in ledger.families_s}
     used_w = chip_power_w(
-        machine, {**busy, "bubble": ledger.share("bubble"), "idle": ledger.share("idle")}
+        machine, {**busy, **{name: ledger.share(name) for name in ("bubble", "idle", "lost")}}
     )
     power_w, idle_w = None, machine.chip.idle_power
     if used_w is not None and idle_w is not None and topology.host_power is not None:
@@ -268,6 +271,7 @@ def _manifest(
 ) -> dict[str, Any]:
     machine, job = facts.machine, facts.job
     usd_per_h, chips = row["chip_usd_per_h"], machine.topology.chips
+    lost = {} if facts.run.visits is None else {"lost": ledger.lost_s}
     for name in ("capacity", "saturation"):
         if limits[name]:
             tokens = limits[name]["output_tokens_per_s"]
@@ -300,7 +304,7 @@ def _manifest(
         "memory": dataclasses.asdict(facts.cache),
         "limits_kept": limit_shares(seen, facts.targets),
         "classes": class_rows(seen, facts.requests, facts.targets),
-        "ledger": {**ledger.families_s, "bubble": ledger.bubble_s, "idle": ledger.idle_s},
+        "ledger": {**ledger.families_s, "bubble": ledger.bubble_s, "idle": ledger.idle_s, **lost},
         "provenance": ledger.provenance,
         "capacity": limits["capacity"],
         "saturation": limits["saturation"],
@@ -319,6 +323,7 @@ def _manifest(
         "failed_rows": facts.requests.failed_rows,
         "invariants": _invariants(facts, row),
         "notes": notes_of(facts, row),
+        **machine_rows(facts),
     }
 
 

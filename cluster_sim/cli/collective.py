@@ -45,7 +45,8 @@ def collective(**options: Any) -> None:
     """Time a collective over message sizes, as nccl-tests would print it."""
     from cluster_sim.output.collective_text import csv_text, curve, errors_text, json_text, table
     from cluster_sim.output.drawing import check_ending, save
-    from cluster_sim.studies.collective import background, parse_sizes, sweep_sizes
+    from cluster_sim.perf.background import background, parse_sizes
+    from cluster_sim.studies.collective import sweep_sizes
 
     if options["plot"]:
         check_ending(options["plot"])
@@ -73,9 +74,9 @@ def collective(**options: Any) -> None:
 
 def _group(options: dict[str, Any]) -> tuple[TopologyInput, Group]:
     from cluster_sim.machine.build import build_machine
+    from cluster_sim.perf.background import parse_ranks
     from cluster_sim.perf.collective_group import make_group
     from cluster_sim.specs.load import load_topology
-    from cluster_sim.studies.collective import parse_ranks
 
     topology = load_topology(options["topo"], list(options["overrides"]))
     chips = options["chips"]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cluster_sim.serving.event_driven import Replica
     from cluster_sim.serving.records import Outcomes
-    from cluster_sim.serving.service import Replica
 
 PROGRESS_AFTER_S = 1.0
 REFRESH_S = 0.25  # of wall time between two pictures of the panel

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--step-by-step", is_flag=True, help="The slow reference; same results.")
 @click.option("--timeline", is_flag=True, help="Write a trace that Perfetto opens.")
 @click.option("--timeline-window", type=Window(), help="Only this part of it, such as 10s..20s.")
+@click.option("--background", multiple=True, metavar="SPEC", help="Other traffic at the same time.")
 @click.option("--live", is_flag=True, help="Show the replicas while the run goes on.")
 def run(
     seeds: int | None,
@@ -35,6 +36,7 @@ def run(
     step_by_step: bool,
     timeline: bool,
     timeline_window: tuple[float, float] | None,
+    background: tuple[str, ...],
     live: bool,
     **options: Any,
 ) -> None:
@@ -68,6 +70,7 @@ def run(
                 progress=bar.update,
                 live=bar.watch if isinstance(bar, Panel) else None,
                 record=timeline,
+                background=background,
             )
         except KeyboardInterrupt:
             bar.close()

@@ -31,6 +31,11 @@ class Cluster:
         self.names = tuple(capacity)
         self._index = {name: i for i, name in enumerate(self.names)}
 
+    @property
+    def env(self) -> Environment:
+        """The SimPy environment."""
+        return self.engine.env
+
     def index(self, name: str) -> int:
         """The index of a resource. Raises ClusterSimError with the nearest name when there is none
         of this name.

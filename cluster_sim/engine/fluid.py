@@ -42,6 +42,10 @@ class Handle(Event):
         """Somebody else comes on a resource that this had to itself."""
         raise NotImplementedError
 
+    def has_room(self) -> bool:
+        """Whether all who are now on its resources can run as alone beside it."""
+        return False
+
     def account(self, meter: Meter) -> None:
         """Add to ``meter`` what is done by now and not yet in the engine's."""
         raise NotImplementedError
@@ -131,22 +135,25 @@ class Running(Handle):
         self._cancelled, self.share = True, done
         return done
 
+    def _unclaim(self) -> None:
+        if not self._claims:
+            self.engine.want(self.activity, -1.0)
+            self.engine.unclaim(self.activity.resources)
+
     def _leave(self) -> None:
         self._silence()
         if self.row >= 0:
             self.engine.part(self)
         else:
             self.engine.disown(self, self.activity.resources)
-        if not self._claims:
-            self.engine.unclaim(self.activity.resources)
+        self._unclaim()
 
     def _end(self) -> None:
         engine, resources = self.engine, self.activity.resources
         engine.meter.alone(self.activity, self.share, self.env.now - self.since_s)
         for r in resources:
             engine.owner[r] = None
-        if not self._claims:
-            engine.unclaim(resources)
+        self._unclaim()
         self._complete()
 
     def end_shared(self) -> None:
@@ -179,6 +186,10 @@ class FluidEngine:
         self.pool = Pool(np.array(self.capacity), compiled_fill() if compiled else fill_rounds)
         # Who may still come on a resource: an activity while it runs, a play for all of its life.
         self.claims = [0] * len(capacity)
+        # How many of those stay for good.
+        self.staying = [0] * len(capacity)
+        # The rates that activities (not plays) would have alone; None: nobody asks.
+        self.wanted: list[float] | None = None
         # Who has a resource to itself and is to be told when somebody comes.
         self.owner: list[Handle | None] = [None] * len(capacity)
         self.stale: dict[Event, None] = {}
@@ -187,14 +198,16 @@ class FluidEngine:
         self._alarm: Event | None = None
         self._alarm_s = math.inf
 
-    def start(self, activity: Activity, share: float = 1.0) -> Running:
+    def start(self, activity: Activity, share: float = 1.0, *, stays: bool = False) -> Running:
         """Run an activity, or the ``share`` of it that is left; an event that succeeds when it is
-        complete.
+        complete. ``stays``: it outlasts everything else.
         """
         if not 0 < share <= 1:
             raise ValueError(f"share(={share}) must be > 0 and at most 1")
         running = Running(self, activity, share, 0)
         self.begin(running)
+        for r in activity.resources if stays else ():
+            self.staying[r] += 1
         return running
 
     def cancel(self, handle: Handle) -> float:
@@ -244,6 +257,7 @@ class FluidEngine:
             self._running += 1
             for r in activity.resources:
                 claims[r] += 1
+            self.want(activity, 1.0)
         if alone:
             for r in activity.resources:
                 self.owner[r] = running
@@ -256,8 +270,14 @@ class FluidEngine:
         """Tell those who had one of these resources to themselves that somebody comes."""
         for r in resources:
             owner = self.owner[r]
-            if owner is not None:
+            if owner is not None and not owner.has_room():
                 owner.disturb()
+
+    def want(self, activity: Activity, sign: float) -> None:
+        """Note that an activity comes or (-1) goes."""
+        if self.wanted is not None:
+            for r, demand in zip(activity.resources, activity.demand, strict=True):
+                self.wanted[r] += sign * demand / activity.alone_s
 
     def disown(self, owner: Handle, resources: Iterable[int]) -> None:
         """These resources are nobody's own any more."""

@@ -2,9 +2,11 @@
 
 Alone, a series of steps is one event at its end. From the moment somebody else comes on one of its
 resources, what is left of the current step is played phase by phase in ``ALTERNATIONS`` rounds, as
-the layers of a model alternate, until the others have left.
+the layers of a model alternate, until the others have left. Beside those who stay for good a step
+takes as long in one round, which is what it is then played in.
 
-Limits: a part of a step that ran alone counts as the same share of each of its phases.
+Limits: a part of a step that ran alone counts as the same share of each of its phases. A
+step in one round ends in it, even if somebody else comes.
 """
 
 from __future__ import annotations
@@ -33,12 +35,16 @@ def play(engine: FluidEngine, steps: Sequence[Sequence[Phase]]) -> Play:
 
 
 class Play(Handle):
-    """Steps that are played; one object may stand for several equal steps in a row."""
+    """Steps that are played; one object may stand for several equal steps in a row. ``left`` is the
+    share of the first that is still to do.
+    """
 
-    def __init__(self, engine: FluidEngine, steps: Sequence[Sequence[Phase]]) -> None:
+    def __init__(
+        self, engine: FluidEngine, steps: Sequence[Sequence[Phase]], left: float = 1.0
+    ) -> None:
         super().__init__(engine)
-        if not steps:
-            raise ValueError("steps(=()) must not be empty")
+        if not steps or not 0 < left <= 1:
+            raise ValueError(f"{len(steps)} steps and left(={left}): must be > 0, left at most 1")
         self.steps = steps
         self.ends_s: list[float] = []
         self._seconds: list[float] = []
@@ -52,12 +58,13 @@ class Play(Handle):
                 for r, demand in zip(activity.resources, activity.demand, strict=True):
                     rate = demand / activity.alone_s
                     self._rate[r] = max(self._rate.get(r, 0.0), rate)
-        self._left = 1.0  # share of the current step, when the stretch or round began
+        self._left = left  # share of the current step, when the stretch or round began
         self._stretch_s: list[float] = []  # ends of the steps, while it runs alone
         self._round: list[tuple[Activity, float]] = []  # the parts of each round of a step ...
         self._at = self._rounds = 0  # ... the part that runs, and the rounds to go
         self._part: Running | None = None
-        self._done_s = 0.0  # of its time alone, without the stretch or part that runs
+        # Of its time alone, without the stretch or part that runs.
+        self._done_s = (1 - left) * self._seconds[0]
 
     def begin(self) -> None:
         """Claim all resources and go."""
@@ -146,7 +153,10 @@ class Play(Handle):
         The rounds begin where the step stands in its own alternation, so that a short visitor meets
         each phase as often as it takes.
         """
-        step, count = len(self.ends_s), self.engine.alternations
+        step, engine = len(self.ends_s), self.engine
+        whole = self._left == 1
+        stay = whole and all(engine.claims[r] == 1 + engine.staying[r] for r in self._rate)
+        count = 1 if stay else engine.alternations
         share, position = self._left / count, (1 - self._left) * count % 1 * self._seconds[step]
         phases = [p.activity for p in self.steps[step] if p.activity.alone_s > 0]
         begin, passed = 0, 0.0

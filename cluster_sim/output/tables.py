@@ -27,6 +27,7 @@ FAMILY_WORDS = {
     "host": "host",
     "bubble": "waiting for other ranks",
     "idle": "idle",
+    "lost": "lost to others",
 }
 
 
@@ -256,6 +257,7 @@ def _limiting(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         "KV swap": ("swap",),
         "waiting for other ranks": ("bubble",),
         "host": ("host",),
+        "others on the machine": ("lost",),
     }
     resources = {
         name: sum(ledger.get(family, 0.0) for family in families)

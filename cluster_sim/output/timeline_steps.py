@@ -16,7 +16,7 @@ from cluster_sim.output.trace_events import (
     slice_event,
     ticks,
 )
-from cluster_sim.perf.families import Family
+from cluster_sim.perf.families import Family, family_s
 from cluster_sim.serving.tape import RankSteps, Tape, starts_of, steps_of
 
 Windows = Sequence[tuple[float, float]]
@@ -58,27 +58,6 @@ def _filled(steps: RankSteps, count: int) -> RankSteps:
         columns[name] = np.zeros(count, dtype=values.dtype)
         columns[name][steps.number] = values
     return RankSteps(**{**columns, "number": np.arange(count, dtype=np.int64)})
-
-
-def family_s(family: Family, steps: RankSteps, all_tokens: IntArray) -> FloatArray:
-    """Seconds of an operator family in each step of a rank; ``all_tokens`` by number of the step.
-
-    Model: the terms of StepPrice.step_s and round_s that belong to the family.
-    """
-    tokens = steps.decodes + steps.prefill_tokens
-    seconds = family.context_s * steps.context + family.local_context_s * steps.local_context
-    for table, count in (
-        (family.tokens_s, tokens),
-        (family.sequences_s, steps.decodes + steps.prompts),
-        (family.decodes_s, steps.decodes),
-        (family.shared_s, all_tokens[steps.number]),
-    ):
-        if table is not None:
-            seconds = seconds + table[count]
-    if family.prefill_floor_s or family.prompts:
-        prompt_s = family.prefill_floor_s + (steps.prefill_s if family.prompts else 0.0)
-        seconds = seconds + np.where(steps.prefill_tokens > 0, prompt_s, 0.0)
-    return np.asarray(seconds + family.swap_s * steps.swapped)
 
 
 def step_name(decodes: int, prompts: int, tokens: int) -> str:
@@ -177,8 +156,8 @@ def step_parts(
     own = [family for family in families if family.shared_s is None]
     shared = [family for family in families if family.shared_s is not None]
     names = [family.name for family in own]
-    seconds = [family_s(family, steps, replica.all_tokens) for family in own]
-    after = [family_s(family, steps, replica.all_tokens) for family in shared]
+    seconds = [family_s(family, steps, replica.all_tokens[steps.number]) for family in own]
+    after = [family_s(family, steps, replica.all_tokens[steps.number]) for family in shared]
     if families and len(replica.ranks) > 1:
         took = (replica.ends_s - replica.starts_s)[steps.number]
         names.append("wait")

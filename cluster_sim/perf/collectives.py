@@ -61,26 +61,37 @@ def all_reduce_provenance(machine: TopologyInput, algorithms: tuple[str, ...], r
 def all_reduce_s(
     machine: TopologyInput, algorithms: tuple[str, ...], message: FloatArray, ranks: int
 ) -> FloatArray:
-    """Seconds of an all-reduce of ``message`` bytes: the fastest of the algorithms that library and
-    fabric have.
+    """Seconds of an all-reduce of ``message`` bytes, see ``all_reduce``."""
+    return all_reduce(machine, algorithms, message, ranks)[0]
+
+
+def all_reduce(
+    machine: TopologyInput, algorithms: tuple[str, ...], message: FloatArray, ranks: int
+) -> tuple[FloatArray, FloatArray]:
+    """Seconds of an all-reduce of ``message`` bytes by the fastest of the algorithms that library
+    and fabric have, and the bytes that each rank sends in it.
 
     Model: latency + latency_per_peer (n - 2) + link bytes / (link bandwidth x efficiency).
     Limits: alone on the links; launch skew between ranks is part of the software profile. Raises
     SpecError when library and fabric have no algorithm in common.
     """
     bandwidth = group_bandwidth(machine, ranks)
-    best: FloatArray | None = None
-    for algorithm in usable_algorithms(machine, algorithms, ranks):
+    best = np.full(message.shape, np.inf)
+    moved = np.zeros_like(best)
+    usable = usable_algorithms(machine, algorithms, ranks)
+    for algorithm in usable:
         curve = machine.fits.all_reduce[algorithm]  # type: ignore[index]
         latency = curve.latency + curve.latency_per_peer * (ranks - 2)
-        seconds = latency + link_bytes(algorithm, message, ranks) / (bandwidth * curve.efficiency)
-        best = seconds if best is None else np.minimum(best, seconds)
-    if best is None:
+        sent = link_bytes(algorithm, message, ranks)
+        seconds = latency + sent / (bandwidth * curve.efficiency)
+        moved = np.where(seconds < best, sent, moved)
+        best = np.minimum(best, seconds)
+    if not usable:
         raise SpecError(
             f"{machine.topology.name}: none of the all-reduce algorithms {', '.join(algorithms)} "
             f"works on {ranks} ranks here; add one_shot or ring to all_reduce of the software"
         )
-    return best
+    return best, moved
 
 
 def handoff_s(machine: TopologyInput, message: FloatArray) -> FloatArray:
@@ -105,21 +116,30 @@ def exchange_copies(kernel: str, chosen: int, ranks: int) -> float:
 def exchange_s(
     machine: TopologyInput, message: FloatArray, ranks: int, chosen: int | None
 ) -> FloatArray:
-    """Seconds of dispatching tokens to their experts, or of combining the results: the faster of
-    the kernels that the chip has curves for.
+    """Seconds of dispatching tokens to their experts, or of combining them, see ``exchange``."""
+    return exchange(machine, message, ranks, chosen)[0]
+
+
+def exchange(
+    machine: TopologyInput, message: FloatArray, ranks: int, chosen: int | None
+) -> tuple[FloatArray, FloatArray]:
+    """Seconds of dispatching tokens to their experts, or of combining the results, with the faster
+    of the kernels that the chip has curves for; and the bytes that each device sends.
 
     ``message`` is the size of one copy of all tokens of a device, ``chosen`` how many experts a
     token has; None sends everything to everybody. Model: latency + latency_per_peer (n - 2) + bytes
     sent / (link bandwidth x efficiency). Limits: experts loaded evenly; alone on the links. Raises
     SpecError when the chip has no such curve.
     """
-    best: FloatArray | None = None
+    best = np.full(message.shape, np.inf)
+    moved = np.zeros_like(best)
     for kernel, curve in machine.fits.all_to_all.items():
         copies = ranks - 1 if chosen is None else exchange_copies(kernel, chosen, ranks)
         latency = curve.latency + curve.latency_per_peer * (ranks - 2)
         rate = group_bandwidth(machine, ranks) * curve.efficiency
         seconds = latency + copies * message / rate
-        best = seconds if best is None else np.minimum(best, seconds)
-    if best is None:
+        moved = np.where(seconds < best, copies * message, moved)
+        best = np.minimum(best, seconds)
+    if not machine.fits.all_to_all:
         raise SpecError(f"{machine.chip.name}: no fitted all_to_all curve; run with plan.attn_dp=1")
-    return best
+    return best, moved

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_sim.perf.collectives import (
+    all_reduce,
     all_reduce_provenance,
-    all_reduce_s,
-    exchange_s,
+    exchange,
     handoff_s,
 )
 from cluster_sim.perf.experts import expert_time
@@ -19,6 +20,7 @@ from cluster_sim.perf.operators import (
     WEIGHT_ONLY,
     attention_curves,
     gemm_curve,
+    gemm_memory_s,
     gemm_s,
     mla_curves,
     weakest,
@@ -52,6 +54,9 @@ class Family:
     once per step with a prompt, and ``prompts`` if the seconds of prompt attention belong here;
     ``swap_s`` per token moved to or from the host; ``shared_s`` by tokens of all batches of the
     replica. All over all layers.
+
+    ``use`` has amounts instead of seconds in tables of the same form: bytes that a device sends, or
+    of work bound by arithmetic the seconds that its bytes take at the full rate of the memory.
     """
 
     name: str
@@ -65,6 +70,46 @@ class Family:
     prompts: bool = False
     swap_s: float = 0.0
     shared_s: FloatArray | None = None
+    use: Family | None = None
+
+
+class Batch(NamedTuple):
+    """What one step of one batch consists of: decoding sequences, the context that they read and
+    the part of it in local layers, prompt tokens, prompts, seconds of their attention, tokens moved
+    to or from the host.
+    """
+
+    decodes: int
+    context: int
+    local_context: int
+    prefill_tokens: int
+    prompts: int
+    prefill_s: float
+    swapped: int
+
+
+NOTHING = Batch(0, 0, 0, 0, 0, 0.0, 0)
+
+
+def family_s(family: Family, steps: Any, all_tokens: Any) -> Any:
+    """Seconds of an operator family in a step; ``steps`` is a Batch, or has arrays of its fields,
+    ``all_tokens`` are those of all batches.
+
+    Model: the terms of StepPrice.step_s and round_s that belong to the family.
+    """
+    seconds = family.context_s * steps.context + family.local_context_s * steps.local_context
+    for table, count in (
+        (family.tokens_s, steps.decodes + steps.prefill_tokens),
+        (family.sequences_s, steps.decodes + steps.prompts),
+        (family.decodes_s, steps.decodes),
+        (family.shared_s, all_tokens),
+    ):
+        if table is not None:
+            seconds = seconds + table[count]
+    if family.prefill_floor_s or family.prompts:
+        prompt_s = family.prefill_floor_s + (steps.prefill_s if family.prompts else 0.0)
+        seconds = seconds + (steps.prefill_tokens > 0) * prompt_s
+    return seconds + family.swap_s * steps.swapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +176,7 @@ def _gemm_families(case: _Case) -> tuple[Family, Family]:
     machine, recipe = case.machine, case.recipe
     tokens, rows = case.tokens, case.sequences
     dtypes = {"attention": recipe.attention, "dense": recipe.dense, "router": "bf16"}
-    math, weights = np.zeros_like(tokens), np.zeros_like(tokens)
+    math, weights, read = np.zeros_like(tokens), np.zeros_like(tokens), np.zeros_like(tokens)
     used = {"bf16"}
     for shape in layer_gemms(case.model, case.layout):
         dtype = dtypes[shape.part]
@@ -139,13 +184,20 @@ def _gemm_families(case: _Case) -> tuple[Family, Family]:
         seconds, bound = gemm_s(machine, dtype, tokens, shape.n, shape.k)
         math += shape.layers * np.where(bound, seconds, 0.0)
         weights += shape.layers * np.where(bound, 0.0, seconds)
+        curve = gemm_curve(machine, dtype)
+        read_s = gemm_memory_s(machine.chip, dtype, curve, tokens, shape.n, shape.k)
+        read += shape.layers * np.where(bound, read_s, 0.0)
     head = lm_head(case.model, case.layout.tp)
     head_s, head_bound = gemm_s(machine, "bf16", rows, head.n, head.k)
-    for table in (math, weights, head_s):
+    curve = gemm_curve(machine, "bf16")
+    head_read_s = gemm_memory_s(machine.chip, "bf16", curve, rows, head.n, head.k)
+    head_read = np.where(head_bound, head_read_s, 0.0)
+    for table in (math, weights, read, head_s, head_read):
         table[0] = 0.0
+    use = Family("gemm_math", "", read, head_read)
     provenance = weakest(gemm_curve(machine, dtype).provenance for dtype in sorted(used))
     return (
-        Family("gemm_math", provenance, math, np.where(head_bound, head_s, 0.0)),
+        Family("gemm_math", provenance, math, np.where(head_bound, head_s, 0.0), use=use),
         Family("gemm_weights", provenance, weights, np.where(head_bound, 0.0, head_s)),
     )
 
@@ -293,7 +345,8 @@ def _linear_attention_family(case: _Case) -> Family:
     tokens = linear.layers * (curve.floor + case.tokens * flop_s)
     sequences = linear.layers * case.sequences * (moved / bandwidth)
     tokens[0] = 0.0
-    return Family("linear_attention", "assumed", tokens, sequences)
+    use = Family("linear_attention", "", sequences_s=sequences)
+    return Family("linear_attention", "assumed", tokens, sequences, use=use)
 
 
 def _all_reduce_family(case: _Case) -> Family:
@@ -312,11 +365,12 @@ def _all_reduce_family(case: _Case) -> Family:
     if layout.tp == 1:
         return Family("all_reduce", provenance, np.zeros_like(case.tokens))
     message = case.tokens * (model.hidden * ACTIVATION_BYTES)
-    alone = all_reduce_s(machine, algorithms, message, layout.tp)
+    alone, sent = all_reduce(machine, algorithms, message, layout.tp)
     in_situ = case.software.in_situ
     tokens = sums * (alone * in_situ.all_reduce_factor + in_situ.all_reduce_skew)
     tokens[0] = 0.0
-    return Family("all_reduce", provenance, tokens)
+    use = Family("all_reduce", "", sums * sent)
+    return Family("all_reduce", provenance, tokens, use=use)
 
 
 def _expert_families(case: _Case) -> list[Family]:
@@ -357,12 +411,13 @@ def _exchange_family(case: _Case, counts: FloatArray) -> Family:
     if case.recipe.experts in WEIGHT_ONLY:
         width = ACTIVATION_BYTES
     copy = np.ceil(counts / ranks) * model.hidden
-    dispatch = exchange_s(case.machine, copy * width, ranks, chosen)
-    combine = exchange_s(case.machine, copy * ACTIVATION_BYTES, ranks, chosen)
+    dispatch, out = exchange(case.machine, copy * width, ranks, chosen)
+    combine, back = exchange(case.machine, copy * ACTIVATION_BYTES, ranks, chosen)
     shared = model.moe.layers * (dispatch + combine)
     shared[0] = 0.0
+    use = Family("expert_exchange", "", shared_s=model.moe.layers * (out + back))
     provenance = weakest(curve.provenance for curve in fits.all_to_all.values())
-    return Family("expert_exchange", provenance, shared_s=shared)
+    return Family("expert_exchange", provenance, shared_s=shared, use=use)
 
 
 def _handoff_family(case: _Case) -> Family:
@@ -370,7 +425,8 @@ def _handoff_family(case: _Case) -> Family:
     message = case.tokens * (case.model.hidden * ACTIVATION_BYTES / case.layout.tp)
     tokens = case.layout.pp * handoff_s(case.machine, message)
     tokens[0] = 0.0
-    return Family("handoff", "assumed", tokens)
+    use = Family("handoff", "", case.layout.pp * message)
+    return Family("handoff", "assumed", tokens, use=use)
 
 
 def _host_family(case: _Case) -> Family:
@@ -384,4 +440,5 @@ def _host_family(case: _Case) -> Family:
 def _swap_family(case: _Case) -> Family:
     """KV that preempted sequences move to the host and back, over the device's host link."""
     moved = kv_bytes_per_token(case.model, case.layout.tp, case.recipe.kv) / case.layout.pp
-    return Family("swap", "datasheet", swap_s=moved / case.software.memory.host_link)
+    link, use = case.software.memory.host_link, Family("swap", "", swap_s=moved)
+    return Family("swap", "datasheet", swap_s=moved / link, use=use)

@@ -94,7 +94,6 @@ def gemm_kernel_s(
     ai-dynamo/aiconfigurator operator tables; form and errors in docs/model.md.
     """
     width, bandwidth = BYTES_PER_ELEMENT[dtype], chip.device_bandwidth
-    read = OUTPUT_BYTES if dtype in WEIGHT_ONLY else width
     rate = chip.device_peak(PEAK_OF[dtype]) * curve.compute
     math = 2.0 * m * n * k / rate
     if curve.tiles and chip.sm_count is not None:
@@ -102,8 +101,7 @@ def gemm_kernel_s(
         waves = np.ceil(m / TILE) * np.ceil(n / TILE) / sms
         full = np.where(waves > 1, np.ceil(waves), 0.0) * (sms * 2.0 * TILE * TILE) * k / rate
         math = math + curve.tiles * np.maximum(full - math, 0.0)
-    moved = width * n * k + read * m * k + OUTPUT_BYTES * m * n
-    memory = moved / (bandwidth * curve.memory)
+    memory = gemm_memory_s(chip, dtype, curve, m, n, k)
     longer = np.maximum(math, memory)
     if curve.knee is not None:
         ratio, knee = np.minimum(math, memory) / longer, curve.knee
@@ -114,6 +112,16 @@ def gemm_kernel_s(
     if curve.quantise is not None:
         seconds = seconds + (OUTPUT_BYTES + width) * m * k / (bandwidth * curve.quantise)
     return seconds, math > memory
+
+
+def gemm_memory_s(
+    chip: Chip, dtype: str, curve: GemmCurve, m: FloatArray, n: Size, k: Size
+) -> FloatArray:
+    """Seconds that the bytes of (m x k) times (k x n) take at the memory rate of a curve."""
+    width = BYTES_PER_ELEMENT[dtype]
+    read = OUTPUT_BYTES if dtype in WEIGHT_ONLY else width
+    moved = width * n * k + read * m * k + OUTPUT_BYTES * m * n
+    return np.asarray(moved / (chip.device_bandwidth * curve.memory))
 
 
 def worst_provenance(machine: TopologyInput, dtype: str) -> str:

@@ -13,8 +13,8 @@ def chip_power_w(machine: TopologyInput, shares: Mapping[str, float]) -> float |
 
     Model: sum of share x power of the family, from kernel power measurements; small kernels and
     experts count as GEMMs of their kind, hand-offs, exchanges and swaps as communication; a rank
-    that waits for others draws what the host phase does. Limits: no clock throttling under a rack
-    power cap.
+    that waits for others, or loses time to them, draws what the host phase does. Limits: no clock
+    throttling under a rack power cap.
     """
     curve, idle_w = machine.fits.power, machine.chip.idle_power
     if curve is None or idle_w is None:
@@ -34,6 +34,7 @@ def chip_power_w(machine: TopologyInput, shares: Mapping[str, float]) -> float |
         "swap": curve.communication,
         "host": curve.host,
         "bubble": curve.host,
+        "lost": curve.host,
         "idle": idle_w,
     }
     return sum(share * watts[family] for family, share in shares.items())

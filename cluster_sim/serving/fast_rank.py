@@ -11,6 +11,7 @@ from heapq import heapify, heappop, heappush
 from itertools import accumulate
 
 from cluster_sim.errors import SimulationError
+from cluster_sim.perf.families import Batch
 from cluster_sim.serving.local_context import LocalContext
 from cluster_sim.serving.queue import WaitingQueue
 from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
@@ -59,6 +60,7 @@ class FastRank:
         self.outstanding = 0
         self.counts = StepCounts()
         self.tape: Tape | None = None
+        self.consists: Batch | None = None  # what the last mixed step is, if somebody asks for it
         self.decoding = self.context = 0
         self.near = LocalContext(spec.price.local)
         self.held = False  # the last step left decoding sequences without a token
@@ -248,6 +250,8 @@ class FastRank:
         if swapped:
             step_s += price.swap_s * swapped
         self.counts.add(decodes, context, near, tokens, prompts, prefill_s, swapped)
+        if self.consists is not None:
+            self.consists = Batch(decodes, context, near, tokens, prompts, prefill_s, swapped)
         if self.tape is not None:
             consists = (decodes, context, near, tokens, prompts, prefill_s, swapped)
             self.tape.step(self.index, *consists, spec.blocks - self._available())

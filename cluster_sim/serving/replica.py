@@ -15,6 +15,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_sim.perf.families import NOTHING, Batch
 from cluster_sim.serving.fast_rank import FastRank
 from cluster_sim.serving.records import Outcomes, StepLog
 from cluster_sim.serving.stepper import ReplicaSpec
@@ -125,6 +126,24 @@ class FastReplica:
         del ends[keep:]
         self.end_s = ends[-1]
         return True
+
+    def last_step(self) -> tuple[float, list[Batch]]:
+        """When the last step of what runs starts, and what the batches do in it."""
+        ends = self._segment
+        if ends is None:
+            return self.start_s, [rank.consists or NOTHING for rank in self._busy]
+        before, batches = len(ends) - 1, []
+        for rank in self._busy:
+            context = rank.context + before * rank.decoding
+            near = rank.near.tokens + before * rank.near.growing
+            batches.append(Batch(rank.decoding, context, near, 0, 0, 0.0, 0))
+        return ends[-2] if before else self.start_s, batches
+
+    def end_at(self, end_s: float) -> None:
+        """Let the last step of what runs end at another time."""
+        self.end_s = end_s
+        if self._segment is not None:
+            self._segment[-1] = end_s
 
     def _decode_ends(self, horizon_s: float) -> array[float]:
         """End times of decode-only steps until a batch changes or the horizon is passed."""

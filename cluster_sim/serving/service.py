@@ -11,83 +11,35 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence, Sized
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Protocol
 
 import numpy as np
 from simpy.core import Environment
 from simpy.events import Event
 
-from cluster_sim.engine.clock import ARRIVAL_RANK, END_RANK, START_RANK, call_at, instant
+from cluster_sim.engine.clock import ARRIVAL_RANK, instant
 from cluster_sim.errors import SimulationError
-from cluster_sim.serving.prefix_cache import PrefixCache
-from cluster_sim.serving.records import NEVER, Outcomes, Status, StepCounts, StepLog
+from cluster_sim.serving.event_driven import (
+    LOOKS_PER_RUN,
+    EventDriven,
+    Live,
+    Replica,
+    Stopped,
+    Turns,
+    Watcher,
+)
+from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
 from cluster_sim.serving.replica import FastReplica
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.router import READS_LOAD, ROUTERS
+from cluster_sim.serving.site import Site, Visits
 from cluster_sim.serving.stepper import ReplicaSpec, StepByStepReplica
 from cluster_sim.serving.tape import Tape
 
-LOOKS_PER_RUN = 64  # how often progress is reported and a watcher may stop the run
 LOOK_GROWTH = 0.25  # of the time so far: the next look once all requests have arrived
 LIVE_GROWTH = 0.01  # the same while somebody watches
-
-
-class Rank(Protocol):
-    """What is asked of a batch at the end of a run, and by those who watch it."""
-
-    free: int
-    cache: PrefixCache | None
-    counts: StepCounts
-    tape: Tape | None
-
-    @property
-    def waiting(self) -> Sized:
-        """The queue."""
-
-    @property
-    def running(self) -> Sized:
-        """Sequences that hold blocks."""
-
-
-class Replica(Protocol):
-    """What a service needs of a replica; the reference and the fast one both have it."""
-
-    index: int
-    spec: ReplicaSpec
-    in_step: bool
-    start_s: float
-    end_s: float
-    idle_s: float
-    log: StepLog
-    shared: Counter[int]
-    tape: Tape | None
-
-    @property
-    def has_work(self) -> bool:
-        """Whether a step could be started."""
-
-    @property
-    def outstanding(self) -> int:
-        """Unfinished requests."""
-
-    @property
-    def ranks(self) -> Sequence[Rank]:
-        """The batches that work side by side."""
-
-    def enqueue(self, request: int, at_s: float) -> None:
-        """Queue an arriving request."""
-
-    def begin(self, horizon_s: float) -> None:
-        """Start the next step or segment."""
-
-    def complete(self) -> list[int]:
-        """End it; returns who finished."""
-
-    def shorten(self, at_s: float) -> bool:
-        """Cut a segment after the step that runs at a time; true if its end moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +73,8 @@ class Run:
     interrupted: bool
     known_s: float = math.inf  # an interrupted run is recorded completely up to here
     tapes: tuple[Tape, ...] = ()
+    visits: Visits | None = None  # what others did on the same machine
     first_token_steps: float = 0.0
-
-
-Watcher = Callable[[Outcomes, int, float], bool]
-Live = Callable[[Sequence[Replica], Outcomes, int, float], None]
 
 
 def serve(
@@ -136,6 +85,7 @@ def serve(
     watch: Watcher | None = None,
     live: Live | None = None,
     record: bool = False,
+    site: Site | None = None,
 ) -> Run:
     """Simulate until every request is finished or rejected.
 
@@ -143,12 +93,13 @@ def serve(
     time recorded; when it returns true the run stops. An interrupt from the keyboard stops it too;
     both leave unfinished requests in the record (``interrupted``). ``live(replicas, outcomes,
     arrivals so far, time)`` is called at every event and may look at everything; replicas that
-    nobody asked lately may lag behind the time. ``record`` keeps tapes. Raises SimulationError when
+    nobody asked lately may lag behind the time. ``record`` keeps tapes. ``site`` is the
+    machine with the processes that run beside the service. Raises SimulationError when
     requests or KV blocks are not conserved.
     """
     outcomes = Outcomes(requests)
     accepted = _admissible(service, requests, outcomes)
-    turns = _Turns(service, requests, outcomes) if requests.after is not None else None
+    turns = Turns(service, requests, outcomes) if requests.after is not None else None
     kind = StepByStepReplica if step_by_step else FastReplica
     replicas: list[StepByStepReplica] | list[FastReplica]
     replicas = [kind(i, service.spec, outcomes) for i in range(service.replicas)]  # type: ignore[assignment]
@@ -156,16 +107,16 @@ def serve(
         replica.tape = Tape(replica.log)
         for rank in replica.ranks:
             rank.tape = replica.tape
-    player: _Lazy | _EventDriven
-    if service.concurrency is not None or turns is not None or step_by_step:
-        player = _EventDriven(service, replicas, accepted, outcomes, turns, watch, live)
+    player: _Lazy | EventDriven
+    if service.concurrency is not None or turns is not None or step_by_step or site is not None:
+        player = EventDriven(service, replicas, accepted, outcomes, turns, watch, live, site)
     else:
         fast = [replica for replica in replicas if isinstance(replica, FastReplica)]
         player = _Lazy(service, fast, accepted, outcomes, watch, live)
     interrupted, known_s = False, math.inf
     try:
         player.run()
-    except (KeyboardInterrupt, _Stopped):
+    except (KeyboardInterrupt, Stopped):
         interrupted = True
         known_s = min([player.env.now, *(r.start_s for r in replicas if r.has_work)])
     if turns is not None:
@@ -181,15 +132,12 @@ def serve(
         interrupted,
         known_s,
         tuple(replica.tape for replica in replicas if replica.tape is not None),
+        player.visits() if isinstance(player, EventDriven) else None,
         service.first_token_steps,
     )
     if not interrupted:
         _check_conservation(service, replicas, run, len(accepted))
     return run
-
-
-class _Stopped(Exception):
-    """The watcher has seen enough."""
 
 
 def _admissible(service: Service, requests: Requests, outcomes: Outcomes) -> array[int]:
@@ -210,45 +158,6 @@ def _admissible(service: Service, requests: Requests, outcomes: Outcomes) -> arr
         if before >= 0 and status[before] > Status.FINISHED and status[request] == Status.RUNNING:
             status[request] = Status.REJECTED_SESSION
     return array("i", (r for r in fitting.tolist() if status[r] == Status.RUNNING))
-
-
-class _Turns:
-    """Who follows whom in sessions. A turn arrives ``think_s`` after the end of the former one, in
-    an open loop not before its own recorded arrival; one whose former turn was rejected never
-    comes.
-    """
-
-    def __init__(self, service: Service, requests: Requests, outcomes: Outcomes) -> None:
-        count = len(requests)
-        self.outcomes = outcomes
-        self.former = [-1] * count if requests.after is None else requests.after.tolist()
-        self.think_s = [0.0] * count if requests.think_s is None else requests.think_s.tolist()
-        self.earliest_s = requests.arrival_s.tolist()
-        if service.concurrency is not None:
-            self.earliest_s = [0.0] * count
-        self.next = [-1] * count
-        for request, before in enumerate(self.former):
-            if before >= 0:
-                outcomes.arrival_s[request] = NEVER
-                if outcomes.status[request] == Status.RUNNING:
-                    self.next[before] = request
-
-    def arrival_s(self, request: int, former_end_s: float) -> float:
-        """When a turn arrives."""
-        at_s: float = max(self.earliest_s[request], former_end_s + self.think_s[request])
-        return at_s
-
-    def date_rejected(self) -> None:
-        """A rejected turn arrives like any other; those behind it at the same instant."""
-        outcomes = self.outcomes
-        for request, before in enumerate(self.former):
-            if before < 0 or outcomes.status[request] <= Status.FINISHED:
-                continue
-            if outcomes.status[before] == Status.FINISHED:
-                end_s = outcomes.finish_s[before]
-                outcomes.arrival_s[request] = self.arrival_s(request, end_s)
-            else:
-                outcomes.arrival_s[request] = outcomes.arrival_s[before]
 
 
 class _Lazy:
@@ -343,126 +252,7 @@ class _Lazy:
         for replica in self.replicas:
             replica.advance(now)
         if self.watch(self.outcomes, number, now):
-            raise _Stopped
-
-
-class _EventDriven:
-    """Every end of a step or segment is a SimPy event; a finish in a closed loop or in a session
-    causes the next arrival.
-    """
-
-    def __init__(
-        self,
-        service: Service,
-        replicas: Sequence[Replica],
-        accepted: Sequence[int],
-        outcomes: Outcomes,
-        turns: _Turns | None,
-        watch: Watcher | None,
-        live: Live | None,
-    ) -> None:
-        self.env = Environment()
-        self.replicas, self.outcomes, self.watch = replicas, outcomes, watch
-        self.turns = turns
-        self.route = ROUTERS[service.router]
-        self.concurrency = service.concurrency
-        self.pending = (r for r in accepted if turns is None or turns.former[r] < 0)
-        self.arrivals = 0
-        self.every = max(1, len(accepted) // LOOKS_PER_RUN)
-        self.generation = [0] * len(replicas)  # events of an older generation are stale
-        self.starting = [False] * len(replicas)
-        self.live = live
-
-    def run(self) -> None:
-        """Play all events."""
-        if self.concurrency is None:
-            self._next_open_arrival()
-        else:
-            for _ in range(self.concurrency):
-                self._closed_arrival(0.0)
-        self.env.run()
-
-    def _next_open_arrival(self) -> None:
-        request = next(self.pending, None)
-        if request is not None:
-            at_s = self.outcomes.arrival_s[request]
-            call_at(self.env, at_s, ARRIVAL_RANK, lambda: self._open_arrival(request))
-
-    def _open_arrival(self, request: int) -> None:
-        self._arrive(request)
-        self._next_open_arrival()
-
-    def _closed_arrival(self, at_s: float) -> None:
-        request = next(self.pending, None)
-        if request is not None:
-            self.outcomes.arrival_s[request] = at_s
-            self._arrive(request)
-
-    def _arrive(self, request: int) -> None:
-        now = self.env.now
-        index = self.route(self.arrivals, [replica.outstanding for replica in self.replicas])
-        if (
-            self.arrivals % self.every == 0
-            and self.watch
-            and self.watch(self.outcomes, self.arrivals, now)
-        ):
-            raise _Stopped
-        self.arrivals += 1
-        replica = self.replicas[index]
-        self.outcomes.replica[request] = index
-        replica.enqueue(request, now)
-        if not replica.in_step:
-            self._start_soon(replica)
-        elif replica.shorten(now):
-            self._end_later(replica)
-
-    def _start_soon(self, replica: Replica) -> None:
-        if not self.starting[replica.index]:
-            self.starting[replica.index] = True
-            call_at(
-                self.env, self.env.now, START_RANK + replica.index, lambda: self._start(replica)
-            )
-
-    def _start(self, replica: Replica) -> None:
-        self.starting[replica.index] = False
-        replica.begin(math.inf)
-        self._end_later(replica)
-
-    def _end_later(self, replica: Replica) -> None:
-        self.generation[replica.index] += 1
-        current = self.generation[replica.index]
-
-        def end() -> None:
-            if current == self.generation[replica.index]:
-                self._end(replica)
-
-        call_at(self.env, replica.end_s, END_RANK + replica.index, end)
-
-    def _end(self, replica: Replica) -> None:
-        finished = replica.complete()
-        if self.concurrency is not None or self.turns is not None:
-            for request in finished:
-                self._follow(request)
-        if replica.has_work:
-            self._start_soon(replica)
-        if self.live is not None:
-            self.live(self.replicas, self.outcomes, self.arrivals, self.env.now)
-
-    def _follow(self, request: int) -> None:
-        """What the end of a request causes: its session's next turn, or in a closed loop the next
-        session.
-        """
-        now = self.env.now
-        turn = self.turns.next[request] if self.turns is not None else -1
-        if self.turns is not None and turn >= 0:
-            at_s = self.turns.arrival_s(turn, now)
-            call_at(self.env, at_s, ARRIVAL_RANK, lambda: self._turn(turn))
-        elif self.concurrency is not None:
-            self._closed_arrival(now)
-
-    def _turn(self, request: int) -> None:
-        self.outcomes.arrival_s[request] = self.env.now
-        self._arrive(request)
+            raise Stopped
 
 
 def _check_conservation(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster_sim.errors import SimulationError
+from cluster_sim.perf.families import NOTHING, Batch
 from cluster_sim.perf.step_price import StepPrice, local_tokens
 from cluster_sim.serving.prefix_cache import PrefixCache
 from cluster_sim.serving.queue import WaitingQueue
@@ -89,6 +90,7 @@ class StepByStepRank:
         self.outstanding = 0
         self.counts = StepCounts()
         self.tape: Tape | None = None
+        self.consists: Batch | None = None  # what the step that runs is, if somebody asks for it
         self._decision = Decision()
 
     @property
@@ -129,9 +131,11 @@ class StepByStepRank:
         context = sum(s.computed + 1 for s in decoding)
         near = sum(local_tokens(self.spec.price.local, s.computed + 1) for s in decoding)
         prompts = len(decision.prefill)
-        self.counts.add(len(decoding), context, near, tokens, prompts, prefill_s, swapped)
+        consists = Batch(len(decoding), context, near, tokens, prompts, prefill_s, swapped)
+        self.counts.add(*consists)
+        if self.consists is not None:
+            self.consists = consists
         if self.tape is not None:
-            consists = (len(decoding), context, near, tokens, prompts, prefill_s, swapped)
             self.tape.step(self.index, *consists, used)
         price = self.spec.price
         step_s = price.step_s(len(decoding), context, near, tokens, prompts, prefill_s)
@@ -371,3 +375,11 @@ class StepByStepReplica:
     def shorten(self, at_s: float) -> bool:
         """A step cannot be shortened; the fast replica's segments can."""
         return False
+
+    def last_step(self) -> tuple[float, list[Batch]]:
+        """When the step that runs starts, and what the batches do in it."""
+        return self.start_s, [rank.consists or NOTHING for rank in self._busy]
+
+    def end_at(self, end_s: float) -> None:
+        """Let the step end at another time."""
+        self.end_s = end_s

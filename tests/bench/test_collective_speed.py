@@ -12,10 +12,10 @@ from cluster_sim.engine.fluid import FluidEngine
 from cluster_sim.engine.fluid_fold import activities_of, fold
 from cluster_sim.engine.fluid_solver import problem_of
 from cluster_sim.machine.build import build_machine
+from cluster_sim.perf.background import random_flows
 from cluster_sim.perf.collective_activity import Call, collective_activity
 from cluster_sim.perf.collective_group import make_group
 from cluster_sim.specs.load import load_topology
-from cluster_sim.studies.collective import random_flows
 
 pytestmark = pytest.mark.bench
 

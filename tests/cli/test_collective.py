@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cluster_sim.cli import cli
-from cluster_sim.studies.collective import parse_nccl_tests, parse_ranks, parse_sizes
+from cluster_sim.perf.background import parse_ranks, parse_sizes
+from cluster_sim.studies.collective import parse_nccl_tests
 
 POD = ["--topo", "h100_superpod", "--chips", "64"]
 

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from cluster_sim.cli import cli
 from cluster_sim.metrics import SUMMARY_COLUMNS
+from cluster_sim.output.results import read_summary
 
 FAST = "run --topo h200_nvl8 --workload llama70b --rate 8 --requests 200"
 
@@ -153,3 +154,45 @@ def test_commands_work(runner: CliRunner, line: str) -> None:
     result = runner.invoke(cli, line.split())
     assert result.exit_code == 0, result.output
     assert result.stdout
+
+
+BESIDE = ["--background", "flows:40:seed=1:bytes=1GiB"]
+SMALL = "run --topo h200_nvl8 --workload llama8b --tp 2 --rate 5 --requests 4"
+
+
+def test_traffic_beside_a_run(runner: CliRunner) -> None:
+    alone = runner.invoke(cli, [*SMALL.split(), "--quiet"])
+    rows, files = [], []
+    for extra in ([], ["--step-by-step"]):
+        result = runner.invoke(cli, [*SMALL.split(), *BESIDE, "--timeline", "--quiet", *extra])
+        assert result.exit_code == 0, result.output
+        assert "flows:40:seed=1:bytes=1GiB: beside them replicas lost" in " ".join(
+            result.output.split()
+        )
+        folder = next(p for p in Path("results").iterdir() if (p / "timeline.json.gz").exists())
+        names = ("summary.csv", "requests.csv", "manifest.json", "timeline.json.gz")
+        files.append([(folder / name).read_bytes() for name in names])
+        rows.append(read_summary(folder)[0])
+    assert files[0] == files[1]
+    assert float(rows[0]["share_lost"]) > 0
+    assert "lost" not in alone.output
+    manifest = json.loads(files[0][2])
+    used = manifest["machine"]["resources"]
+    assert used["host0/gpu7>host0/nvswitch0"]["busy_s"] == pytest.approx(manifest["service_s"])
+    assert "host0/gpu7/hbm" in used
+    assert manifest["machine"]["others"] == BESIDE[1:]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("flows", "write all_reduce:1GiB"),
+        ("all_reduce:1GiB:ranks=0-8", "the machine has devices 0 to 7"),
+        ("all_reduc:1GiB", "did you mean 'all_reduce'?"),
+    ],
+)
+def test_bad_traffic_beside_a_run(runner: CliRunner, spec: str, words: str) -> None:
+    result = runner.invoke(cli, [*SMALL.split(), "--background", spec])
+    assert result.exit_code != 0
+    assert words in result.output + str(result.exception or "")
+    assert not Path("results").exists() or not any(Path("results").iterdir())

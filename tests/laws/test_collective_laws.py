@@ -14,6 +14,7 @@ from cluster_sim.engine.fluid_solver import problem_of, solve
 from cluster_sim.machine.build import build_machine
 from cluster_sim.machine.classes import Machine
 from cluster_sim.machine.routes import paths
+from cluster_sim.perf.background import random_flows
 from cluster_sim.perf.collective_activity import Call, alone, bound_s, collective_activity, loads
 from cluster_sim.perf.collective_flows import double_tree, flows_of
 from cluster_sim.perf.collective_group import Group, make_group
@@ -24,7 +25,7 @@ from cluster_sim.perf.nccl_tuner import available, choose
 from cluster_sim.specs.collective_fits import load_collective_fits
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_topology
-from cluster_sim.studies.collective import random_flows, shared_s
+from cluster_sim.studies.collective import shared_s
 from cluster_sim.work import Activity
 
 SIZES = 2.0 ** np.arange(8, 36, 0.5)

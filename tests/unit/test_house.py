@@ -42,7 +42,7 @@ def test_data_files_stay_small() -> None:
                 "--out",
                 "out",
             ],
-            {"pandas", "networkx"},
+            {"pandas", "networkx", "numba"},
         ),
     ],
 )

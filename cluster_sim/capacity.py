@@ -142,7 +142,7 @@ def _try(
         looks += 1
         if looks % LOOK_EVERY:
             return False
-        lost = _already_lost(outcomes, requests, wanted, now_s)
+        lost = _already_lost(outcomes, requests, wanted, now_s, service.first_token_steps)
         return lost
 
     run = serve(service, requests, step_by_step=step_by_step, watch=hopeless)
@@ -154,14 +154,17 @@ def _try(
     return keeps_slo(seen, wanted), run
 
 
-def _already_lost(outcomes: Outcomes, requests: Requests, wanted: Targets, now_s: float) -> bool:
+def _already_lost(
+    outcomes: Outcomes, requests: Requests, wanted: Targets, now_s: float, first_token_steps: float
+) -> bool:
     """Whether more requests of a class have missed the SLO than the attainment allows in the whole
     run.
 
     Turns that have not arrived will come after all that have, so that the window of those is known;
     with rejected turns it is not.
     """
-    record = Run(outcomes, (), (), (), (), 0, 0.0, False)
+    nothing = Run(outcomes, (), (), (), (), 0, 0.0, False)
+    record = replace(nothing, first_token_steps=first_token_steps)
     seen = latencies(record, requests, open_loop=True)
     arrival = np.array(outcomes.arrival_s)
     if (seen.rejected & np.isnan(arrival)).any():

@@ -196,7 +196,14 @@ def make_service(
         prefixes=_shared_prefixes(job, requests),
     )
     closed = wanted.arrivals.concurrency if wanted.arrivals.kind == "closed" else None
-    return Service(spec, choice.replicas, wanted.plan.router, job.model.max_context, closed)
+    return Service(
+        spec,
+        choice.replicas,
+        wanted.plan.router,
+        job.model.max_context,
+        closed,
+        software.first_token_steps,
+    )
 
 
 def make_site(

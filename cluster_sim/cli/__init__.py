@@ -13,6 +13,7 @@ from cluster_sim.cli.compare import compare
 from cluster_sim.cli.inspect import check, explain, list_names, schema, show
 from cluster_sim.cli.measure import measure
 from cluster_sim.cli.run import run
+from cluster_sim.cli.validate import validate
 
 
 class _Commands(click.Group):
@@ -42,6 +43,7 @@ for command in (
     compare,
     measure,
     calibrate,
+    validate,
     schema,
 ):
     cli.add_command(command)

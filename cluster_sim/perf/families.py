@@ -244,7 +244,22 @@ def _prefill_family(case: _Case) -> Family:
     )
 
 
-def _decode_family(case: _Case) -> Family:
+@dataclass(frozen=True, slots=True)
+class DecodeAttention:
+    """Decode attention of one layer: seconds of its launch, of each sequence, of each token of
+    context; bytes/s of its reads.
+    """
+
+    floor_s: float
+    sequence_s: float
+    token_s: float
+    bytes_per_s: float
+    provenance: str
+
+
+def decode_attention(
+    machine: TopologyInput, model: Model, layout: Layout, recipe: Recipe
+) -> DecodeAttention:
     """Decode attention: floor + (queries and outputs + cache bytes) / (bandwidth u_m) a layer, plus
     the curve's ``row`` for each sequence and KV head; over latents queries at a rate of their own.
 
@@ -252,12 +267,11 @@ def _decode_family(case: _Case) -> Family:
     prompt attention, which binds where many queries share a KV head; over latents 2 (2 kv_rank +
     rope_dim) a head.
     """
-    machine, model, layout = case.machine, case.model, case.layout
     heads = model.heads // layout.tp
-    width = BYTES_PER_ELEMENT[case.recipe.kv]
+    width = BYTES_PER_ELEMENT[recipe.kv]
     layer_bytes = kv_elements_per_layer(model, layout.tp) * width
     if model.mla is not None:
-        _, grouped = mla_curves(machine, case.recipe.kv)
+        _, grouped = mla_curves(machine, recipe.kv)
         provenance, floor, share = grouped.provenance, grouped.floor, grouped.memory
         reach = 2 * model.mla.kv_rank + model.mla.rope_dim
         rate = machine.chip.device_peak("bf16") * grouped.compute
@@ -267,7 +281,7 @@ def _decode_family(case: _Case) -> Family:
         moved = heads * reach * ACTIVATION_BYTES
         query_s = moved / (machine.chip.device_bandwidth * (grouped.queries or share))
     else:
-        prompt, stream = attention_curves(machine, case.recipe.kv)
+        prompt, stream = attention_curves(machine, recipe.kv)
         provenance, floor, share = stream.provenance, stream.floor, stream.memory
         rate = machine.chip.device_peak("bf16") * prompt.compute
         token_s = max(
@@ -278,18 +292,25 @@ def _decode_family(case: _Case) -> Family:
         query_s = moved / (machine.chip.device_bandwidth * share)
         query_s += kv_heads_per_device(model, layout.tp) * stream.row
     bandwidth = machine.chip.device_bandwidth * share
-    floor *= case.software.in_situ.attention_floor_factor
-    decodes = model.cached_layers * (floor + case.sequences * query_s)
+    return DecodeAttention(floor, query_s, token_s, bandwidth, provenance)
+
+
+def _decode_family(case: _Case) -> Family:
+    """Decode attention of all layers; sparse layers read the index of all tokens besides."""
+    model = case.model
+    layer = decode_attention(case.machine, model, case.layout, case.recipe)
+    floor = layer.floor_s * case.software.in_situ.attention_floor_factor
+    decodes = model.cached_layers * (floor + case.sequences * layer.sequence_s)
     decodes[0] = 0.0
-    context_s = (model.cached_layers - model.local_layers) * token_s
+    context_s = (model.cached_layers - model.local_layers) * layer.token_s
     if model.local is not None and model.local.kind == "sparse":
-        context_s += model.local.layers * model.local.index_dim / bandwidth
+        context_s += model.local.layers * model.local.index_dim / layer.bytes_per_s
     return Family(
         "attention_decode",
-        provenance,
+        layer.provenance,
         decodes_s=decodes,
         context_s=context_s,
-        local_context_s=model.local_layers * token_s,
+        local_context_s=model.local_layers * layer.token_s,
     )
 
 

@@ -51,6 +51,7 @@ class Service:
     router: str
     max_context: int
     concurrency: int | None = None  # closed loop of so many clients (with sessions: of sessions)
+    first_token_steps: float = 0.0  # how many token times later clients see what the engine made
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Run:
     known_s: float = math.inf  # an interrupted run is recorded completely up to here
     tapes: tuple[Tape, ...] = ()
     visits: Visits | None = None  # what others did on the same machine
+    first_token_steps: float = 0.0
 
 
 def serve(
@@ -131,6 +133,7 @@ def serve(
         known_s,
         tuple(replica.tape for replica in replicas if replica.tape is not None),
         player.visits() if isinstance(player, EventDriven) else None,
+        service.first_token_steps,
     )
     if not interrupted:
         _check_conservation(service, replicas, run, len(accepted))

@@ -15,7 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster_sim.errors import SpecError, UnknownNameError
-from cluster_sim.specs.chip import Chip, Fits
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT, Chip, Fits
 from cluster_sim.specs.find import FOLDERS, FileRecord, find
 from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened, with_watts
 from cluster_sim.specs.inline import with_chip_facts
@@ -43,6 +43,7 @@ ENGINE_KEYS = (
     "preemption",
     "prefix_cache",
     "new_token_ratio",
+    "first_token_steps",
 )
 
 
@@ -249,7 +250,7 @@ def apply_engine(software: Software, data: Mapping[str, Any], workload: Workload
             changed["memory"][key] = value
             source.renamed["memory", key] = name
         elif ours == "kv_dtype":
-            changed["kv_dtype"] = dict.fromkeys(changed["kv_dtype"], value)
+            changed["kv_dtype"] = dict.fromkeys(BYTES_PER_ELEMENT, value)
         else:
             changed[ours] = value
             for small in changed.get("small_devices", ()):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le
 
 from cluster_sim.specs.chip import Dtype, KvDtype
 from cluster_sim.specs.constraints import PositiveFloat, PositiveInt, Text
@@ -111,6 +111,9 @@ class InSitu:
 class Software:
     """A software profile; ``name`` carries the version, ``aliases`` maps its own flag names to
     ours, ``alias_values`` the values of a flag (in lower case) to ours.
+
+    ``first_token_steps``: how much later than the engine has them clients see tokens, in times
+    between two tokens (API server, tokenizer, detokenizer, waits for a fuller batch).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -126,6 +129,7 @@ class Software:
     preemption: Literal["recompute", "swap"] = "recompute"
     prefix_cache: bool = True
     new_token_ratio: Annotated[float, Gt(0), Le(1)] = 1.0
+    first_token_steps: Annotated[float, Ge(0)] = 0.0
     memory: MemoryRule
     host: HostTime
     in_situ: InSitu

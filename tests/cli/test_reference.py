@@ -13,9 +13,12 @@ from cluster_sim.cli.calibrate import calibrate
 from cluster_sim.cli.collective import collective
 from cluster_sim.cli.measure import measure
 from cluster_sim.cli.run import run
+from cluster_sim.cli.validate import validate
 from cluster_sim.metrics import SUMMARY_COLUMNS
+from cluster_sim.output.validate_text import CASE_COLUMNS
 from cluster_sim.studies.collective import Row
 from cluster_sim.studies.measure_cases import OP_COLUMNS, SHAPES, STEP_COLUMNS
+from cluster_sim.studies.validate_cases import KINDS
 
 
 def table(heading: str) -> list[str]:
@@ -51,6 +54,23 @@ def test_every_option_of_calibrate() -> None:
 def test_every_column_of_collective() -> None:
     words = {word for word in table("Options of collective") if not word.startswith("--")}
     assert words == {field.name for field in dataclasses.fields(Row)}
+
+
+def test_every_option_of_validate() -> None:
+    options = {option for parameter in validate.params for option in parameter.opts}
+    words = table("Options of validate")
+    assert {word for word in words if word.startswith("--")} - {"--help"} == options
+    assert set(CASE_COLUMNS) <= set(words)
+
+
+def test_every_column_of_measured_cases() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text().split("### Measured cases\n")[1]
+    words = set(re.findall(r"`([^`]+)`", text.split("\n## ")[0]))
+    for kind in KINDS[:3]:
+        for column in kind.columns:
+            stage, _, rest = column.partition("_")
+            known = stage in ("prefill", "decode") and rest in (*words, "workers")
+            assert column in words or known, column
 
 
 def test_every_option_and_column_of_measure() -> None:

@@ -53,7 +53,12 @@ def test_breaking_off_never_changes_the_verdict(rate: float, slow: bool) -> None
     assert _try(service, timed, wanted, step_by_step=slow)[0] == keeps_slo(full, wanted)
 
 
-@pytest.mark.parametrize("changes", [[SESSIONS], CLASSES], ids=["sessions", "classes"])
+LATER = ("engine.first_token_steps=40",)  # clients see tokens two seconds later than the engine
+
+
+@pytest.mark.parametrize(
+    "changes", [[SESSIONS], CLASSES, LATER], ids=["sessions", "classes", "later"]
+)
 def test_breaking_off_never_changes_the_verdict_of_sessions_and_classes(
     changes: list[str],
 ) -> None:

@@ -73,3 +73,11 @@ def test_chat_lengths_follow_the_trace(shared: Path) -> None:
         assert lengths.average == pytest.approx(mean, rel=0.01)
         for share, quantile in lengths.quantiles or ():
             assert quantile == tokens[round(share * (len(tokens) - 1))]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "fp8_block", "fp4", "mxfp4", "w4a16"])
+def test_a_cache_dtype_that_is_set_holds_for_every_precision(precision: str) -> None:
+    changes = [f"workload.precision={precision}", "engine.kv_dtype=fp8"]
+    for framework in ("vllm", "sglang", "trtllm"):
+        job = load_workload("llama70b", [*changes, f"workload.software={framework}"])
+        assert job.software.kv_dtype[precision] == "fp8"  # type: ignore[index]

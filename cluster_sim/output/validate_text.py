@@ -1,0 +1,251 @@
+"""Scores of replayed cases as a page, JSON, CSV and Markdown."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from cluster_sim.errors import SpecError
+from cluster_sim.output.results import format_csv
+from cluster_sim.output.tables import grid
+from cluster_sim.studies.validate_scores import (
+    Replayed,
+    Score,
+    Scorecard,
+    framework,
+    half,
+    operation,
+    precision,
+    scorecard,
+)
+from cluster_sim.studies.validate_scores import score as score_of
+
+FIGURES = ("n", "skipped", "median", "mean", "p90", "signed", "rank")
+LONGEST = 38  # characters of a value in a table
+MAIN_METRICS = 3  # of each kind, the commonest, in tables by most dimensions
+WITH_ALL_METRICS = ("kind", "mode")
+WORST = 10  # set-ups in the table of the worst
+LEAST_CASES = 4  # of a set-up that is listed
+
+
+def table(card: Scorecard) -> str:
+    """Scores on a page: by metric, by each dimension, the worst set-ups, what was skipped.
+
+    Most dimensions show the commonest metrics only; ``json_text`` and ``csv_text`` have all.
+    """
+    main = _commonest(card)
+    parts = [_block("metric", {"": card.metrics})]
+    for dimension, groups in card.breakdown.items():
+        if dimension == "setup" or len(groups) < 2:
+            continue
+        if dimension not in WITH_ALL_METRICS:
+            groups = {
+                value: {metric: metrics[metric] for metric in main if metric in metrics}
+                for value, metrics in groups.items()
+            }
+        parts.append(_block(dimension, groups))
+    parts.append(_block("worst set-ups", _worst(card)))
+    parts.append(_skipped(card))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _commonest(card: Scorecard) -> list[str]:
+    """The metrics of each kind of case that most cases have, in the order of all metrics."""
+    found: list[str] = []
+    for metrics in card.breakdown["kind"].values():
+        found += sorted(metrics, key=lambda metric: -metrics[metric].n)[:MAIN_METRICS]
+    return [metric for metric in card.metrics if metric in found]
+
+
+def _block(title: str, groups: Mapping[str, Mapping[str, Score]]) -> str:
+    rows = [
+        [_short(value), metric, *_cells(score)]
+        for value, metrics in groups.items()
+        for metric, score in metrics.items()
+        if score.n
+    ]
+    if not any(row[0] for row in rows):
+        rows = [row[1:] for row in rows]
+    head = [title] if title == "metric" else [title, "metric"]
+    return grid([[*head, *FIGURES], *rows]) if rows else ""
+
+
+def _short(value: str) -> str:
+    half = LONGEST // 2 - 1
+    return value if len(value) <= LONGEST else f"{value[:half]}...{value[-half:]}"
+
+
+def _cells(score: Score) -> list[str]:
+    errors = (score.median_ape, score.mean_ape, score.p90_ape)
+    shown = ["-" if error is None else f"{error:.1%}" for error in errors]
+    shown.append("-" if score.median_error is None else f"{score.median_error:+.1%}")
+    shown.append("-" if score.spearman is None else f"{score.spearman:.3f}")
+    return [str(score.n), str(score.skipped), *shown]
+
+
+def _worst(card: Scorecard) -> dict[str, dict[str, Score]]:
+    """Set-ups with the largest median errors of TPOT."""
+    found = {
+        value: {metric: score}
+        for value, metrics in card.breakdown.get("setup", {}).items()
+        for metric, score in metrics.items()
+        if metric.startswith("tpot") and score.n >= LEAST_CASES
+    }
+
+    def error(value: str) -> float:
+        return -next(iter(found[value].values())).median_ape  # type: ignore[operator]
+
+    return {value: found[value] for value in sorted(found, key=error)[:WORST]}
+
+
+def _skipped(card: Scorecard) -> str:
+    total = sum(card.skipped.values())
+    if not total:
+        return "Every case was scored."
+    rows = [["not scored", "cases"], *([reason, str(n)] for reason, n in card.skipped.items())]
+    return grid([*rows, ["in all", str(total)]])
+
+
+def json_text(card: Scorecard) -> str:
+    """Metrics, breakdown and skipped cases; errors as shares."""
+    return json.dumps(asdict(card), indent=1)
+
+
+def csv_text(card: Scorecard) -> str:
+    """A line a score; the first lines, without a dimension, are over all cases."""
+    rows = [_line("", "", metric, score) for metric, score in card.metrics.items()]
+    for dimension, groups in card.breakdown.items():
+        for value, metrics in groups.items():
+            rows += [_line(dimension, value, metric, score) for metric, score in metrics.items()]
+    return format_csv(rows)
+
+
+def _line(dimension: str, value: str, metric: str, score: Score) -> dict[str, object]:
+    figures = {field.name: getattr(score, field.name) for field in fields(score)}
+    return {"dimension": dimension, "value": value, "metric": metric, **figures}
+
+
+CASE_COLUMNS = (
+    *("case_id", "run_id", "file", "line", "kind", "source", "mode", "half", "chip", "model"),
+    *("operation", "precision", "framework", "metric", "flags", "measured", "predicted", "error"),
+    *("reason", "detail"),
+)
+
+
+def cases_csv(replayed: Sequence[Replayed]) -> str:
+    """A line a case: measured, predicted, error, or the reason why there is none."""
+    rows = []
+    for one in replayed:
+        case = one.case
+        cells: tuple[object, ...] = (
+            *(case.case_id, case.run_id, case.file, case.line, case.kind, case.text("source")),
+            *(case.text("mode"), half(case), case.text("chip"), case.text("model")),
+            *(operation(case), precision(case), framework(case), case.text("metric")),
+            *(";".join(case.flags), case.value, one.predicted, one.error),
+            *(one.reason, one.detail),
+        )
+        rows.append(dict(zip(CASE_COLUMNS, cells, strict=True)))
+    return format_csv(rows)
+
+
+def write_cases(path: Path, replayed: Sequence[Replayed]) -> None:
+    """Write ``cases_csv`` whole or not at all; raises SpecError if that is not possible."""
+    try:
+        handle, staged = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    except OSError as error:
+        raise SpecError(f"--out: cannot write to '{path}': {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(cases_csv(replayed))
+        os.chmod(staged, 0o644)
+        os.replace(staged, path)
+    except OSError as error:
+        raise SpecError(f"--out: cannot write to '{path}': {error.strerror}") from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(staged)
+
+
+# What stands in the short table: words, kind, mode, plan, metrics.
+_SHORT = (
+    ("step time of a decode (TPOT), closed loop", "closed_loop", "stated", ("tpot",)),
+    ("time to the first token, closed loop", "closed_loop", "stated", ("ttft",)),
+    ("throughput, closed loop", "closed_loop", "stated", ("output",)),
+    ("throughput, all requests queued", "offline", "stated", ("output",)),
+    ("throughput, static batch", "static_batch", "stated", ("output",)),
+    ("throughput, MLPerf offline, best plan", "offline", "best plan", ("output",)),
+    ("throughput, MLPerf server and interactive, best plan", "open_loop", "best plan", ("output",)),
+)
+_COLUMNS = "| | cases | median error | 90th percentile | signed median | rank correlation |"
+_RULE = "|---|---:|---:|---:|---:|---:|"
+
+
+def markdown(replayed: Sequence[Replayed]) -> str:
+    """The generated part of docs/accuracy.md: a short table between markers, then slices."""
+    card = scorecard(replayed)
+    closed = scorecard([one for one in replayed if one.case.text("mode") == "closed_loop"])
+    parts = ["<!-- accuracy table -->", _short_table(replayed), "<!-- end of accuracy table -->"]
+    parts += ["## All metrics by mode", _wide(card, "mode"), "## Halves", _wide(closed, "half")]
+    for dimension in ("chip", "model", "precision", "framework", "flag"):
+        parts += [f"## Closed loop by {dimension}", _wide(closed, dimension)]
+    parts += ["## Closed loop, worst set-ups", _wide_of(_worst(card))]
+    offline = scorecard([one for one in replayed if one.case.text("mode") == "offline"])
+    for dimension in ("chip", "model", "source"):
+        parts += [f"## Offline by {dimension}", _wide(offline, dimension)]
+    alone = scorecard([one for one in replayed if one.case.kind in ("operator", "collective")])
+    for dimension in ("operation", "half"):
+        parts += [f"## Operators and collectives by {dimension}", _wide(alone, dimension)]
+    parts += ["## Not scored", "| reason | cases |\n|---|---:|"]
+    lines = [f"| {reason} | {count} |" for reason, count in card.skipped.items()]
+    parts[-1] = "\n".join([parts[-1], *lines])
+    return "\n\n".join(part for part in parts if part)
+
+
+def _short_table(replayed: Sequence[Replayed]) -> str:
+    lines = [_COLUMNS, _RULE]
+    for words, mode, plan, begins in _SHORT:
+        lines += _short_line(
+            words,
+            [
+                one
+                for one in replayed
+                if one.case.text("mode") == mode
+                and (plan == "stated") == bool(one.case.text("tp"))
+                and one.case.text("metric").startswith(begins)
+            ],
+        )
+    for kind, words in (("operator", "kernels alone"), ("collective", "collectives alone")):
+        mine = [one for one in replayed if one.case.kind == kind]
+        mine = [one for one in mine if one.case.text("metric") == "time_us"]
+        lines += _short_line(f"{words}, all", mine)
+        kept = [one for one in mine if half(one.case) == "score"]
+        lines += _short_line(f"{words}, no constant fitted to them", kept)
+    return "\n".join(lines)
+
+
+def _short_line(words: str, replayed: Sequence[Replayed]) -> list[str]:
+    if not any(one.predicted is not None for one in replayed):
+        return []
+    n, _, median, _, high, signed, rank = _cells(score_of(replayed))
+    return [f"| {words} | {n} | {median} | {high} | {signed} | {rank} |"]
+
+
+def _wide(card: Scorecard, dimension: str) -> str:
+    return _wide_of(card.breakdown.get(dimension, {}))
+
+
+def _wide_of(groups: Mapping[str, Mapping[str, Score]]) -> str:
+    lines = []
+    for value, metrics in groups.items():
+        for metric, score in metrics.items():
+            if score.n:
+                cells = _cells(score)
+                del cells[3]
+                lines.append(f"| {value} | `{metric}` | {' | '.join(cells)} |")
+    head = "| | metric | cases | not scored | median | 90th percentile | signed | rank |"
+    return "\n".join([head, "|---|---|---:|---:|---:|---:|---:|---:|", *lines]) if lines else ""

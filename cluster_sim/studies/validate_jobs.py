@@ -1,0 +1,210 @@
+"""From a measured serving run to what is simulated for it, or the reason why nothing is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cluster_sim.studies.validate_cases import Case
+
+PROFILES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "vllm_ascend": "vllm"}
+DTYPES = {"fp16": "bf16", "int4": "w4a16"}
+POOLS = "pools are not simulated"
+BATCH_WAIT = 20  # iterations
+SGLANG_INTERVALS = {"b200": 30, "b300": 20, "h200_sxm": 20}  # steps
+MINIMAX_FP8_CACHE = ("b300",)
+STAGES = "a stage alone is not simulated"
+_LIMITS = re.compile(r"p99 limits TTFT / TPOT ([\d.]+) s / ([\d.]+) ms")
+
+
+class SkippedError(Exception):
+    """A case that cannot be replayed: a reason to count by, and details."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(reason, detail)
+
+    def __reduce__(self) -> tuple[type[SkippedError], tuple[str, str]]:
+        """Pickle with both texts."""
+        return type(self), (self.reason, self.detail)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What decides a replay; equal jobs are simulated once. ``tp`` None: the best plan."""
+
+    mode: str
+    chip: str
+    n_chips: int
+    software: str
+    model: str
+    dtype: str
+    kv_dtype: str
+    tp: int | None
+    pp: int | None
+    ep: int | None
+    attn_dp: int | None
+    replicas: int | None
+    isl: float
+    osl: float
+    lengths: str
+    concurrency: int | None
+    batch: int | None
+    rate: float | None
+    ttft_limit_ms: float | None
+    tpot_limit_ms: float | None
+    max_num_seqs: int | None
+    max_num_batched_tokens: int | None
+    held_steps: int
+
+    @property
+    def best_plan(self) -> bool:
+        """Whether the measured run does not say how the model was laid out."""
+        return self.tp is None
+
+
+def job_of(case: Case) -> Job:
+    """The job of a serving case; raises SkippedError for one that cannot be replayed."""
+    mode = case.text("mode")
+    if mode == "disagg_closed_loop":
+        raise SkippedError(POOLS)
+    if mode in ("prefill_only", "decode_only"):
+        raise SkippedError(STAGES)
+    framework = case.text("framework")
+    if not framework:
+        raise SkippedError("framework not stated")
+    if framework not in PROFILES:
+        raise SkippedError("no software profile", f"framework {framework}")
+    dtype = case.text("weights_dtype")
+    if not dtype:
+        raise SkippedError("precision not stated")
+    isl, osl = case.number("isl"), case.number("osl")
+    if not isl or not osl:
+        raise SkippedError("lengths not stated")
+    if (case.number("mtp_draft_tokens") or 0) > 0:
+        raise SkippedError("drafts are not simulated")
+    ttft_limit, tpot_limit = _limits(case)
+    degrees, recipe = _degrees(case, mode), recipe_of(case)
+    tokens = _setting(case, "max_num_batched_tokens")
+    return Job(
+        mode=mode,
+        chip=case.text("chip"),
+        n_chips=case.count("n_chips", 0),
+        software=PROFILES[framework],
+        model=case.text("model"),
+        dtype=DTYPES.get(dtype, dtype),
+        kv_dtype=DTYPES.get(case.text("kv_dtype"), case.text("kv_dtype")) or recipe.kv_dtype,
+        **degrees,
+        isl=isl,
+        osl=osl,
+        lengths=case.text("isl_dist") or "fixed",
+        **_load(case, mode),
+        rate=_rate(case),
+        ttft_limit_ms=ttft_limit,
+        tpot_limit_ms=tpot_limit,
+        max_num_seqs=_setting(case, "max_num_seqs"),
+        max_num_batched_tokens=tokens or recipe.max_num_batched_tokens,
+        held_steps=recipe.held_steps,
+    )
+
+
+def _rate(case: Case) -> float | None:
+    """The rate of open traffic that is replayed; None where the highest within limits is sought.
+
+    Throughput of a best plan is that at its own capacity, latencies are those at the measured rate.
+    """
+    if case.text("mode") != "open_loop":
+        return None
+    if case.text("tp") or "_ms" in case.text("metric"):
+        return case.number("request_rate_per_s")
+    return None
+
+
+def _limits(case: Case) -> tuple[float | None, float | None]:
+    """p99 limits of TTFT and TPOT in ms, from their columns or from the words of the note."""
+    ttft, tpot = case.number("ttft_limit_ms"), case.number("tpot_limit_ms")
+    found = _LIMITS.search(case.text("note"))
+    if ttft is None and tpot is None and found:
+        return float(found[1]) * 1e3, float(found[2])
+    return ttft, tpot
+
+
+def _setting(case: Case, name: str) -> int | None:
+    """A limit of the engine, from its column or from the words of the note."""
+    found = re.search(rf"{name} (\d+)", case.text("note"))
+    return case.count(name, int(found[1]) if found else 0) or None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Settings of a published benchmark script that its results do not repeat: steps that requests
+    or their first tokens are held back, dtype of the cache, tokens of a step.
+    """
+
+    held_steps: int = 0
+    kv_dtype: str = ""
+    max_num_batched_tokens: int | None = None
+
+
+def recipe_of(case: Case) -> Recipe:
+    """The settings of a closed loop that InferenceX ran.
+
+    Source: benchmarks/ of SemiAnalysisAI/InferenceX: TensorRT-LLM with Llama 70B at 1024/1024 and
+    less than TP 8 sets batch_wait_timeout_iters 20 (@73ef922); SGLang with Qwen3.5 streams tokens
+    in groups of 30 on B200 (@01fa35c, @088fe66) and of 50 on H200 and B300 (@2116fc4, @5632483),
+    polls for requests every 10 to 30 steps, sets chunks of 32,768 on B200 and an fp8 cache unless
+    weights are bf16; vLLM with MiniMax in fp8 sets an fp8 cache on B300 (@5632483). What SGLang's
+    two intervals add up to was fitted on half ``fit``: 34 steps on B200, where the 30 of its
+    recipe are kept, 20 on H200 and B300.
+    """
+    if case.text("mode") != "closed_loop" or "silicon_sample" not in case.text("source"):
+        return Recipe()
+    served = (case.text("framework"), case.text("model"))
+    chip, dtype = case.text("chip"), case.text("weights_dtype")
+    if served == ("trtllm", "llama3.1-70b"):
+        square = case.number("isl") == 1024 == case.number("osl")
+        return Recipe(held_steps=BATCH_WAIT if square and case.count("tp") < 8 else 0)
+    if served == ("sglang", "qwen3.5-397b-a17b"):
+        return Recipe(
+            held_steps=SGLANG_INTERVALS.get(chip, 0),
+            kv_dtype="" if dtype == "bf16" else "fp8",
+            max_num_batched_tokens=32_768 if chip == "b200" else None,
+        )
+    if served == ("vllm", "minimax-m2.5") and dtype == "fp8_block" and chip in MINIMAX_FP8_CACHE:
+        return Recipe(kv_dtype="fp8")
+    return Recipe()
+
+
+def _degrees(case: Case, mode: str) -> dict[str, int | None]:
+    """Degrees of parallelism; all None where only the chips are stated and the mode allows it.
+
+    Experts whose spread is not stated are spread as the plan's rule has it.
+    """
+    chips, names = case.count("n_chips", 0), ("tp", "pp", "ep", "attn_dp", "replicas")
+    if not chips:
+        raise SkippedError("number of chips not stated")
+    if not case.text("tp"):
+        if mode not in ("offline", "open_loop"):
+            raise SkippedError("parallelism not stated")
+        return dict.fromkeys(names)
+    degrees: dict[str, int | None] = {name: case.count(name) for name in names}
+    if "ep_unknown" in case.flags:
+        degrees["ep"] = None
+    return degrees
+
+
+def _load(case: Case, mode: str) -> dict[str, int | None]:
+    """Concurrency and batch as far as the mode has them."""
+    concurrency, batch = case.count("concurrency", 0), case.count("batch", 0)
+    if mode == "closed_loop" and not concurrency:
+        raise SkippedError("load not stated")
+    if mode == "static_batch" and not batch:
+        raise SkippedError("load not stated")
+    if mode == "open_loop" and _rate(case) is None:
+        searched = not case.text("tp") and "_ms" not in case.text("metric")
+        if not searched or _limits(case) == (None, None):
+            raise SkippedError("load not stated")
+    return {
+        "concurrency": concurrency if mode == "closed_loop" else None,
+        "batch": batch if mode == "static_batch" else None,
+    }

@@ -1,0 +1,211 @@
+"""Errors of replayed cases: per metric, and by what the cases have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_sim.studies import validate_collectives, validate_operators
+from cluster_sim.studies.validate_cases import Case
+
+HALF_KEY = ("chip", "model", "framework", "weights_dtype", "tp", "attn_dp", "ep", "isl", "osl")
+HALVES = ("fit", "score")
+SLICED_FLAGS = ("mtp_unknown", "mtp_likely", "derived", "stat_unknown", "preview", "wip")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """A case with what was simulated for it, or the reason why nothing was."""
+
+    case: Case
+    predicted: float | None = None
+    reason: str = ""
+    detail: str = ""
+
+    @property
+    def error(self) -> float | None:
+        """Simulated over measured, minus 1."""
+        return None if self.predicted is None else self.predicted / self.case.value - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Errors of one metric over ``n`` cases, as shares; None where nothing was scored, and the rank
+    correlation also where all values are alike.
+    """
+
+    n: int
+    skipped: int
+    median_ape: float | None = None
+    mean_ape: float | None = None
+    p90_ape: float | None = None
+    median_error: float | None = None
+    spearman: float | None = None
+
+
+def half_of(case: Case) -> str:
+    """The half that a configuration belongs to: software constants are fitted on ``fit`` alone.
+
+    Model: the first byte of SHA-256 over the columns of ``HALF_KEY``, so that repeats of a
+    configuration never lie on both sides; even is fit. Curves of operators and constants of
+    collectives were fitted on rows that their modules name.
+    """
+    if case.kind == "operator":
+        return HALVES[not validate_operators.fitted(case)]
+    if case.kind == "collective":
+        return HALVES[not validate_collectives.fitted(case)]
+    visible = "|".join(case.text(column) for column in HALF_KEY)
+    return HALVES[hashlib.sha256(visible.encode()).digest()[0] % 2]
+
+
+def operation(case: Case) -> str:
+    """Operator or collective."""
+    return case.text("op") or case.text("collective")
+
+
+def _plan(case: Case) -> str:
+    if case.kind != "serving":
+        return ""
+    return "stated" if case.text("tp") or case.text("prefill_tp") else "best plan"
+
+
+def half(case: Case) -> str:
+    """Its half, empty where no constant was fitted to anything of its kind."""
+    fits = case.kind in ("operator", "collective") or case.text("mode") == "closed_loop"
+    return half_of(case) if fits else ""
+
+
+def precision(case: Case) -> str:
+    """Dtype of the weights, of a kernel or of what is sent."""
+    return case.text("weights_dtype") or case.text("dtype") or case.text("payload_dtype")
+
+
+def framework(case: Case) -> str:
+    """Inference engine, or library of a collective."""
+    return case.text("library_family") or case.text("framework")
+
+
+def _setup(case: Case) -> str:
+    if case.text("mode") != "closed_loop":
+        return ""
+    names = (case.text("chip"), case.text("model"), framework(case), precision(case))
+    return " ".join(names)
+
+
+DIMENSIONS: dict[str, Callable[[Case], str]] = {
+    "kind": lambda case: case.kind,
+    "mode": lambda case: case.text("mode"),
+    "half": half,
+    "plan": _plan,
+    "chip": lambda case: case.text("chip"),
+    "model": lambda case: case.text("model"),
+    "operation": operation,
+    "precision": precision,
+    "framework": framework,
+    "source": lambda case: case.text("source"),
+    "setup": _setup,
+}
+Breakdown = dict[str, dict[str, dict[str, Score]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorecard:
+    """Scores by metric, by dimension, value and metric, and skipped cases by reason."""
+
+    metrics: Mapping[str, Score]
+    breakdown: Breakdown
+    skipped: Mapping[str, int]
+
+
+def scorecard(replayed: Sequence[Replayed]) -> Scorecard:
+    """All scores of some replayed cases."""
+    named = metric_names(replayed)
+    breakdown: Breakdown = {}
+    for dimension, value_of in DIMENSIONS.items():
+        groups = _grouped(replayed, [[value_of(one.case)] for one in replayed])
+        breakdown[dimension] = {value: _by_metric(group, named) for value, group in groups}
+    flags = [[flag for flag in SLICED_FLAGS if flag in one.case.flags] for one in replayed]
+    flagged = _grouped(replayed, flags)
+    breakdown["flag"] = {value: _by_metric(group, named) for value, group in flagged}
+    reasons: dict[str, int] = {}
+    for one in replayed:
+        if one.predicted is None:
+            reasons[one.reason] = reasons.get(one.reason, 0) + 1
+    order = sorted(reasons, key=lambda reason: (-reasons[reason], reason))
+    return Scorecard(
+        metrics=_by_metric(replayed, named),
+        breakdown={name: groups for name, groups in breakdown.items() if groups},
+        skipped={reason: reasons[reason] for reason in order},
+    )
+
+
+def metric_names(replayed: Iterable[Replayed]) -> dict[tuple[str, str], str]:
+    """What each metric of a kind is called: as in the file, behind its kind where two have it."""
+    found = {(one.case.kind, one.case.text("metric")): 0 for one in replayed}
+    shared = [metric for _, metric in found]
+    return {
+        (kind, metric): f"{kind} {metric}" if shared.count(metric) > 1 else metric
+        for kind, metric in found
+    }
+
+
+def _grouped(
+    replayed: Sequence[Replayed], values: Sequence[Sequence[str]]
+) -> list[tuple[str, list[Replayed]]]:
+    groups: dict[str, list[Replayed]] = {}
+    for one, mine in zip(replayed, values, strict=True):
+        for value in mine:
+            if value:
+                groups.setdefault(value, []).append(one)
+    return sorted(groups.items())
+
+
+def _by_metric(
+    replayed: Sequence[Replayed], named: Mapping[tuple[str, str], str]
+) -> dict[str, Score]:
+    groups: dict[str, list[Replayed]] = {}
+    for one in replayed:
+        groups.setdefault(named[one.case.kind, one.case.text("metric")], []).append(one)
+    return {metric: score(groups[metric]) for metric in sorted(groups)}
+
+
+def score(replayed: Sequence[Replayed]) -> Score:
+    """Errors of cases of one metric."""
+    pairs = [(one.predicted, one.case.value) for one in replayed if one.predicted is not None]
+    skipped = len(replayed) - len(pairs)
+    if not pairs:
+        return Score(n=0, skipped=skipped)
+    predicted, measured = (np.array(values) for values in zip(*pairs, strict=True))
+    error = predicted / measured - 1
+    off = np.abs(error)
+    return Score(
+        n=len(pairs),
+        skipped=skipped,
+        median_ape=float(np.median(off)),
+        mean_ape=float(off.mean()),
+        p90_ape=float(np.percentile(off, 90)),
+        median_error=float(np.median(error)),
+        spearman=spearman(predicted, measured),
+    )
+
+
+def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
+    """Spearman's rank correlation, ties at their mean rank; None if either has no order.
+
+    >>> round(spearman(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, 3.0])), 3)
+    0.5
+    """
+    first, second = _ranks(one), _ranks(other)
+    first, second = first - first.mean(), second - second.mean()
+    spread = float(np.sqrt((first * first).sum() * (second * second).sum()))
+    return float((first * second).sum()) / spread if spread > 0 else None
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2.0)[place])

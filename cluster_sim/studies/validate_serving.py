@@ -1,0 +1,282 @@
+"""Replays of measured serving runs, and what they predict of every metric."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from cluster_sim.errors import DoesNotFitError, SpecError
+from cluster_sim.perf.plan import Choice, resolve
+from cluster_sim.simulation import Result, simulate
+from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
+from cluster_sim.specs.load import apply_engine, load_spec, load_topology, read
+from cluster_sim.specs.model import Model
+from cluster_sim.specs.software import Software
+from cluster_sim.specs.workload import Arrivals, Lengths, Plan, Slo, Workload
+from cluster_sim.studies.validate_cases import Case
+from cluster_sim.studies.validate_jobs import Job, SkippedError
+
+ROUNDS = 10  # requests per client of a closed loop (InferenceX: 10 x concurrency prompts)
+MOST_CLOSED = 20_000  # requests of a closed loop beyond which 3 rounds must do
+LEAST_ROUNDS = 3
+STATED = 300  # requests of open traffic at a stated rate (as many as ShareGPT replays have)
+SEARCHED = 4_000  # requests of a replica of a best plan when its capacity is searched
+AT_RATE = 2_000  # requests of a replica of a best plan at a rate
+# Requests of an offline run by (isl, osl): data sets of TensorRT-LLM's perf-overview (recalled).
+OFFLINE_REQUESTS = {
+    (128, 128): 30_000,
+    (128, 4096): 1_500,
+    (2048, 2048): 1_500,
+    (5000, 500): 1_500,
+    (1000, 2000): 1_500,
+    (20000, 2000): 1_000,
+}
+OFFLINE_DEFAULT = 3_000
+# Shapes of data sets of which only the means are known: coefficient of variation and longest, of
+# prompts and of answers; all assumed (limits of 1,024 tokens: MLPerf rules).
+SHAPES: dict[str, tuple[float, int | None, float, int | None]] = {
+    "openorca": (0.8, 1024, 0.7, 1024),
+    "mlperf_405b_mix": (0.5, 20_000, 0.5, 2_000),
+}
+OTHER_SHAPE: tuple[float, int | None, float, int | None] = (0.8, None, 0.8, None)
+# Deciles of 300 ShareGPT requests (casys-kaist/LLMServingSim @5daddb21a545, MIT).
+DECILES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "sharegpt_trace": (
+        (262, 363, 435, 521, 621, 732, 834, 1018, 1214, 1460, 3998),
+        (512, 531, 550, 574, 592, 632, 699, 752, 768, 770, 1021),
+    )
+}
+RATES = ("output_tokens_per_s", "input_tokens_per_s", "total_tokens_per_s", "requests_per_s")
+LATENCIES, STATS = ("ttft", "tpot", "e2e"), ("mean", "p50", "p99")
+UNIFORM_MEAN = 0.9  # mean over nominal of lengths drawn evenly from 0.8 to 1
+
+
+def replay(job: Job) -> dict[str, float]:
+    """The metrics of a job by name, as ``predicted`` reads them; raises SkippedError."""
+    try:
+        machine = _machine(job.chip, job.n_chips)
+        inputs, replicas = _inputs(machine, job)
+        result = simulate(machine, inputs)
+    except DoesNotFitError as error:
+        raise SkippedError("does not fit", str(error)) from None
+    except SpecError as error:
+        raise SkippedError("inputs refused", str(error).splitlines()[0]) from None
+    return _metrics(job, result, replicas)
+
+
+def predicted(case: Case, metrics: Mapping[str, float]) -> float:
+    """A case's value among the metrics of its job; raises SkippedError if it is none of them.
+
+    Rows that do not say which statistic they hold are means (flag ``stat_unknown``); derived
+    throughput follows the formula that the measured one came from.
+    """
+    name = case.text("metric")
+    if "stat_unknown" in case.flags:
+        name = name.replace("_p50", "_mean")
+    if "derived" in case.flags and name == "output_tokens_per_s_per_chip":
+        return _steady(case, metrics)
+    if name == "latency_ms":
+        name = "e2e_ms_mean"
+    if name not in metrics:
+        raise SkippedError("metric not predicted", f"{name} in mode {case.text('mode')}")
+    return metrics[name]
+
+
+def _steady(case: Case, metrics: Mapping[str, float]) -> float:
+    """Model: concurrency x L / (TTFT + (L - 1) TPOT) / chips, L the mean length of answers."""
+    tokens = case.number("osl") or 1.0
+    if case.text("isl_dist") == "uniform_0.8_1.0":
+        tokens *= UNIFORM_MEAN
+    clients = case.count("concurrency", 0)
+    seconds = (metrics["ttft_ms_mean"] + (tokens - 1) * metrics["tpot_ms_mean"]) / 1e3
+    return clients * tokens / seconds / case.count("n_chips")
+
+
+@cache
+def _machine(chip: str, chips: int) -> TopologyInput:
+    return load_topology(f"{chips} x {chip}")
+
+
+@cache
+def _model(name: str) -> Model:
+    return load_spec("model", name, Model)[1]
+
+
+@cache
+def _profile(name: str) -> tuple[Software, Mapping[str, Any]]:
+    return load_spec("software", name, Software)[1], read("software", name)[1]
+
+
+def _inputs(machine: TopologyInput, job: Job) -> tuple[WorkloadInput, int]:
+    """The workload of a job, and how many replicas the simulated one stands for.
+
+    The replicas of a best plan share nothing and a round-robin router deals every k-th request to
+    each, whose gaps are then Erlang of shape k; so one of them is simulated, with a cv of 1 /
+    sqrt(k).
+    """
+    base, data = _profile(job.software)
+    engine = _engine(job, base)
+    chosen = "" if job.best_plan else f"tp{job.tp}"
+    isl, osl = _lengths(job)
+    wanted = Workload(
+        name=f"{job.model}-{job.mode}{chosen}",
+        title="a measured run",
+        model=job.model,
+        software=job.software,
+        precision=job.dtype,  # type: ignore[arg-type]
+        traffic="a measured run",
+        isl=isl,
+        osl=osl,
+        arrivals=_arrivals(job),
+        slo=_slo(job),
+        requests=_requests(job),
+        plan=Plan(tp=job.tp, pp=job.pp, ep=job.ep, attn_dp=job.attn_dp, replicas=job.replicas),
+        engine=engine,
+    )
+    software = apply_engine(base, data, wanted)
+    model = _model(job.model)
+    # The measured engine ran these lengths, so its limit was set where they fit.
+    model = dataclasses.replace(model, max_context=max(model.max_context, _longest(isl, osl)))
+    inputs = WorkloadInput(workload=wanted, model=model, software=software, files=())
+    if not job.best_plan:
+        _check_devices(machine, job)
+        return inputs, 1
+    choice = resolve(machine, inputs.on(machine.chip))
+    return _single(inputs, choice), choice.replicas
+
+
+def _check_devices(machine: TopologyInput, job: Job) -> None:
+    devices = (job.tp or 1) * (job.pp or 1) * (job.attn_dp or 1) * (job.replicas or 1)
+    have = machine.topology.chips * machine.chip.devices_per_chip
+    if devices != have:
+        detail = f"{devices} devices by parallelism, {have} by chips"
+        raise SkippedError("parallelism and chips disagree", detail)
+
+
+def _single(inputs: WorkloadInput, choice: Choice) -> WorkloadInput:
+    """The workload on one replica of a plan."""
+    wanted, layout = inputs.workload, choice.layout
+    plan = Plan(tp=layout.tp, pp=layout.pp, ep=layout.ep, attn_dp=layout.attn_dp, replicas=1)
+    arrivals = wanted.arrivals
+    if arrivals.kind == "open":
+        rate = arrivals.rate and arrivals.rate / choice.replicas
+        arrivals = dataclasses.replace(arrivals, cv=choice.replicas**-0.5, rate=rate)
+    return dataclasses.replace(
+        inputs, workload=dataclasses.replace(wanted, plan=plan, arrivals=arrivals)
+    )
+
+
+def _engine(job: Job, base: Software) -> dict[str, Any]:
+    """Settings of the engine that the run states."""
+    engine: dict[str, Any] = {}
+    # Other harnesses time the engine in its own process, without an API server before it.
+    served = base.first_token_steps + job.held_steps
+    engine["first_token_steps"] = served if job.mode == "closed_loop" else 0.0
+    if job.kv_dtype:
+        engine["kv_dtype"] = job.kv_dtype
+    if job.max_num_seqs:
+        engine["max_num_seqs"] = job.max_num_seqs
+    if job.max_num_batched_tokens:
+        engine["max_num_batched_tokens"] = job.max_num_batched_tokens
+    if job.batch:
+        engine |= {"scheduler": "static", "max_num_seqs": job.batch}
+    return engine
+
+
+def _arrivals(job: Job) -> Arrivals:
+    if job.mode == "closed_loop":
+        return Arrivals(kind="closed", concurrency=job.concurrency)
+    if job.mode in ("offline", "static_batch"):
+        return Arrivals(kind="offline")
+    return Arrivals(kind="open", rate=job.rate) if job.rate else Arrivals(kind="open", load=1.0)
+
+
+def _slo(job: Job) -> Slo:
+    """Limits at the 99th percentile each: a request keeps both or counts as late."""
+    return Slo(
+        ttft=job.ttft_limit_ms and job.ttft_limit_ms / 1e3,
+        tpot=job.tpot_limit_ms and job.tpot_limit_ms / 1e3,
+    )
+
+
+def _requests(job: Job) -> int:
+    if job.batch:
+        return job.batch
+    if job.concurrency:
+        return max(min(ROUNDS * job.concurrency, MOST_CLOSED), LEAST_ROUNDS * job.concurrency)
+    if job.mode == "open_loop":
+        if job.best_plan:
+            return AT_RATE if job.rate else SEARCHED
+        return STATED
+    return OFFLINE_REQUESTS.get((round(job.isl), round(job.osl)), OFFLINE_DEFAULT)
+
+
+def _lengths(job: Job) -> tuple[Lengths, Lengths]:
+    isl, osl = max(1, round(job.isl)), max(1, round(job.osl))
+    if job.lengths == "fixed":
+        return Lengths(fixed=isl), Lengths(fixed=osl)
+    if job.lengths == "uniform_0.8_1.0":
+        return _uniform(isl), _uniform(osl)
+    if job.lengths in DECILES:
+        prompts, answers = DECILES[job.lengths]
+        return _deciles(prompts), _deciles(answers)
+    isl_cv, isl_most, osl_cv, osl_most = SHAPES.get(job.lengths, OTHER_SHAPE)
+    return (
+        Lengths(mean=job.isl, cv=isl_cv, max=isl_most or 10 * isl),
+        Lengths(mean=job.osl, cv=osl_cv, max=osl_most or 10 * osl),
+    )
+
+
+def _deciles(tokens: Sequence[int]) -> Lengths:
+    return Lengths(quantiles=tuple((tenth / 10, n) for tenth, n in enumerate(tokens)))
+
+
+def _longest(isl: Lengths, osl: Lengths) -> int:
+    return isl.longest + osl.longest
+
+
+def _uniform(most: int) -> Lengths:
+    return Lengths(quantiles=((0.0, max(1, round(0.8 * most))), (1.0, most)))
+
+
+def _metrics(job: Job, result: Result, replicas: int) -> dict[str, float]:
+    """Rates and latencies as a benchmark of the mode takes them."""
+    row, table = result.summary, result.requests
+    if row["rejected"] or row["finished"] < row["requests"]:
+        raise SkippedError("requests were rejected", f"{row['rejected']} of {row['requests']}")
+    if job.mode == "open_loop" and job.best_plan:
+        found = _in_window(row, replicas)
+    else:
+        found = _over_all(table, replicas)
+    per_chip = {f"{name}_per_chip": found[name] / job.n_chips for name in RATES if name in found}
+    return {**found, **per_chip}
+
+
+def _in_window(row: Mapping[str, Any], replicas: int) -> dict[str, float]:
+    """Rates and latencies in the window of open traffic, at a rate or at the capacity."""
+    if row["capacity_requests_per_s"] == 0:
+        raise SkippedError("no rate keeps the limits")
+    found = {name: replicas * float(row[name]) for name in RATES}
+    columns = {f"{name}_ms_{stat}": f"{name}_{stat}_ms" for name in LATENCIES for stat in STATS}
+    return found | {name: row[column] for name, column in columns.items() if row[column]}
+
+
+def _over_all(table: Mapping[str, Any], replicas: int) -> dict[str, float]:
+    """Latencies of all requests, rates from the first arrival to the last token."""
+    arrival, e2e = np.array(table["arrival_s"]), np.array(table["e2e_ms"]) / 1e3
+    seconds = float((arrival + e2e).max() - arrival.min()) / replicas
+    isl, osl = float(np.sum(table["isl"])), float(np.sum(table["osl"]))
+    totals = (osl / seconds, isl / seconds, (isl + osl) / seconds, len(arrival) / seconds)
+    found = dict(zip(RATES, totals, strict=True))
+    for name in LATENCIES:
+        values = np.array(table[f"{name}_ms"])
+        values = values[~np.isnan(values)]
+        if len(values):
+            parts = (float(values.mean()), *np.percentile(values, (50, 99)).tolist())
+            names = (f"{name}_ms_{stat}" for stat in STATS)
+            found |= dict(zip(names, parts, strict=True))
+    return found

@@ -1,0 +1,198 @@
+"""Scores, halves, samples and jobs of measured cases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster_sim.studies.validate import NOT_SAMPLED, play, prepare
+from cluster_sim.studies.validate_cases import LEFT_OUT, Case
+from cluster_sim.studies.validate_jobs import SkippedError, job_of
+from cluster_sim.studies.validate_scores import (
+    HALF_KEY,
+    Replayed,
+    half_of,
+    score,
+    scorecard,
+    spearman,
+)
+from cluster_sim.studies.validate_serving import predicted, replay
+
+CLOSED = {
+    "mode": "closed_loop",
+    "chip": "h200_sxm",
+    "n_chips": "2",
+    "framework": "vllm",
+    "model": "llama3.1-8b",
+    "weights_dtype": "fp8",
+    "tp": "2",
+    "isl": "256",
+    "osl": "64",
+    "isl_dist": "uniform_0.8_1.0",
+    "concurrency": "4",
+    "metric": "tpot_ms_p50",
+}
+
+
+def case(value: float = 1.0, flags: tuple[str, ...] = (), **cells: str) -> Case:
+    row = {"case_id": f"c{value}", **CLOSED, **cells}
+    return Case(kind="serving", file="f.csv", line=2, value=value, flags=flags, row=row)
+
+
+def test_score_of_hand_made_errors() -> None:
+    pairs = [(1.0, 1.0), (2.2, 2.0), (2.4, 3.0), (6.0, 4.0)]
+    cases = [Replayed(case=case(measured), predicted=p) for p, measured in pairs]
+    found = score([*cases, Replayed(case=case(), reason="why not")])
+    assert (found.n, found.skipped) == (4, 1)
+    assert found.median_ape == pytest.approx(0.15)
+    assert found.mean_ape == pytest.approx(0.2)
+    assert found.p90_ape == pytest.approx(np.percentile([0, 0.1, 0.2, 0.5], 90))
+    assert found.median_error == pytest.approx(0.05)
+    assert found.spearman == pytest.approx(1.0)
+
+
+def test_rank_correlation() -> None:
+    up, ties = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 2.0, 3.0])
+    assert spearman(up, up**3) == pytest.approx(1.0)
+    assert spearman(up, -up) == pytest.approx(-1.0)
+    assert spearman(up, ties) == pytest.approx(np.corrcoef(up, [1, 2.5, 2.5, 4])[0, 1])
+    assert spearman(up, np.ones(4)) is None
+
+
+def test_repeats_of_a_configuration_share_a_half() -> None:
+    cases = [case(isl=str(isl), tp=str(tp)) for isl in range(100, 300) for tp in (1, 2, 4, 8)]
+    halves = [half_of(one) for one in cases]
+    assert 0.4 < halves.count("fit") / len(halves) < 0.6
+    other = case(3.0, concurrency="64", metric="ttft_ms_p50", framework_version="0.1")
+    assert half_of(other) == half_of(case())
+    assert {half_of(case(**{column: "x"})) for column in HALF_KEY} == {"fit", "score"}
+
+
+REASONS: list[tuple[dict[str, str], str]] = [
+    ({"mode": "disagg_closed_loop"}, "pools are not simulated"),
+    ({"mode": "decode_only"}, "a stage alone is not simulated"),
+    ({"framework": ""}, "framework not stated"),
+    ({"framework": "tgi"}, "no software profile"),
+    ({"weights_dtype": ""}, "precision not stated"),
+    ({"isl": ""}, "lengths not stated"),
+    ({"mtp_draft_tokens": "3"}, "drafts are not simulated"),
+    ({"tp": ""}, "parallelism not stated"),
+    ({"concurrency": ""}, "load not stated"),
+    ({"mode": "static_batch"}, "load not stated"),
+    ({"mode": "open_loop"}, "load not stated"),
+    ({"mode": "open_loop", "tp": "", "metric": "requests_per_s"}, "load not stated"),
+    ({"n_chips": ""}, "number of chips not stated"),
+]
+
+
+@pytest.mark.parametrize(("cells", "reason"), REASONS)
+def test_why_a_case_is_not_replayed(cells: dict[str, str], reason: str) -> None:
+    with pytest.raises(SkippedError) as stopped:
+        job_of(case(**cells))
+    assert stopped.value.reason == reason
+
+
+RUN_REASONS: list[tuple[dict[str, str], str]] = [
+    ({"n_chips": "4"}, "parallelism and chips disagree"),
+    ({"model": "llama3.1-405b", "weights_dtype": "bf16"}, "does not fit"),
+    ({"weights_dtype": "fp4"}, "inputs refused"),
+]
+
+
+@pytest.mark.parametrize(("cells", "reason"), RUN_REASONS)
+def test_why_a_run_gives_nothing(cells: dict[str, str], reason: str) -> None:
+    with pytest.raises(SkippedError) as stopped:
+        replay(job_of(case(**cells)))
+    assert stopped.value.reason == reason
+    assert stopped.value.detail
+
+
+def test_limits_are_read_from_columns_and_from_notes() -> None:
+    cells = {"mode": "open_loop", "tp": "", "metric": "output_tokens_per_s"}
+    note = "server; p99 limits TTFT / TPOT 0.45 s / 40 ms"
+    by_note = job_of(case(**cells, note=note))
+    by_column = job_of(case(**cells, ttft_limit_ms="450", tpot_limit_ms="40"))
+    assert by_note == by_column
+    assert (by_note.ttft_limit_ms, by_note.tpot_limit_ms, by_note.best_plan) == (450, 40, True)
+
+
+def test_rows_that_do_not_name_their_statistic_are_means() -> None:
+    metrics = {"tpot_ms_mean": 1.0, "tpot_ms_p50": 2.0}
+    assert predicted(case(flags=("stat_unknown",)), metrics) == 1.0
+    assert predicted(case(), metrics) == 2.0
+    with pytest.raises(SkippedError):
+        predicted(case(metric="e2e_ms_p99"), metrics)
+
+
+def test_derived_throughput_follows_its_formula() -> None:
+    one = case(flags=("derived",), metric="output_tokens_per_s_per_chip")
+    metrics = {"ttft_ms_mean": 100.0, "tpot_ms_mean": 10.0, "output_tokens_per_s_per_chip": 7.0}
+    tokens = 0.9 * 64
+    assert predicted(one, metrics) == pytest.approx(4 * tokens / (0.1 + (tokens - 1) * 0.01) / 2)
+
+
+def test_throughput_and_latencies_of_a_closed_loop_agree() -> None:
+    """Little's law: clients = requests/s x mean time of a request, but for the end of the run."""
+    found = replay(job_of(case(isl_dist="fixed", concurrency="8")))
+    assert found["requests_per_s"] * found["e2e_ms_mean"] / 1e3 == pytest.approx(8, rel=0.1)
+    assert found["output_tokens_per_s"] == pytest.approx(64 * found["requests_per_s"])
+    assert found["output_tokens_per_s_per_chip"] == found["output_tokens_per_s"] / 2
+    later = found["ttft_ms_mean"] + 63 * found["tpot_ms_mean"]
+    assert found["e2e_ms_mean"] == pytest.approx(later)
+
+
+def test_replicas_of_a_best_plan_add_up() -> None:
+    """Twice the chips for a model that fits one: twice the throughput, same latencies."""
+    cells = {"mode": "offline", "tp": "", "isl_dist": "fixed", "osl": "16"}
+    one, two = (replay(job_of(case(n_chips=chips, **cells))) for chips in ("1", "2"))
+    assert two["output_tokens_per_s"] == pytest.approx(2 * one["output_tokens_per_s"], rel=1e-9)
+    assert two["ttft_ms_p99"] == one["ttft_ms_p99"]
+
+
+def test_equal_runs_are_simulated_once_and_every_case_comes_once() -> None:
+    cases = [case(1.0), case(2.0, metric="ttft_ms_mean"), case(3.0, flags=("suspect",))]
+    cases.append(case(4.0, mode="decode_only"))
+    prepared = prepare(cases)
+    assert len(prepared.tasks) == 1
+    found = [*prepared.refused, *(one for group in play(prepared) for one in group)]
+    assert sorted(one.case.value for one in found) == [1, 2, 3, 4]
+    card = scorecard(found)
+    assert card.skipped == {"a stage alone is not simulated": 1, "flag suspect": 1}
+    assert sum(found.n + found.skipped for found in card.metrics.values()) == 4
+
+
+@pytest.mark.parametrize("flag", LEFT_OUT)
+def test_flags_are_left_out_unless_included(flag: str) -> None:
+    assert not prepare([case(flags=(flag,))]).tasks
+    assert prepare([case(flags=(flag,))], include=[flag]).tasks
+
+
+def test_a_sample_is_spread_over_chips_and_models_and_stays_the_same() -> None:
+    chips, models = ("h100_sxm", "h200_sxm"), ("llama3.1-8b", "qwen3-32b")
+    cases = [
+        case(chip=chip, model=model, run_id=f"{chip}{model}{n}", concurrency=str(n + 1))
+        for chip in chips
+        for model in models
+        for n in range(20 if chip == "h100_sxm" else 3)
+    ]
+    first, again = prepare(cases, limit=8), prepare(cases, limit=8)
+    strata = [(job.chip, job.model) for job in first.tasks]  # type: ignore[union-attr]
+    assert {pair: strata.count(pair) for pair in strata} == {
+        (chip, model): 2 for chip in chips for model in models
+    }
+    assert list(first.tasks) == list(again.tasks)
+    assert {one.reason for one in first.refused} == {NOT_SAMPLED}
+    assert len(first.refused) + len(first.tasks) == len(cases)
+
+
+def test_a_recipe_delays_the_first_token_and_nothing_else() -> None:
+    cells: dict[str, Any] = {"framework": "trtllm", "model": "llama3.1-70b", "isl": "1024"}
+    cells |= {"osl": "1024", "concurrency": "1", "source": "a silicon_sample.csv"}
+    held, free = job_of(case(**cells)), job_of(case(**{**cells, "source": "elsewhere"}))
+    assert (held.held_steps, free.held_steps) == (20, 0)
+    with_wait, without = replay(held), replay(free)
+    later = with_wait["ttft_ms_mean"] - without["ttft_ms_mean"]
+    assert later == pytest.approx(20 * without["tpot_ms_mean"], rel=1e-6)
+    assert with_wait["tpot_ms_mean"] == pytest.approx(without["tpot_ms_mean"])

@@ -20,6 +20,15 @@ BINS = 1 << 16  # of the histogram that locates percentiles of the pooled gaps
 UNSTABLE_GROWTH = 0.02  # of the arrivals: an overload of 2 % is called unstable
 FloatArray = NDArray[np.float64]
 
+HEADLINES = (  # the figures that have a band
+    "capacity_output_tokens_per_s_per_chip",
+    "saturation_output_tokens_per_s_per_chip",
+    "output_tokens_per_s",
+    "tpot_mean_ms",
+    "ttft_mean_ms",
+    "usd_per_m_output_tokens",
+    "j_per_output_token",
+)
 _LATENCIES = ("ttft", "tpot", "itl", "e2e")
 SUMMARY_COLUMNS: tuple[str, ...] = (
     *[
@@ -94,8 +103,7 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
     ],
     *["chip_usd_per_h", "usd_per_m_output_tokens", "usd_per_m_total_tokens", "usd_per_step"],
     *["power_w", "j_per_output_token"],
-    "capacity_output_tokens_per_s_per_chip_low",
-    "capacity_output_tokens_per_s_per_chip_high",
+    *(f"{name}_{end}" for name in HEADLINES for end in ("low", "high")),
     *["prov_measured", "prov_transferred", "prov_datasheet", "prov_assumed"],
     *["schema", "version", "config_hash"],
 )

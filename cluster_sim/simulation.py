@@ -46,8 +46,8 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row of numbers, the requests behind it, and the manifest with their origin; ``facts`` of
-    a recorded run.
+    """One row of numbers, the requests behind it, and the manifest with their origin; ``facts`` if
+    they are to be kept.
     """
 
     summary: dict[str, Any]
@@ -68,6 +68,7 @@ def simulate(
     progress: Progress | None = None,
     live: Live | None = None,
     record: bool = False,
+    keep: bool = False,
     processes: Sequence[Process] = (),
     background: Sequence[str] = (),
 ) -> Result:
@@ -75,11 +76,11 @@ def simulate(
 
     Names are looked up as on the command line. ``step_by_step`` runs the slow reference, with
     identical results. ``live`` sees the run itself, not the search for the capacity; ``record``
-    keeps what a timeline needs in ``facts``. ``processes`` are generator functions of a
-    ``Cluster`` that run on the same machine, ``background`` is traffic on it as on the command
-    line; both leave the search for the capacity alone. An interrupt from the keyboard gives what is
-    finished, marked partial. Raises SpecError, UnknownNameError, DoesNotFitError for what the user
-    can mend.
+    keeps what a timeline needs in ``facts``, ``keep`` all but that. ``processes`` are generator
+    functions of a ``Cluster`` that run on the same machine, ``background`` is traffic on it as on
+    the command line; both leave the search for the capacity alone. An interrupt from the keyboard
+    gives what is finished, marked partial. Raises SpecError, UnknownNameError, DoesNotFitError for
+    what the user can mend.
     """
     machine = load_topology(topology) if isinstance(topology, str) else topology
     job = load_workload(workload) if isinstance(workload, str) else workload
@@ -133,7 +134,7 @@ def simulate(
         others=others,
     )
     summary, table, manifest = summarise_run(facts)
-    return Result(summary, table, manifest, run.interrupted, facts if record else None)
+    return Result(summary, table, manifest, run.interrupted, facts if record or keep else None)
 
 
 def make_requests(

@@ -34,8 +34,9 @@ from cluster_sim.perf.power import chip_power_w
 from cluster_sim.serving.records import Status
 from cluster_sim.serving.service import Run
 from cluster_sim.specs.workload import Slo
+from cluster_sim.uncertainty import bands, in_manifest
 
-SCHEMA = 2  # of summary.csv
+SCHEMA = 3  # of summary.csv
 SHARES = {  # column of summary.csv -> operator families
     "share_compute": (
         "gemm_math",
@@ -53,9 +54,6 @@ SHARES = {  # column of summary.csv -> operator families
     "share_bubble": ("bubble",),
     "share_idle": ("idle",),
 }
-# Half-width of the error bar on throughput: median absolute error on 856 measured closed-loop runs
-# of A100, H100, H200 and B200 (mean 9.6 %, p90 18 %); with transferred curves: assumed.
-KNOWN_ERROR, TRANSFERRED_ERROR = 0.07, 0.15
 
 
 def summarise_run(
@@ -76,12 +74,15 @@ def summarise_run(
         row["share_lost"] = ledger.share("lost")
     row.update(_memory(facts))
     limits = _limits(facts)
-    row.update(_capacity_row(facts, limits, ledger))
+    row.update(_capacity_row(facts, limits))
     row.update(_money_and_energy(facts, ledger, span, row))
     row.update({f"prov_{name}": ledger.provenance.get(name, 0.0) for name in _PROVENANCE})
+    found = bands(facts, ledger, row)
+    for name, band in found.items():
+        row[f"{name}_low"], row[f"{name}_high"] = band.low, band.high
     assert list(row) == list(SUMMARY_COLUMNS)
     table = outcome_table(run, requests, seen, facts.targets)
-    return row, table, _manifest(facts, ledger, limits, seen, row)
+    return row, table, _manifest(facts, ledger, limits, seen, row) | {"bands": in_manifest(found)}
 
 
 _PROVENANCE = ("measured", "transferred", "datasheet", "assumed")
@@ -225,19 +226,15 @@ def _limits(facts: Facts) -> dict[str, Any]:
     return limits
 
 
-def _capacity_row(facts: Facts, limits: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
+def _capacity_row(facts: Facts, limits: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     if limits["saturation"]:
         flat_out = limits["saturation"]["output_tokens_per_s"] / facts.chips_used
         row["saturation_output_tokens_per_s_per_chip"] = flat_out
     if limits["capacity"]:
         per_chip = limits["capacity"]["output_tokens_per_s"] / facts.chips_used
-        known = ledger.provenance.get("transferred", 0.0) < 0.5
-        error = KNOWN_ERROR if known else TRANSFERRED_ERROR
         row["capacity_requests_per_s"] = limits["capacity"]["requests_per_s"]
         row["capacity_output_tokens_per_s_per_chip"] = per_chip
-        row["capacity_output_tokens_per_s_per_chip_low"] = per_chip * (1 - error)
-        row["capacity_output_tokens_per_s_per_chip_high"] = per_chip * (1 + error)
     return row
 
 

@@ -9,11 +9,12 @@ import click
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-def compare(files: tuple[Path, ...]) -> None:
+@click.option("--band", is_flag=True, help="Say which differences to the first are significant.")
+def compare(files: tuple[Path, ...], band: bool) -> None:
     """Compare runs: main metrics side by side, ratios to the first."""
-    from cluster_sim.output.results import read_summary
+    from cluster_sim.output.results import read_bands, read_summary
     from cluster_sim.output.tables import grid
-    from cluster_sim.studies.compare import check_runs, compare_runs
+    from cluster_sim.studies.compare import check_runs, compare_bands, compare_runs
 
     if len(files) < 2:
         raise click.UsageError("compare needs at least two summary.csv files or result folders")
@@ -22,7 +23,12 @@ def compare(files: tuple[Path, ...]) -> None:
         found = read_summary(file)
         check_runs(str(file), found)
         rows += found
+    bands = [read_bands(file) for file in files] if band else []
     table, warnings = compare_runs(rows)
     for warning in warnings:
         click.echo(f"Note: {warning}", err=True)
     click.echo(grid(table))
+    for file, other in zip(files[1:], bands[1:], strict=False):
+        click.echo(
+            f"\n{file} to {files[0]}, 8 in 10 chance:\n{grid(compare_bands(bands[0], other))}"
+        )

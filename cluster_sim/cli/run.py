@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 @click.option("--step-by-step", is_flag=True, help="The slow reference; same results.")
 @click.option("--timeline", is_flag=True, help="Write a trace that Perfetto opens.")
 @click.option("--timeline-window", type=Window(), help="Only this part of it, such as 10s..20s.")
+@click.option(
+    "--band",
+    type=click.Choice(["run", "capacity"]),
+    is_flag=False,
+    flag_value="run",
+    help="Run it 16 more times with other constants (capacity: the search for it too).",
+)
 @click.option("--background", multiple=True, metavar="SPEC", help="Other traffic at the same time.")
 @click.option("--live", is_flag=True, help="Show the replicas while the run goes on.")
 def run(
@@ -36,6 +43,7 @@ def run(
     step_by_step: bool,
     timeline: bool,
     timeline_window: tuple[float, float] | None,
+    band: Literal["run", "capacity"] | None,
     background: tuple[str, ...],
     live: bool,
     **options: Any,
@@ -49,7 +57,13 @@ def run(
 
     if timeline_window and not timeline:
         raise click.UsageError("--timeline-window has no effect without --timeline")
+    for name, given in (("--seeds", seeds), ("--background", background)):
+        if band and given:
+            raise click.UsageError(f"--band and {name} exclude each other")
     machine, job, economics = resolve_inputs(options)
+    if band == "capacity" and job.workload.arrivals.load is None:
+        text = "--band capacity needs traffic at a share of the capacity; write --band run"
+        raise click.UsageError(text)
     check_writable(out)
     if not quiet:
         for file in (*machine.files, *job.files):
@@ -70,8 +84,11 @@ def run(
                 progress=bar.update,
                 live=bar.watch if isinstance(bar, Panel) else None,
                 record=timeline,
+                keep=band is not None,
                 background=background,
             )
+            if band and not result.partial:
+                _add_band(result, band, bar)
         except KeyboardInterrupt:
             bar.close()
             click.echo("Interrupted before the run itself began: nothing to write.", err=True)
@@ -96,6 +113,17 @@ def run(
     if results[-1].partial:
         click.echo("Interrupted: the results are partial.", err=True)
         raise SystemExit(130)
+
+
+def _add_band(result: Result, band: Literal["run", "capacity"], bar: Bar | Panel) -> None:
+    """Put the band of the replications into the manifest; an interrupt leaves it out."""
+    from cluster_sim.studies.band import band_study
+
+    try:
+        result.manifest["bands"]["again"] = band_study(result, band, progress=bar.update)
+    except KeyboardInterrupt:
+        bar.close()
+        click.echo("Interrupted: the run is complete, its --band is left out.", err=True)
 
 
 def _display(live: bool, quiet: bool) -> Bar | Panel:

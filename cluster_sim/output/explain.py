@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
+from collections.abc import Mapping, Sequence
 
 from cluster_sim.economics import chip_usd_per_hour, how_to_price
 from cluster_sim.output.tables import FAMILY_WORDS, WIDTH, grid, number
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
-from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
+from cluster_sim.perf.residuals import Residual, step_residuals
+from cluster_sim.perf.steady import step_family_s
+from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.serving.generators import planned
 from cluster_sim.simulation import make_requests
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.software import MemoryRule
 from cluster_sim.specs.workload import Economics
+from cluster_sim.uncertainty import total_sigma
 
 GIB = 2**30
 
@@ -36,11 +40,13 @@ def explain_run(
     parts = (job.model, job.software, choice.layout, choice.recipe)
     price = compile_step_price(machine, *parts)
     cache = kv_cache(machine.chip, *parts)
+    residuals = step_residuals(machine, *parts)
     return "\n\n".join(
         (
             _plan(choice),
             _memory(machine, job, choice, cache),
-            _step(job, choice, price),
+            _step(job, choice, price, residuals),
+            _sources(price, residuals),
             _money(machine, economics),
         )
     )
@@ -90,41 +96,32 @@ def _rule_words(rule: MemoryRule) -> str:
     return rule.rule if rule.fraction is None else f"{rule.rule}, {rule.fraction:g}"
 
 
-def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
+def _step(
+    job: WorkloadInput,
+    choice: Choice,
+    price: StepPrice,
+    residuals: Mapping[str, Sequence[Residual]],
+) -> str:
     """Seconds by operator family of one decode step and of one mean prompt."""
     ranks = choice.layout.ranks
     batch = next((c.batch for c in choice.candidates if c.layout == choice.layout), ranks) // ranks
     isl, osl = (lengths.average for lengths in job.workload.shape)
     mean_context = round(isl + osl / 2)
     prompt = max(1, min(round(isl), job.software.max_num_batched_tokens))
-    attention_s = price.prefill_attention_s(0, prompt)
-    near = local_tokens(price.local, mean_context)
-    many = f"decode, {batch} seq{'s' if batch != 1 else ''}"
-    heads = ["ms", "decode, 1 seq", many, f"prompt of {prompt:,}", "provenance"]
-    rows = [heads]
+    many = f"{batch} decode{'s' if batch != 1 else ''}"
+    rows = [["ms", "1 decode", many, f"prompt {prompt:,}", "provenance", "error"]]
     totals = [0.0, 0.0, 0.0]
     for family in price.families:
-        figures = []
-        for decodes, tokens in ((1, 0), (batch, 0), (0, prompt)):
-            seconds = 0.0
-            count, sequences = decodes + tokens, decodes + (1 if tokens else 0)
-            for table, index in (
-                (family.tokens_s, count),
-                (family.sequences_s, sequences),
-                (family.decodes_s, decodes),
-            ):
-                seconds += float(table[index]) if table is not None else 0.0
-            seconds += family.context_s * decodes * mean_context
-            seconds += family.local_context_s * decodes * near
-            if family.shared_s is not None:
-                seconds += float(family.shared_s[count if tokens else ranks * count])
-            if tokens:
-                seconds += family.prefill_floor_s + attention_s * family.prompts
-            figures.append(seconds)
+        figures = [
+            step_family_s(price, family, ranks, decodes, mean_context, tokens)
+            for decodes, tokens in ((1, 0), (batch, 0), (0, prompt))
+        ]
         totals = [total + figure for total, figure in zip(totals, figures, strict=True)]
         cells = [number(figure * 1e3) for figure in figures]
-        rows.append([f"  {FAMILY_WORDS[family.name]}", *cells, family.provenance])
-    rows.append(["  step", *(number(total * 1e3) for total in totals), ""])
+        sigma = total_sigma(residual.sigma for residual in residuals.get(family.name, ()))
+        error = f"{sigma * 100:.0f} %" if sigma else ""
+        rows.append([f"  {FAMILY_WORDS[family.name]}", *cells, family.provenance, error])
+    rows.append(["  step", *(number(total * 1e3) for total in totals), "", ""])
     title = f"Price of an engine step, {mean_context:,} tokens of context a sequence"
     formula = (
         "step = tokens(T) + sequences(R) + decodes(B) + context x cached tokens read, and for "
@@ -132,6 +129,17 @@ def _step(job: WorkloadInput, choice: Choice, price: StepPrice) -> str:
         + ("; batches side by side: the slowest, then the experts of all" if ranks > 1 else "")
     )
     return f"{title}\n{grid(rows)}\n{_wrapped(formula)}"
+
+
+def _sources(price: StepPrice, residuals: Mapping[str, Sequence[Residual]]) -> str:
+    """Where the prices come from, and their errors."""
+    used = {r.key: r for family in price.families for r in residuals.get(family.name, ())}
+    lines = [
+        f"{key} ({residual.provenance}, {residual.sigma * 100:.0f} %): {residual.source}"
+        for key, residual in used.items()
+    ]
+    head = "Sources of the price, and the error of each (sigma of its logarithm)"
+    return "\n".join([head, *map(_wrapped, lines)])
 
 
 def _money(machine: TopologyInput, economics: Economics) -> str:

@@ -209,6 +209,26 @@ def read_summary(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def read_bands(path: Path) -> dict[str, Any]:
+    """The bands of the headlines in the manifest.json of a run's folder, or beside its summary.csv;
+    raises SpecError if there are none.
+    """
+    file = (path if path.is_dir() else path.parent) / "manifest.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))["bands"]["headlines"]
+        effects = [part["effect"] for band in found.values() for part in band["contributions"]]
+        numbers = [band[key] for band in found.values() for key in ("base", "sigma")] + effects
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise TypeError
+    except OSError as error:
+        raise SpecError(f"{file}: cannot be read: {error.strerror}; --band needs it") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise SpecError(
+            f"{file}: holds no bands; run the workload again with this version"
+        ) from None
+    return dict(found)
+
+
 def read_results(path: str | Path) -> pd.DataFrame:
     """The summary rows of a run's folder, a summary.csv, or all runs below a results folder, as a
     DataFrame.

@@ -69,6 +69,7 @@ def run_report(result: Result, *, simulated_s: float, folder: str | None) -> str
     row, manifest = result.summary, result.manifest
     parts = [_head(row, manifest, simulated_s), _limits(row, manifest), _latencies(row, manifest)]
     parts += [_classes(manifest), _tail(row, manifest, folder)]
+    parts += [band_table(manifest)] if "again" in manifest["bands"] else []
     return "\n\n".join(part for part in parts if part)
 
 
@@ -298,11 +299,72 @@ def _trust(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         if manifest["provenance"].get(name, 0.0) >= 0.005
     ]
     text = f"busy time {', '.join(shares)}"
-    low, high = (row[f"capacity_output_tokens_per_s_per_chip_{end}"] for end in ("low", "high"))
-    middle = row["capacity_output_tokens_per_s_per_chip"]
-    if low is not None and middle:
-        text += f"; assumed error bar of the capacity {(high - middle) / middle * 100:.0f} %"
-    return text
+    return f"{text}; {words_of_band(manifest)}"
+
+
+WHOLE = ("recipe ", "set-up ")
+HEADLINE_WORDS = {
+    "capacity_output_tokens_per_s_per_chip": "capacity, tokens/s/chip",
+    "saturation_output_tokens_per_s_per_chip": "flat out, tokens/s/chip",
+    "output_tokens_per_s": "output tokens/s",
+    "tpot_mean_ms": "mean TPOT (ms)",
+    "ttft_mean_ms": "mean TTFT (ms)",
+    "usd_per_m_output_tokens": "$ per M output tokens",
+    "j_per_output_token": "J per output token",
+}
+BAND_WORDS = {
+    "capacity_output_tokens_per_s_per_chip": "capacity {} to {} output tokens/s/chip",
+    "output_tokens_per_s": "{} to {} output tokens/s",
+    "tpot_mean_ms": "mean TPOT {} to {} ms",
+}
+
+
+def words_of_band(manifest: Mapping[str, Any]) -> str:
+    """Where the first headline of a run lies, and what that comes from."""
+    found = manifest["bands"]["headlines"]
+    name = next((n for n in BAND_WORDS if n in found and found[n]["base"]), None)
+    if name is None:
+        return "no headline to put a band around"
+    band = found[name]
+    text = (
+        BAND_WORDS[name].format(number(band["low"]), number(band["high"])) + " with 8 in 10 chance"
+    )
+    causes: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for part in band["contributions"]:
+        cause = (_cause(part), part["provenance"])
+        causes.setdefault(cause, []).append((part["effect"], part["sigma"]))
+    if not causes:
+        return text
+    squares = {cause: sum(e * e for e, _ in parts) for cause, parts in causes.items()}
+    (words, provenance), square = max(squares.items(), key=lambda item: item[1])
+    error = sum(sigma**2 for _, sigma in causes[words, provenance]) ** 0.5
+    part_of = "most of it" if 2 * square > sum(squares.values()) else "the largest part"
+    return f"{text}, {part_of} from {words} ({provenance}, {error * 100:.0f} %)"
+
+
+def _cause(part: Mapping[str, Any]) -> str:
+    """A residual in words: its operators, or what it is about."""
+    if part["families"]:
+        family = part["families"][0]
+        kind = {"gemm": "GEMM", "expert": "experts"}.get(family.split("_")[0])
+        kind = None if family == "expert_exchange" else kind
+        return kind or {"attention_decode": "decode attention"}.get(family, FAMILY_WORDS[family])
+    return "what operators leave out" if part["key"].startswith(WHOLE) else str(part["key"])
+
+
+def band_table(manifest: Mapping[str, Any]) -> str:
+    """The bands of a run to first order, and those of its replications."""
+    again = manifest["bands"]["again"]
+    rows = [["Band, 8 in 10 chance", "run", "low", "high", "again: low", "high"]]
+    found = manifest["bands"]["headlines"]
+    for name, words in HEADLINE_WORDS.items():
+        if name not in found:
+            continue
+        band = found[name]
+        seen = again["headlines"].get(name, {})
+        figures = (band["base"], band["low"], band["high"], seen.get("low"), seen.get("high"))
+        rows.append([f"  {words}", *(number(figure) for figure in figures)])
+    return grid(rows)
 
 
 def grid(rows: Sequence[Sequence[str]]) -> str:

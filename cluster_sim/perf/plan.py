@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import NoReturn
-
-import numpy as np
 
 from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.machine.host import domain_devices, replicas_in
 from cluster_sim.perf.layout import Layout, Recipe, check_layout, divisors, missing, recipe
 from cluster_sim.perf.memory import KvCache, kv_cache
-from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
+from cluster_sim.perf.steady import Steady, steady_state
+from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
-from cluster_sim.specs.workload import Lengths
 
-EQUAL_SHARES = 40  # of a length distribution, for averages of functions of the length
 PRECISIONS = ("fp8", "int8", "bf16")  # auto: the first that the chip has in hardware and that fits
 
 
@@ -200,53 +196,23 @@ def _closed_form(
     price: StepPrice,
     cache: KvCache,
 ) -> Candidate:
-    """Steady state of a replica whose ranks decode B sequences each while successors are prefilled.
-
-    Model: TPOT(B) = d(B) + B p / OSL with d the round at mean context ISL + OSL / 2 and p the mean
-    time that a prompt adds. A request of n tokens meets about n TPOT B / (OSL TPOT) prompts, a
-    Poisson number, so its own TPOT spreads by sqrt(B E[p^2] cv^2 / (OSL n)). With several ranks a
-    prompt anywhere delays all: of the prompts of a round, the part before the shared operators
-    counts once. B is the largest at which a share ``attainment`` of the answers keeps the limit
-    (normal tail, averaged over the lengths of answers) and the cache and max_num_seqs suffice;
-    rate = ranks x B / (OSL TPOT).
+    """What the steady state of a replica gives: B is the largest batch of a rank at which a share
+    ``attainment`` of the answers keeps the TPOT limit and the cache and max_num_seqs suffice; rate
+    = ranks x B / (OSL TPOT).
     """
-    workload, budget = job.workload, job.software.max_num_batched_tokens
-    isls, osls = workload.shape
-    isl, osl, slo, ranks = isls.average, osls.average, workload.slo, layout.ranks
-    lengths = _typical(isls)
-    prompts = [_prompt_s(price, length, budget) for length in lengths]
-    prompt_s = sum(prompts) / len(prompts)
-    shared_s = sum(_shared_s(price, n) for n in lengths) / len(lengths)
-    spread = sum(p * p for p in prompts) / len(prompts) * workload.arrivals.cv**2
-    answers = _typical(osls)
-
-    def tpot(batch: int) -> float:
-        context = isl + osl / 2
-        near = batch * local_tokens(price.local, round(context))
-        step_s = price.step_s(batch, round(batch * context), near, 0, 0, 0.0)
-        decode = price.round_s([step_s], batch * ranks)
-        arriving = ranks * batch / osl  # prompts a round
-        meeting = arriving if ranks == 1 else 1 - math.exp(-arriving)
-        return decode + meeting * prompt_s + arriving * shared_s
-
-    def kept(batch: int) -> float:
-        """Share of the answers whose TPOT keeps the limit."""
-        if slo.tpot is None:
-            return 1.0
-        margin = slo.tpot - tpot(batch)
-        deviations = [math.sqrt(batch * ranks * spread / (osl * n)) for n in answers]
-        return sum(0.5 * math.erfc(-margin / (d * math.sqrt(2))) for d in deviations) / len(answers)
-
-    held = isl + osl + cache.state_blocks * cache.block_tokens
-    most = max(1, min(int(cache.tokens // held), job.software.max_num_seqs))
-    low, high = 1, most
+    workload, ranks = job.workload, layout.ranks
+    slo, steady = workload.slo, steady_state(price, job, ranks)
+    low, high = 1, largest_batch(job, steady, cache)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if kept(middle) >= slo.attainment else (low, middle - 1)
-    tpot_s = tpot(low)
-    ttft_s = prompt_s + shared_s + tpot_s
+        keeps = steady.kept(middle, slo.tpot) >= slo.attainment
+        low, high = (middle, high) if keeps else (low, middle - 1)
+    tpot_s, osl = steady.tpot_s(low), steady.osl
+    ttft_s = steady.prompt_s + steady.shared_s + tpot_s
     rate = replicas * ranks * low / (osl * tpot_s)
-    keeps = kept(low) >= slo.attainment and (slo.ttft is None or ttft_s <= slo.ttft)
+    keeps = steady.kept(low, slo.tpot) >= slo.attainment and (
+        slo.ttft is None or ttft_s <= slo.ttft
+    )
     chips = layout.devices * replicas / machine.chip.devices_per_chip
     return Candidate(
         layout,
@@ -263,36 +229,10 @@ def _closed_form(
     )
 
 
-def _typical(lengths: Lengths) -> list[int]:
-    """Token counts at the middles of equal shares of a distribution."""
-    if lengths.fixed is not None:
-        return [lengths.fixed]
-    if lengths.mean is not None:
-        mu, sigma = lengths.log_normal
-        parts = ((i + 0.5) / EQUAL_SHARES for i in range(EQUAL_SHARES))
-        drawn = (math.exp(mu + sigma * NormalDist().inv_cdf(part)) for part in parts)
-        return [max(1, min(round(x), lengths.longest)) for x in drawn]
-    shares, tokens = zip(*(lengths.quantiles or ()), strict=True)
-    middles = (np.arange(EQUAL_SHARES) + 0.5) / EQUAL_SHARES
-    return [max(1, round(float(x))) for x in np.interp(middles, shares, tokens)]
-
-
-def _prompt_s(price: StepPrice, tokens: int, budget: int) -> float:
-    """Seconds that a prompt adds to the steps that compute it, over the cost of one more token;
-    without operators that batches share.
-    """
-    steps = -(-tokens // budget)
-    linear = (steps - 1) * price.tokens_s[budget] + price.tokens_s[tokens - (steps - 1) * budget]
-    attention = price.prefill_attention_s(0, tokens)
-    return linear - price.tokens_s[1] + attention + steps * price.prefill_floor_s
-
-
-def _shared_s(price: StepPrice, tokens: int) -> float:
-    """Seconds that a prompt adds to the operators that the batches of a replica share."""
-    if price.shared_s is None:
-        return 0.0
-    last = min(tokens, len(price.shared_s) - 1)
-    return float(price.shared_s[last] - price.shared_s[1]) * tokens / last
+def largest_batch(job: WorkloadInput, steady: Steady, cache: KvCache) -> int:
+    """Sequences that a rank can hold at most, by cache and max_num_seqs."""
+    held = steady.isl + steady.osl + cache.state_blocks * cache.block_tokens
+    return max(1, min(int(cache.tokens // held), job.software.max_num_seqs))
 
 
 def _choose(wanted: Recipe, candidates: tuple[Candidate, ...], usable: list[Candidate]) -> Choice:

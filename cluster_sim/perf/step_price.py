@@ -8,8 +8,9 @@ pricing a stretch of steps give the same floats.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,29 +154,58 @@ def compile_step_price(
     Raises SpecError when the chip has no curve for a dtype.
     """
     families = operator_families(machine, model, software, layout, recipe)
+    prompt = prompt_attention(machine, model, layout, recipe)
+    return StepPrice(
+        **_tables(families),
+        prompt_s=prompt.all_s,
+        prompt_local_s=prompt.local_s,
+        half_length=prompt.half_length,
+        local=model.local,
+        chosen_factor=prompt.chosen_factor,
+    )
+
+
+def scaled_price(price: StepPrice, factors: Mapping[str, float]) -> StepPrice:
+    """The price list with the seconds of operator families times factors, by name (1 if absent)."""
+
+    def times(family: Family) -> Family:
+        factor = factors.get(family.name, 1.0)
+        changed = {
+            entry.name: value * factor
+            for entry in fields(family)
+            if entry.name.endswith("_s") and (value := getattr(family, entry.name)) is not None
+        }
+        return replace(family, **changed)
+
+    factor = factors.get("attention_prefill", 1.0)
+    families = tuple(times(family) for family in price.families)
+    return replace(
+        price,
+        **_tables(families),
+        prompt_s=price.prompt_s * factor,
+        prompt_local_s=price.prompt_local_s * factor,
+    )
+
+
+def _tables(families: tuple[Family, ...]) -> dict[str, Any]:
+    """The families, and what all of them add up to."""
     tokens = _total([family.tokens_s for family in families])
     sequences = _total([family.sequences_s for family in families])
     decodes = _total([family.decodes_s for family in families])
     shared = [family.shared_s for family in families if family.shared_s is not None]
     most = len(sequences)
-    prompt = prompt_attention(machine, model, layout, recipe)
-    return StepPrice(
-        families=families,
-        tokens_s=tokens.tolist(),
-        sequences_s=sequences.tolist(),
-        decodes_s=decodes.tolist(),
-        decode_base_s=(tokens[:most] + sequences + decodes).tolist(),
-        context_s=sum(family.context_s for family in families),
-        local_context_s=sum(family.local_context_s for family in families),
-        prefill_floor_s=sum(family.prefill_floor_s for family in families),
-        prompt_s=prompt.all_s,
-        prompt_local_s=prompt.local_s,
-        half_length=prompt.half_length,
-        local=model.local,
-        swap_s=sum(family.swap_s for family in families),
-        shared_s=np.sum(shared, axis=0) if shared else None,
-        chosen_factor=prompt.chosen_factor,
-    )
+    return {
+        "families": families,
+        "tokens_s": tokens.tolist(),
+        "sequences_s": sequences.tolist(),
+        "decodes_s": decodes.tolist(),
+        "decode_base_s": (tokens[:most] + sequences + decodes).tolist(),
+        "context_s": sum(family.context_s for family in families),
+        "local_context_s": sum(family.local_context_s for family in families),
+        "prefill_floor_s": sum(family.prefill_floor_s for family in families),
+        "swap_s": sum(family.swap_s for family in families),
+        "shared_s": np.sum(shared, axis=0) if shared else None,
+    }
 
 
 def _total(tables: list[FloatArray | None]) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -27,6 +28,7 @@ PeakDtype = Literal["bf16", "fp8", "int8", "fp6", "fp4"]
 Dtype = Literal["bf16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4a16"]
 KvDtype = Literal["bf16", "fp8", "int8"]
 Provenance = Literal["measured", "transferred", "datasheet", "assumed"]
+Distance = Literal["architecture", "generation", "other"]  # of a curve from where it was fitted
 Status = Literal["shipping", "announced", "roadmap", "rumoured"]
 # Scales counted: nvfp4 one byte per 16 elements, mxfp4 one per 32, w4a16 two per 128.
 BYTES_PER_ELEMENT: dict[str, float] = {
@@ -139,6 +141,13 @@ class Chip:
         """Dense FLOP/s of one device in a dtype."""
         return self.peak[dtype] / self.devices_per_chip
 
+    def distance(self, other: Chip) -> Distance:
+        """How far another chip is from this one, by vendor and the words of the architecture."""
+        if self.vendor != other.vendor:
+            return "other"
+        ours, theirs = (re.findall(r"[A-Za-z]\w+", chip.architecture) for chip in (self, other))
+        return "architecture" if set(ours) & set(theirs) else "generation"
+
     @property
     def incomplete(self) -> str:
         """What a run of the chip would lack, in words; empty if nothing."""
@@ -174,6 +183,21 @@ class FitError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """Where a curve comes from that is another's, filled in when files are read: the curve that was
+    fitted (``of``), how far from here it was, and its error if this curve does not carry it.
+
+    ``distance``: a chip of the same architecture, of another generation of the same vendor, or
+    ``other``: of another vendor, or a curve of another dtype.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    of: Text
+    distance: Distance
+    fit: FitError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GemmCurve:
     """``floor + per_k k / 1000 + norm(FLOP / (peak compute), bytes / (bandwidth memory)) + quantise
     bytes / (bandwidth quantise)``.
@@ -192,6 +216,7 @@ class GemmCurve:
     quantise: Annotated[float, "share of bandwidth"] | None = None
     provenance: Provenance
     fit: FitError | None = None
+    taken: Taken | None = None
     source: Text
 
 
@@ -209,6 +234,7 @@ class ExpertCurve:
     activations: Fraction
     provenance: Provenance
     fit: FitError | None = None
+    taken: Taken | None = None
     source: Text
 
 
@@ -226,6 +252,7 @@ class LatentCurve:
     queries: Fraction | None = None
     provenance: Provenance
     fit: FitError | None = None
+    taken: Taken | None = None
     source: Text
 
 
@@ -239,6 +266,7 @@ class PrefillCurve:
     half_length: PositiveInt
     provenance: Provenance
     fit: FitError | None = None
+    taken: Taken | None = None
     source: Text
 
 
@@ -252,6 +280,7 @@ class DecodeCurve:
     memory: Fraction
     provenance: Provenance
     fit: FitError | None = None
+    taken: Taken | None = None
     source: Text
 
 
@@ -264,6 +293,7 @@ class StreamCurve:
     memory: Fraction
     provenance: Provenance
     fit: FitError | None = None
+    taken: Taken | None = None
     source: Text
 
 
@@ -278,6 +308,8 @@ class CollectiveCurve:
     latency_per_peer: SecondsOrZero
     efficiency: Fraction
     provenance: Provenance
+    fit: FitError | None = None
+    taken: Taken | None = None
     source: Text
 
 
@@ -293,6 +325,7 @@ class PowerCurve:
     communication: Watts
     host: Watts
     provenance: Provenance
+    taken: Taken | None = None
     source: Text
 
 

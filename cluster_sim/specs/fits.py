@@ -16,14 +16,18 @@ from cluster_sim.units import parse_quantity
 FITTED = ("gemm", "moe", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode")
 EVERY = "every"
 _CHANGES = {entry.name for entry in fields(Change)} - {"source"}
+DISTANCES = ("architecture", "generation", "other")  # nearest first
 MOST_RELATIVES = 2  # a chip may borrow from one that borrows itself, not further
 _BY_KEY = (*FITTED, "all_reduce", "all_to_all")
 _WHOLE = ("glue", "power")
-_NOT_WATTS = ("provenance", "source")
+_NOT_WATTS = ("provenance", "source", "taken")
 
 
-def borrowed(own: Mapping[str, Any], relative: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A fits mapping in file form with every curve that it lacks taken over from a relative's.
+def borrowed(
+    own: Mapping[str, Any], relative: Mapping[str, Any], name: str, distance: str
+) -> dict[str, Any]:
+    """A fits mapping in file form with every curve that it lacks taken over from a relative's, a
+    chip of a name and at a distance.
 
     Model: shares of peak and bandwidth, floors and latencies unchanged, watts too (see
     ``with_watts``). What was measured on the relative is ``transferred`` here.
@@ -32,11 +36,14 @@ def borrowed(own: Mapping[str, Any], relative: Mapping[str, Any], name: str) -> 
     for section in _BY_KEY:
         given = own.get(section, {})
         if section in relative and isinstance(given, dict):
-            taken = {key: _taken(curve, name) for key, curve in relative[section].items()}
+            taken = {
+                key: _taken(curve, name, f"{section} {key}", distance)
+                for key, curve in relative[section].items()
+            }
             merged[section] = {**taken, **given}
     for section in _WHOLE:
         if section in relative and section not in own:
-            merged[section] = _taken(relative[section], name)
+            merged[section] = _taken(relative[section], name, section, distance)
     return merged
 
 
@@ -62,11 +69,12 @@ def in_engine(data: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def likened(data: Mapping[str, Any], relative: Mapping[str, Any]) -> dict[str, Any]:
+def likened(data: Mapping[str, Any], relative: Mapping[str, Any], distance: str) -> dict[str, Any]:
     """A fits mapping whose curves ``like`` another of their section hold that one's values, those
     given in ``times`` multiplied, and what they give themselves.
 
-    The other is the chip's own, else the relative's; the relative's if it has the curve's own name.
+    The other is the chip's own, else the relative's; the relative's, of a chip at a distance, if it
+    has the curve's own name.
     Raises ValueError with the keys and the problem.
     """
     resolved = dict(data)
@@ -77,8 +85,12 @@ def likened(data: Mapping[str, Any], relative: Mapping[str, Any]) -> dict[str, A
             continue
         curves = dict(own)
         for key in sorted(likes, key=lambda key: likes[key]["like"] != key):
-            pool = lent if likes[key]["like"] == key else {**lent, **curves}
+            base = likes[key]["like"]
+            pool = lent if base == key else {**lent, **curves}
             curves[key] = _like(likes[key], pool, (section, str(key)))
+            whose = relative if base == key or base not in curves else data
+            of, far = f"{section} {base} of {whose.get('chip')}", "other"
+            curves[key]["taken"] = _origin(pool[base], of, distance if base == key else far)
         resolved[section] = curves
     return resolved
 
@@ -89,7 +101,7 @@ def _like(curve: dict[str, Any], pool: dict[str, Any], path: tuple[str, str]) ->
         known = [str(key) for key, other in pool.items() if "like" not in _mapping(other)]
         have = ", ".join(known) or "none"
         raise ValueError((*path, "like"), f"no such curve to copy (there are {have})")
-    values = {key: value for key, value in base.items() if key != "fit"}
+    values = {key: value for key, value in base.items() if key not in ("fit", "taken")}
     for key, factor in _mapping(curve.get("times")).items():
         if not isinstance(values.get(key), int | float) or not isinstance(factor, int | float):
             raise ValueError((*path, "times", str(key)), "must be a factor of a plain number")
@@ -137,13 +149,25 @@ def with_watts(
     return scaled
 
 
-def _taken(curve: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _taken(curve: Mapping[str, Any], name: str, what: str, distance: str) -> dict[str, Any]:
     own = curve["provenance"] == "assumed"
     return {
         **curve,
         "provenance": "assumed" if own else "transferred",
+        "taken": _origin(curve, f"{what} of {name}", distance),
         "source": f"curve of {name}: {curve['source']}",
     }
+
+
+def _origin(curve: Mapping[str, Any], of: str, distance: str) -> dict[str, Any]:
+    """Where a curve that others take comes from: over several steps the first curve and the longest
+    step.
+    """
+    before = _mapping(curve.get("taken"))
+    steps = [step for step in (distance, before.get("distance")) if step in DISTANCES]
+    origin = {"of": before.get("of", of), "distance": max(steps, key=DISTANCES.index)}
+    fit = curve.get("fit", before.get("fit"))
+    return origin if fit is None else {**origin, "fit": fit}
 
 
 def _scaled(power: Mapping[str, Any], ratio: float) -> dict[str, Any]:

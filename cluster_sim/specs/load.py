@@ -102,7 +102,7 @@ def _with_relatives(
     source = _Source(record.path, lines)
     data = in_engine(data)
     if not data.get("borrows"):
-        return _likened(data, {}, source), chip, (record,), source
+        return _likened(data, {}, "other", source), chip, (record,), source
     chain = (*lenders, chip.name)
     try:
         found, relative = load_spec("chip", str(data["borrows"]), Chip)
@@ -116,8 +116,9 @@ def _with_relatives(
         raise SpecError(source.problem(("borrows",), text + "chip with curves of its own"))
     lent, lender, more, _ = _with_relatives(relative, chain)
     watts_of = chip if "power" in data else lender
-    data = _likened(data, lent, source)
-    return borrowed(data, lent, relative.name), watts_of, (record, *more, found), source
+    distance = chip.distance(relative)
+    data = _likened(data, lent, distance, source)
+    return borrowed(data, lent, relative.name, distance), watts_of, (record, *more, found), source
 
 
 def _parsed(record: FileRecord) -> tuple[FileRecord, dict[str, Any], Lines]:
@@ -126,9 +127,11 @@ def _parsed(record: FileRecord) -> tuple[FileRecord, dict[str, Any], Lines]:
     return record, *parse(record.text, record.path)
 
 
-def _likened(data: dict[str, Any], relative: dict[str, Any], source: _Source) -> dict[str, Any]:
+def _likened(
+    data: dict[str, Any], relative: dict[str, Any], distance: str, source: _Source
+) -> dict[str, Any]:
     try:
-        return likened(data, relative)
+        return likened(data, relative, distance)
     except ValueError as error:
         raise SpecError(source.problem(*error.args)) from None
 

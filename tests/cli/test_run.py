@@ -72,6 +72,87 @@ def test_compare_shows_ratios_and_warns(runner: CliRunner) -> None:
     assert "tpot_mean_ms" in result.stdout
 
 
+def test_compare_says_what_is_significant(runner: CliRunner) -> None:
+    for out, change in (("a", []), ("b", ["--rate", "1"]), ("c", ["--seed", "3"])):
+        assert runner.invoke(cli, [*FAST.split(), *change, "--out", out]).exit_code == 0
+    a, b, c = (str(next(Path(name).iterdir())) for name in "abc")
+    result = runner.invoke(cli, ["compare", a, a, b, f"{c}/summary.csv", "--band"])
+    assert result.exit_code == 0, result.output
+    same, other, drawn = result.stdout.split("8 in 10 chance:\n")[1:]
+    assert all(line.endswith("no difference") for line in same.split("\n\n")[0].splitlines()[1:])
+    tpot = next(line for line in other.splitlines() if line.startswith("tpot_mean_ms"))
+    assert tpot.endswith("lower")
+    tpot = next(line for line in drawn.splitlines() if line.startswith("tpot_mean_ms"))
+    assert tpot.endswith("not significant")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "cannot be read"),
+        ("nonsense", "holds no bands"),
+        ("{}", "holds no bands"),
+        ('{"bands": {"headlines": {"tpot_mean_ms": {"base": "x"}}}}', "holds no bands"),
+    ],
+)
+def test_compare_needs_manifests_for_bands(text: str | None, says: str, runner: CliRunner) -> None:
+    runner.invoke(cli, [*FAST.split(), "--out", "a"])
+    folder = next(Path("a").iterdir())
+    (folder / "manifest.json").unlink()
+    if text is not None:
+        (folder / "manifest.json").write_text(text)
+    result = runner.invoke(cli, ["compare", str(folder), str(folder), "--band"])
+    assert result.exit_code != 0
+    assert says in str(result.exception)
+
+
+@pytest.mark.parametrize("what", [["--band"], ["--band", "run"]])
+def test_band_runs_again_with_other_constants(what: list[str], runner: CliRunner) -> None:
+    line = FAST.replace("--rate 8", "--concurrency 16")
+    result = runner.invoke(cli, [*line.split(), *what])
+    assert result.exit_code == 0, result.output
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    assert "again: low" in result.stdout
+    assert "with 8 in 10 chance" in result.stdout
+    folder = next(Path("results").iterdir())
+    again = json.loads((folder / "manifest.json").read_text())["bands"]["again"]
+    assert again["replications"] == 16
+    assert again["headlines"]["tpot_mean_ms"]["low"] < again["headlines"]["tpot_mean_ms"]["high"]
+    assert "output_tokens_per_s" in again["headlines"]
+
+
+def test_band_of_a_capacity_searches_again(runner: CliRunner) -> None:
+    line = "run --topo h200_nvl8 --workload llama8b --requests 100 --band capacity --format json"
+    assert runner.invoke(cli, line.split()).exit_code == 0
+    folder = next(Path("results").iterdir())
+    bands = json.loads((folder / "manifest.json").read_text())["bands"]
+    name = "capacity_output_tokens_per_s_per_chip"
+    assert bands["again"]["headlines"][name]["low"] < bands["headlines"][name]["high"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--band --seeds 2", "--band and --seeds exclude each other"),
+        ("--band --background flows:4", "--band and --background exclude each other"),
+        ("--band capacity", "--band capacity needs traffic at a share of the capacity"),
+    ],
+)
+def test_bands_that_cannot_be(options: str, says: str, runner: CliRunner) -> None:
+    result = runner.invoke(cli, [*FAST.split(), *options.split()])
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_explain_names_the_source_of_each_price(runner: CliRunner) -> None:
+    result = runner.invoke(cli, ["explain", "--topo", "b300_nvl8", "--workload", "llama70b"])
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    text = " ".join(result.stdout.split())
+    assert "gemm fp8 of b200 (measured, " in text
+    assert "gemm fp8 of b200 as gemm fp8 of b300 (transferred, 7 %)" in text
+    assert "host time of trtllm-1.0 (measured, 50 %)" in text
+
+
 def test_seeds_give_a_spread(runner: CliRunner) -> None:
     result = runner.invoke(cli, [*FAST.split(), "--seeds", "3"])
     assert "seeds 0, 1, 2" in result.stdout

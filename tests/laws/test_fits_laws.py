@@ -80,8 +80,10 @@ def test_borrowed_curves_are_the_relatives(tmp_path: Path, monkeypatch: pytest.M
             assumed = lent[key].provenance == "assumed"
             assert curve.provenance == ("assumed" if assumed else "transferred")
             assert curve.source == f"curve of h100_sxm: {lent[key].source}"
-            same = dataclasses.replace(curve, source="x", provenance="measured")
-            assert same == dataclasses.replace(lent[key], source="x", provenance="measured")
+            same = {"source": "x", "provenance": "measured", "taken": None}
+            assert dataclasses.replace(curve, **same) == dataclasses.replace(lent[key], **same)
+            first = lent[key].taken
+            assert curve.taken.of == (first.of if first else f"{section} {key} of h100_sxm")
     assert mine.power is not None
     assert theirs.power is not None
     for key in WATTS:
@@ -89,6 +91,25 @@ def test_borrowed_curves_are_the_relatives(tmp_path: Path, monkeypatch: pytest.M
         assert getattr(mine.power, key) == pytest.approx(scaled, rel=1e-12)
     files = [record.name for record in load_fits(chip)[1]]
     assert files == ["mine", "h100_sxm", "h100_sxm"]
+
+
+@pytest.mark.parametrize(
+    ("name", "curve", "of", "distance"),
+    [
+        ("h800_sxm", "bf16", "gemm bf16 of h100_sxm", "architecture"),
+        ("l40s", "fp8", "gemm fp8 of h100_sxm", "generation"),
+        ("b30a", "fp8", "gemm fp8 of b200", "architecture"),
+        ("mi300x", "fp8", "gemm fp8 of h100_sxm", "other"),
+        ("ascend_960", "bf16", "gemm bf16 of h100_sxm", "other"),
+        ("ascend_910c", "fp8_block", "gemm fp8_block of h100_sxm", "other"),
+        ("h200_sxm", "int8", "gemm fp8 of h200_sxm", "other"),
+        ("b300", "mxfp4", "gemm fp4 of b200", "other"),
+    ],
+)
+def test_curves_say_whose_they_are(name: str, curve: str, of: str, distance: str) -> None:
+    taken = fits_of(name)[1].gemm[curve].taken  # type: ignore[index]
+    assert (taken.of, taken.distance) == (of, distance)
+    assert taken.fit is not None
 
 
 def test_own_curves_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

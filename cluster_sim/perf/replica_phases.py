@@ -5,7 +5,7 @@ of traffic, the host. Each takes its seconds of the price list when alone, so th
 the step, and uses
 
 * of every device of the replica its SM time, and memory bytes: work that memory bounds (weights, KV
-  cache, small kernels) reads at the best rate ever measured, H below, for all of its seconds;
+  cache, small kernels) reads at the best rate ever measured for all of its seconds;
   products that arithmetic bounds read their bytes; experts' arithmetic and prompt attention none
 * of links the bytes that each device sends, evenly to the others of its group: all-reduces to the
   TP group, expert exchange to the stage, hand-offs to the next stage, swaps to the host.
@@ -34,8 +34,8 @@ from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.work import Activity, Phase, kernel, pause, traffic
 
-# Best rate that was ever measured (bytes/s of a device). Source: triad of H100 and H200
-# (Azure/AI-benchmarking-guide @8fd0c6e), Azure's report on ND GB200 v6.
+# Best rate that was ever measured (bytes/s of a device). Source: HBM triad of H100 and H200, 89 %
+# and 86 % of the datasheet's rate (recalled); Azure's report on ND GB200 v6.
 MEASURED_HBM = {"h100_sxm": 2.97e12, "h200_sxm": 4.15e12, "gb200": 7.35e12}
 MEMORY = ("gemm_weights", "attention_decode", "glue", "expert_weights")
 GROUPS = {"all_reduce": "tp", "expert_exchange": "stage", "handoff": "next", "swap": "host"}

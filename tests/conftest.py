@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import settings
 
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 
+# The same cases on every machine; HYPOTHESIS_PROFILE=random looks further.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("random")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 

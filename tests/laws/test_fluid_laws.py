@@ -185,7 +185,7 @@ def engine_run(
 
     def user():
         for change in changes:
-            yield env.timeout(change.at_s - env.now)
+            yield env.timeout(max(0.0, change.at_s - env.now))  # sums of gaps may round up
             if change.start is not None:
                 handle, number = engine.start(change.start), len(handles)
                 handle.callbacks.append(lambda _, number=number: ends.update({number: env.now}))

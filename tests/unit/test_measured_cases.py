@@ -119,34 +119,7 @@ def test_why_a_case_is_not_replayed(cells: dict[str, str], reason: str) -> None:
     assert stopped.value.reason == reason
 
 
-RUN_ @ pytest.mark.parametrize(
-    ("framework", "version", "profile", "how"),
-    [
-        ("vllm", "0.19.0", "vllm-0.19", EXACT),
-        ("vllm", "0.10.0", "vllm-0.10", EXACT),
-        ("vllm", "0.17", "vllm-0.17", EXACT),
-        ("vllm", "0.17.1", "vllm-0.17", OLDER),
-        ("vllm", "0.14.1 (llm-d 0.5.0)", "vllm-0.10", OLDER),
-        ("vllm", "0.9.2", "vllm-0.19", NEWEST),
-        ("vllm", "1.0", "vllm-0.19", OLDER),
-        ("vllm", "nightly-5b8c30d62b754b57", "vllm-0.19", NEWEST),
-        ("vllm_ascend", "", "vllm-0.19", NEWEST),
-        ("sglang", "0.5.6.post2", "sglang-0.5", OLDER),
-        ("sglang", "0.5.10.post1", "sglang-0.5.10", EXACT),
-        ("trtllm", "1.0.0rc3", "trtllm-1.0", EXACT),
-        ("trtllm", "tensorrt-10.11", "trtllm-1.0", NEWEST),
-    ],
-)
-
-
-def test_profiles_follow_the_version(framework: str, version: str, profile: str, how: str) -> None:
-    assert profile_of(framework, version) == (profile, how)
-    one = case(framework=framework, framework_version=version)
-    assert job_of(one).software == profile
-    assert list(scorecard([Replayed(case=one, predicted=1.0)]).breakdown["profile"]) == [how]
-
-
-REASONS: list[tuple[dict[str, str], str]] = [
+RUN_REASONS: list[tuple[dict[str, str], str]] = [
     ({"n_chips": "4"}, "parallelism and chips disagree"),
     ({"model": "llama3.1-405b", "weights_dtype": "bf16"}, "does not fit"),
     ({"weights_dtype": "fp4"}, "inputs refused"),

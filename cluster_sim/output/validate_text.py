@@ -49,6 +49,7 @@ def table(card: Scorecard) -> str:
                 for value, metrics in groups.items()
             }
         parts.append(_block(dimension, groups))
+    parts.append(_versions(card))
     parts.append(_block("worst set-ups", _worst(card)))
     parts.append(_skipped(card))
     return "\n\n".join(part for part in parts if part)
@@ -101,6 +102,17 @@ def _worst(card: Scorecard) -> dict[str, dict[str, Score]]:
         return -next(iter(found[value].values())).median_ape  # type: ignore[operator]
 
     return {value: found[value] for value in sorted(found, key=error)[:WORST]}
+
+
+def _versions(card: Scorecard) -> str:
+    """How many of the scored serving cases had the profile of their own version."""
+    groups = card.breakdown.get("profile", {})
+    counts = {how: sum(score.n for score in mine.values()) for how, mine in groups.items()}
+    total = sum(counts.values())
+    if not total:
+        return ""
+    shares = ", ".join(f"{how} {count / total:.0%}" for how, count in counts.items())
+    return f"Software profile by version, of {total} serving cases scored: {shares}."
 
 
 def _skipped(card: Scorecard) -> str:
@@ -193,7 +205,8 @@ def markdown(replayed: Sequence[Replayed]) -> str:
     parts += ["## All metrics by mode", _wide(card, "mode"), "## Halves", _wide(closed, "half")]
     for dimension in ("chip", "model", "precision", "framework", "flag"):
         parts += [f"## Closed loop by {dimension}", _wide(closed, dimension)]
-    parts += ["## Closed loop, worst set-ups", _wide_of(_worst(card))]
+    parts += ["## Closed loop by how the version's profile was chosen", _wide(closed, "profile")]
+    parts += [_versions(card), "## Closed loop, worst set-ups", _wide_of(_worst(card))]
     offline = scorecard([one for one in replayed if one.case.text("mode") == "offline"])
     for dimension in ("chip", "model", "source"):
         parts += [f"## Offline by {dimension}", _wide(offline, dimension)]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
+from cluster_sim.specs.find import names
 from cluster_sim.studies.validate_cases import Case
 
 PROFILES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "vllm_ascend": "vllm"}
+EXACT, OLDER, NEWEST = "exact", "nearest older", "newest"
+_RELEASE = re.compile(r"v?(\d+(?:\.\d+)*)")
 DTYPES = {"fp16": "bf16", "int4": "w4a16"}
 POOLS = "pools are not simulated"
 BATCH_WAIT = 20  # iterations
@@ -90,7 +94,7 @@ def job_of(case: Case) -> Job:
         mode=mode,
         chip=case.text("chip"),
         n_chips=case.count("n_chips", 0),
-        software=PROFILES[framework],
+        software=profile_of(framework, case.text("framework_version"))[0],
         model=case.text("model"),
         dtype=DTYPES.get(dtype, dtype),
         kv_dtype=DTYPES.get(case.text("kv_dtype"), case.text("kv_dtype")) or recipe.kv_dtype,
@@ -106,6 +110,37 @@ def job_of(case: Case) -> Job:
         max_num_batched_tokens=tokens or recipe.max_num_batched_tokens,
         held_steps=recipe.held_steps,
     )
+
+
+@cache
+def profile_of(framework: str, version: str) -> tuple[str, str]:
+    """The software profile of a framework's version, and how it was chosen: the exact release (what
+    follows its numbers, ``rc3`` or ``.post2``, does not count), else the nearest older, else the
+    newest. Raises KeyError for a framework without profiles.
+    """
+    bare = PROFILES[framework]
+    known = {
+        _release(name.removeprefix(f"{bare}-")): name
+        for name in names("software")
+        if name.startswith(f"{bare}-")
+    }
+    known.pop((), None)
+    wanted = _release(version)
+    if wanted in known:
+        return known[wanted], EXACT
+    older = [release for release in known if release < wanted]
+    if older:
+        return known[max(older)], OLDER
+    return known[max(known)] if known else bare, NEWEST
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers that a version begins with, without zeros at the end; empty if there are none."""
+    found = _RELEASE.match(version)
+    numbers = [int(number) for number in found[1].split(".")] if found else []
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
 
 
 def _rate(case: Case) -> float | None:

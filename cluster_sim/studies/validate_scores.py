@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cluster_sim.studies import validate_collectives, validate_operators
 from cluster_sim.studies.validate_cases import Case
+from cluster_sim.studies.validate_jobs import PROFILES, profile_of
 
 HALF_KEY = ("chip", "model", "framework", "weights_dtype", "tp", "attn_dp", "ep", "isl", "osl")
 HALVES = ("fit", "score")
@@ -89,6 +90,14 @@ def framework(case: Case) -> str:
     return case.text("library_family") or case.text("framework")
 
 
+def profile(case: Case) -> str:
+    """How the software profile of a serving case was chosen: exact, nearest older, newest."""
+    name = case.text("framework")
+    if case.kind != "serving" or name not in PROFILES:
+        return ""
+    return profile_of(name, case.text("framework_version"))[1]
+
+
 def _setup(case: Case) -> str:
     if case.text("mode") != "closed_loop":
         return ""
@@ -106,6 +115,7 @@ DIMENSIONS: dict[str, Callable[[Case], str]] = {
     "operation": operation,
     "precision": precision,
     "framework": framework,
+    "profile": profile,
     "source": lambda case: case.text("source"),
     "setup": _setup,
 }

@@ -99,6 +99,7 @@ def test_all_forms_print(runner: CliRunner) -> None:
     table = run(runner, "--against", "mine.csv").stdout
     assert "tpot_ms_mean" in table
     assert "Every case was scored." in table
+    assert "Software profile by version, of 2 serving cases scored: newest 100%." in table
     markdown = run(runner, "--against", "mine.csv", "--format", "markdown").stdout
     assert markdown.startswith("<!-- accuracy table -->")
 

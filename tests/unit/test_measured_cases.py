@@ -9,7 +9,7 @@ import pytest
 
 from cluster_sim.studies.validate import NOT_SAMPLED, play, prepare
 from cluster_sim.studies.validate_cases import LEFT_OUT, Case
-from cluster_sim.studies.validate_jobs import SkippedError, job_of
+from cluster_sim.studies.validate_jobs import EXACT, NEWEST, OLDER, SkippedError, job_of, profile_of
 from cluster_sim.studies.validate_scores import (
     HALF_KEY,
     Replayed,
@@ -68,6 +68,31 @@ def test_repeats_of_a_configuration_share_a_half() -> None:
     other = case(3.0, concurrency="64", metric="ttft_ms_p50", framework_version="0.1")
     assert half_of(other) == half_of(case())
     assert {half_of(case(**{column: "x"})) for column in HALF_KEY} == {"fit", "score"}
+
+
+@pytest.mark.parametrize(
+    ("framework", "version", "profile", "how"),
+    [
+        ("vllm", "0.19.0", "vllm-0.19", EXACT),
+        ("vllm", "0.10.0", "vllm-0.10", EXACT),
+        ("vllm", "0.17", "vllm-0.17", EXACT),
+        ("vllm", "0.17.1", "vllm-0.17", OLDER),
+        ("vllm", "0.14.1 (llm-d 0.5.0)", "vllm-0.10", OLDER),
+        ("vllm", "0.9.2", "vllm-0.19", NEWEST),
+        ("vllm", "1.0", "vllm-0.19", OLDER),
+        ("vllm", "nightly-5b8c30d62b754b57", "vllm-0.19", NEWEST),
+        ("vllm_ascend", "", "vllm-0.19", NEWEST),
+        ("sglang", "0.5.6.post2", "sglang-0.5", OLDER),
+        ("sglang", "0.5.10.post1", "sglang-0.5.10", EXACT),
+        ("trtllm", "1.0.0rc3", "trtllm-1.0", EXACT),
+        ("trtllm", "tensorrt-10.11", "trtllm-1.0", NEWEST),
+    ],
+)
+def test_profiles_follow_the_version(framework: str, version: str, profile: str, how: str) -> None:
+    assert profile_of(framework, version) == (profile, how)
+    one = case(framework=framework, framework_version=version)
+    assert job_of(one).software == profile
+    assert list(scorecard([Replayed(case=one, predicted=1.0)]).breakdown["profile"]) == [how]
 
 
 REASONS: list[tuple[dict[str, str], str]] = [

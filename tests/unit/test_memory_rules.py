@@ -40,7 +40,7 @@ def test_a_given_fraction_replaces_the_reserve(h200: TopologyInput) -> None:
 
 
 def test_vllm_takes_its_share_of_the_whole(h200: TopologyInput) -> None:
-    found = cache(h200, "vllm-0.10", Layout(8))
+    found = cache(h200, "vllm-0.19", Layout(8))
     room = 0.9 * h200.chip.memory.capacity - found.weights_bytes - 1e9 - 5 * 8192 * 8192
     assert found.blocks == int(room // (2 * 80 * 128 * 16))
 
@@ -48,12 +48,12 @@ def test_vllm_takes_its_share_of_the_whole(h200: TopologyInput) -> None:
 @pytest.mark.parametrize(
     ("software", "memory", "tokens", "sequences"),
     [
-        ("vllm-0.10", 80 * GIB, 8192, 1024),
-        ("vllm-0.10", 48 * GIB, 2048, 256),
-        ("sglang-0.5", 180e9, 16384, 2048),
-        ("sglang-0.5", 80e9, 8192, 2048),
-        ("sglang-0.5", 48e9, 4096, 2048),
-        ("sglang-0.5", 24e9, 2048, 2048),
+        ("vllm-0.19", 80 * GIB, 8192, 1024),
+        ("vllm-0.19", 48 * GIB, 2048, 256),
+        ("sglang-0.5.10", 180e9, 16384, 2048),
+        ("sglang-0.5.10", 80e9, 8192, 2048),
+        ("sglang-0.5.10", 48e9, 4096, 2048),
+        ("sglang-0.5.10", 24e9, 2048, 2048),
     ],
 )
 def test_limits_follow_the_device(

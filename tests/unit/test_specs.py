@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from cluster_sim.errors import UnknownNameError
 from cluster_sim.specs.find import find, names
 from cluster_sim.specs.load import load_economics, load_topology, load_workload
 from cluster_sim.specs.schema import KINDS, json_schema
@@ -28,7 +30,26 @@ def test_workloads_load_with_every_profile(name: str, software: str) -> None:
 
 def test_names_compare_loosely() -> None:
     assert find("topology", "H200-NVL8").name == "h200_nvl8"
-    assert find("software", "vllm").name == "vllm-0.10"
+    assert find("software", "vllm").name == "vllm-0.19"
+    assert find("software", "SGLang 0.5.10").name == find("software", "sglang").name
+
+
+def test_versions_of_a_framework_differ_in_host_time_alone() -> None:
+    for name in names("software"):
+        found = load_workload("llama70b", [f"workload.software={name}"]).software
+        newest = load_workload("llama70b", [f"workload.software={found.framework}"]).software
+        own = {"name": newest.name, "title": newest.title, "version": newest.version}
+        assert name == f"{found.framework}-{found.version}"
+        assert dataclasses.replace(found, **own, host=newest.host) == newest
+        assert found.host.per_sequence == newest.host.per_sequence
+        assert found == newest or found.host.source != newest.host.source
+
+
+def test_an_unknown_version_is_told_with_the_nearest() -> None:
+    with pytest.raises(
+        UnknownNameError, match=r"no software named 'vllm-0\.15'; did you mean 'vllm"
+    ):
+        load_workload("llama70b", ["workload.software=vllm-0.15"])
 
 
 def test_a_local_file_shadows_a_packaged_name(

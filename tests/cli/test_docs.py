@@ -46,3 +46,10 @@ def test_the_readme_shows_what_the_program_prints(runner: CliRunner) -> None:
         return re.sub(r"simulated in [\d.]+ s", "", text).strip().splitlines()
 
     assert stable(shown) == stable(printed)
+
+
+def test_the_readme_shows_the_accuracy_of_the_docs() -> None:
+    def table(path: Path) -> str:
+        return path.read_text().split("<!-- accuracy table -->")[1].split("<!-- end of")[0]
+
+    assert table(ROOT / "README.md") == table(ROOT / "docs" / "accuracy.md")

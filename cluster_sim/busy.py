@@ -27,6 +27,7 @@ from cluster_sim.perf.replica_phases import (
 from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.records import StepCounts
 from cluster_sim.serving.service import Run
+from cluster_sim.serving.site import Visits
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +89,20 @@ def _totals(
     return seconds, amounts
 
 
-def machine_rows(facts: Facts) -> dict[str, Any]:
-    """What the manifest says about a machine that others used too: nothing without others, else
-    who, what each replica lost, and the use of the resources on which anybody met.
+def machine_rows(facts: Facts, visits: Visits) -> dict[str, Any]:
+    """What the manifest says about a machine that others used too: who, what each replica lost
+    (s), and the use of the resources on which anybody met.
     """
-    visits = facts.run.visits
-    if visits is None:
-        return {}
     met = [name for name, busy_s in zip(visits.names, visits.busy_s, strict=True) if busy_s > 0]
     used = resource_use(facts)
     return {
-        "machine": {
-            "others": list(facts.others),
-            "lost_s": list(visits.lost_s),
-            "resources": {
-                name: {
-                    "busy_s": min(used[name].busy_s, facts.run.end_s),
-                    "carried": used[name].carried,
-                }
-                for name in met
-            },
-        }
+        "others": list(facts.others),
+        "lost_s": list(visits.lost_s),
+        "resources": {
+            name: {
+                "busy_s": min(used[name].busy_s, facts.run.end_s),
+                "carried": used[name].carried,
+            }
+            for name in met
+        },
     }

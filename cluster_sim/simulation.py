@@ -8,20 +8,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster_sim import __version__
 from cluster_sim.capacity import Capacity, FlatOut, find_capacity, run_flat_out
 from cluster_sim.errors import SpecError
 from cluster_sim.facts import Facts
-from cluster_sim.machine.build import build_machine
 from cluster_sim.metrics import Targets, targets
-from cluster_sim.perf.background import background as traffic_beside
-from cluster_sim.perf.background import stretched
-from cluster_sim.perf.collective_group import make_group
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
-from cluster_sim.perf.replica_phases import Resources, hbm_bytes_per_s, replica_phases
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.serving.event_driven import Live, Watcher
 from cluster_sim.serving.generators import draw_requests, planned
@@ -29,7 +24,6 @@ from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Prefixes, Requests, all_at_once
 from cluster_sim.serving.scheduler import SCHEDULERS
 from cluster_sim.serving.service import Service, serve
-from cluster_sim.serving.site import Process, Site, always
 from cluster_sim.serving.stepper import ReplicaSpec
 from cluster_sim.serving.trace_rows import TraceOptions
 from cluster_sim.serving.traces import read_trace, trace_digest
@@ -38,9 +32,11 @@ from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.specs.workload import Economics, Workload
 from cluster_sim.summary import summarise_run
 
+if TYPE_CHECKING:
+    from cluster_sim.serving.site import Process
+
 DEFAULT_REQUESTS = 10_000
 CLOSED_ROUNDS = 10  # requests (sessions) per client of a closed loop, unless given
-LASTS_S = 1e8  # traffic beside a run: longer than any run
 Progress = Callable[[str, float], None]
 
 
@@ -99,7 +95,11 @@ def simulate(
     price = compile_step_price(machine, job.model, job.software, layout, dtypes)
     cache = kv_cache(machine.chip, job.model, job.software, layout, dtypes)
     service = make_service(job, choice, price, cache, requests)
-    site = make_site(machine, job, choice, price, processes, background) if others else None
+    site = None
+    if others:
+        from cluster_sim.beside import make_site
+
+        site = make_site(machine, job, choice, price, processes, background)
     capacity, flat_out = _limits(service, requests, wanted, step_by_step, progress)
     if wanted.arrivals.kind == "open":
         rate = _offered_rate(wanted, capacity, flat_out)
@@ -203,30 +203,6 @@ def make_service(
         job.model.max_context,
         closed,
         software.first_token_steps,
-    )
-
-
-def make_site(
-    machine: TopologyInput,
-    job: WorkloadInput,
-    choice: Choice,
-    price: StepPrice,
-    processes: Sequence[Process] = (),
-    background: Sequence[str] = (),
-) -> Site:
-    """The machine with the replicas of a plan on its devices, and who else is there."""
-    built = build_machine(machine)
-    resources = Resources(machine=built, hbm_bytes_per_s=hbm_bytes_per_s(machine))
-    beside: list[Process] = []
-    if background:
-        everybody = make_group(machine, range(built.devices), machine=built)
-        found = [one for text in background for one in traffic_beside(machine, everybody, text)]
-        beside.append(always(stretched(one, LASTS_S) for one in found))
-    swaps = job.software.preemption == "swap"
-    return Site(
-        capacity=resources.capacity(),
-        homes=replica_phases(resources, price, choice.layout, choice.replicas, swaps=swaps),
-        processes=(*beside, *processes),
     )
 
 

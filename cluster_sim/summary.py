@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from cluster_sim.busy import machine_rows
 from cluster_sim.economics import (
     chip_usd_per_hour,
     usd_per_million_tokens,
@@ -320,7 +319,7 @@ def _manifest(
         "failed_rows": facts.requests.failed_rows,
         "invariants": _invariants(facts, row),
         "notes": notes_of(facts, row),
-        **machine_rows(facts),
+        **_machine(facts),
     }
 
 
@@ -333,6 +332,15 @@ def _invariants(facts: Facts, row: dict[str, Any]) -> dict[str, bool]:
         or all(c.blocks_taken >= c.blocks_returned for c in facts.run.counts),
         "chip_time_closed": True,
     }
+
+
+def _machine(facts: Facts) -> dict[str, Any]:
+    """Who else was on the machine, and what that cost; nothing in a run that had it to itself."""
+    if facts.run.visits is None:
+        return {}
+    from cluster_sim.busy import machine_rows
+
+    return {"machine": machine_rows(facts, facts.run.visits)}
 
 
 def _hit_share(facts: Facts) -> float | None:

@@ -14,6 +14,7 @@ from cluster_sim.cli.options import resolve_inputs, run_options
 from cluster_sim.cli.params import Window
 
 if TYPE_CHECKING:
+    from cluster_sim.output.timeline import Timeline
     from cluster_sim.simulation import Result
 
 
@@ -52,7 +53,6 @@ def run(
     import dataclasses
 
     from cluster_sim.output.results import ResultWriter, check_writable
-    from cluster_sim.output.timeline import timeline as make_timeline
     from cluster_sim.simulation import simulate
 
     if timeline_window and not timeline:
@@ -96,7 +96,7 @@ def run(
         finally:
             bar.close()
         seconds = time.perf_counter() - started
-        trace = make_timeline(result, timeline_window) if timeline else None
+        trace = _timeline(result, timeline_window) if timeline else None
         folder = writer.write(result, {"simulated_s": f"{seconds:.3f}"}, trace)
         if trace is not None and not quiet:
             click.echo(f"Timeline: {folder / 'timeline.json.gz'}, {trace.note}", err=True)
@@ -135,6 +135,12 @@ def _display(live: bool, quiet: bool) -> Bar | Panel:
     if live:
         click.echo("Note: --live needs a terminal on stderr; the run goes on without.", err=True)
     return Bar(quiet)
+
+
+def _timeline(result: Result, window: tuple[float, float] | None) -> Timeline:
+    from cluster_sim.output.timeline import timeline
+
+    return timeline(result, window)
 
 
 def _print_table(result: Result, seconds: float, folder: Path, options: dict[str, Any]) -> None:

@@ -19,12 +19,12 @@ from cluster_sim.serving.prefix_cache import PrefixCache
 from cluster_sim.serving.records import NEVER, Outcomes, Status, StepCounts, StepLog
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.router import ROUTERS
-from cluster_sim.serving.site import Site, Tenant, Visits
 from cluster_sim.serving.stepper import ReplicaSpec
 from cluster_sim.serving.tape import Tape
 
 if TYPE_CHECKING:
     from cluster_sim.serving.service import Service
+    from cluster_sim.serving.site import Site, Tenant, Visits
 
 LOOKS_PER_RUN = 64  # how often progress is reported and a watcher may stop the run
 
@@ -170,13 +170,11 @@ class EventDriven:
         self.starting = [False] * len(replicas)
         self.live = live
         self.to_finish = len(accepted)
+        self.site = site
         self.cluster = None if site is None else site.open(self.env)
         self.tenants: list[Tenant] = []
         if site is not None and self.cluster is not None:
-            self.tenants = [
-                Tenant(self.cluster.engine, replica, home, shared, self)
-                for replica, home, shared in zip(replicas, site.homes, site.shared, strict=True)
-            ]
+            self.tenants = site.tenants(self.cluster, replicas, self)
 
     def run(self) -> None:
         """Play all events; raises ClusterSimError if requests wait for a resource that is down."""
@@ -194,17 +192,9 @@ class EventDriven:
 
     def visits(self) -> Visits | None:
         """What happened on the machine; None without one."""
-        if self.cluster is None:
+        if self.site is None or self.cluster is None:
             return None
-        counters = self.cluster.engine.counters()
-        return Visits(
-            names=self.cluster.names,
-            carried=counters.carried.tolist(),
-            busy_s=counters.busy_s.tolist(),
-            lost_s=tuple(tenant.lost_s for tenant in self.tenants),
-            played=tuple(counts for tenant in self.tenants for counts in tenant.played),
-            shared=tuple(tenant.shared_steps for tenant in self.tenants),
-        )
+        return self.site.visits(self.cluster, self.tenants)
 
     def _run(self) -> None:
         if self.concurrency is None:

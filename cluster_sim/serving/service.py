@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import TYPE_CHECKING
 
 import numpy as np
 from simpy.core import Environment
@@ -34,9 +35,11 @@ from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
 from cluster_sim.serving.replica import FastReplica
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.router import READS_LOAD, ROUTERS
-from cluster_sim.serving.site import Site, Visits
 from cluster_sim.serving.stepper import ReplicaSpec, StepByStepReplica
 from cluster_sim.serving.tape import Tape
+
+if TYPE_CHECKING:
+    from cluster_sim.serving.site import Site, Visits
 
 LOOK_GROWTH = 0.25  # of the time so far: the next look once all requests have arrived
 LIVE_GROWTH = 0.01  # the same while somebody watches

@@ -79,6 +79,25 @@ class Site:
             env.process(steps)
         return cluster
 
+    def tenants(self, cluster: Cluster, replicas: Sequence[Worker], player: Player) -> list[Tenant]:
+        """The replicas as users of the opened machine."""
+        return [
+            Tenant(cluster.engine, replica, home, shared, player)
+            for replica, home, shared in zip(replicas, self.homes, self.shared, strict=True)
+        ]
+
+    def visits(self, cluster: Cluster, tenants: Sequence[Tenant]) -> Visits:
+        """What happened on it."""
+        counters = cluster.engine.counters()
+        return Visits(
+            names=cluster.names,
+            carried=counters.carried.tolist(),
+            busy_s=counters.busy_s.tolist(),
+            lost_s=tuple(tenant.lost_s for tenant in tenants),
+            played=tuple(counts for tenant in tenants for counts in tenant.played),
+            shared=tuple(tenant.shared_steps for tenant in tenants),
+        )
+
     @property
     def shared(self) -> list[set[int]]:
         """For each replica those of its resources that are other replicas' too."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster_sim.beside import make_site
 from cluster_sim.busy import resource_use
 from cluster_sim.engine.cluster import Cluster
 from cluster_sim.errors import ClusterSimError
@@ -24,7 +25,7 @@ from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.scheduler import SCHEDULERS
 from cluster_sim.serving.service import Run, Service, serve
 from cluster_sim.serving.site import Process, Site, Tenant, always
-from cluster_sim.simulation import make_service, make_site, simulate
+from cluster_sim.simulation import make_service, simulate
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.testing import facts, random_case, synthetic_price

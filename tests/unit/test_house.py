@@ -42,7 +42,14 @@ def test_data_files_stay_small() -> None:
                 "--out",
                 "out",
             ],
-            {"pandas", "networkx", "numba"},
+            {
+                "pandas",
+                "networkx",
+                "numba",
+                "cluster_sim.engine.fluid",
+                "cluster_sim.machine.build",
+                "cluster_sim.output.timeline",
+            },
         ),
     ],
 )

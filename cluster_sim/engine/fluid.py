@@ -7,6 +7,7 @@ solved once for all changes at an instant, after everything else that happens th
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -25,7 +26,23 @@ FEW_STALE = 64  # alarms that no longer count may stay on the queue; more are dr
 ALTERNATIONS = 8  # of the phases of a step that shares. Source: assumed; 80 agree within 1 %
 
 
-class Handle(Event):
+class Owner(ABC):
+    """Who may have resources to itself."""
+
+    @abstractmethod
+    def disturb(self) -> None:
+        """Somebody else comes on a resource that this had to itself."""
+
+    def has_room(self) -> bool:
+        """Whether all who are now on its resources can run as alone beside it."""
+        return False
+
+    @abstractmethod
+    def account(self, meter: Meter) -> None:
+        """Add to ``meter`` what is done by now and not yet in the engine's."""
+
+
+class Handle(Owner, Event):
     """Something that runs on the engine; as an event it succeeds when that is complete, and never
     when it is cancelled.
     """
@@ -38,21 +55,9 @@ class Handle(Event):
         super().__init__(engine.env)
         self.engine = engine
 
-    def disturb(self) -> None:
-        """Somebody else comes on a resource that this had to itself."""
-        raise NotImplementedError
-
-    def has_room(self) -> bool:
-        """Whether all who are now on its resources can run as alone beside it."""
-        return False
-
-    def account(self, meter: Meter) -> None:
-        """Add to ``meter`` what is done by now and not yet in the engine's."""
-        raise NotImplementedError
-
+    @abstractmethod
     def cancel(self) -> float:
-        """Stop it; returns the share done."""
-        raise NotImplementedError
+        """Stop it; returns the share done. One that is complete stays complete."""
 
     def _ring_at(self, end_s: float) -> None:
         self._alarm = alarm = instant(self.env, end_s, END_RANK)
@@ -66,9 +71,9 @@ class Handle(Event):
         else:
             self.engine.stale.pop(alarm, None)
 
+    @abstractmethod
     def _end(self) -> None:
         """Its time alone is over."""
-        raise NotImplementedError
 
     def _silence(self) -> None:
         """Its alarm no longer counts."""
@@ -191,7 +196,7 @@ class FluidEngine:
         # The rates that activities (not plays) would have alone; None: nobody asks.
         self.wanted: list[float] | None = None
         # Who has a resource to itself and is to be told when somebody comes.
-        self.owner: list[Handle | None] = [None] * len(capacity)
+        self.owner: list[Owner | None] = [None] * len(capacity)
         self.stale: dict[Event, None] = {}
         self._running = 0
         self._settling = False
@@ -209,10 +214,6 @@ class FluidEngine:
         for r in activity.resources if stays else ():
             self.staying[r] += 1
         return running
-
-    def cancel(self, handle: Handle) -> float:
-        """Stop what runs; returns the share done. One that is complete stays complete."""
-        return handle.cancel()
 
     def set_capacity(self, resource: int, capacity: float) -> None:
         """Change a capacity now. At 0 its users stall until it is raised or they are cancelled."""
@@ -279,7 +280,7 @@ class FluidEngine:
             for r, demand in zip(activity.resources, activity.demand, strict=True):
                 self.wanted[r] += sign * demand / activity.alone_s
 
-    def disown(self, owner: Handle, resources: Iterable[int]) -> None:
+    def disown(self, owner: Owner, resources: Iterable[int]) -> None:
         """These resources are nobody's own any more."""
         for r in resources:
             if self.owner[r] is owner:

@@ -21,7 +21,7 @@ from simpy.events import Event
 
 from cluster_sim.engine.clock import END_RANK, call_at
 from cluster_sim.engine.cluster import Cluster
-from cluster_sim.engine.fluid import FluidEngine, Handle
+from cluster_sim.engine.fluid import FluidEngine, Owner
 from cluster_sim.engine.fluid_meter import Meter
 from cluster_sim.engine.fluid_play import Play
 from cluster_sim.errors import ClusterSimError
@@ -172,7 +172,7 @@ class Player(Protocol):
         """The step is done."""
 
 
-class Tenant(Handle):
+class Tenant(Owner):
     """A replica among the users of a machine. ``shared`` are those of its resources that other
     replicas use too: with them it is never known to be alone, save where hardly any step does.
     """
@@ -180,7 +180,7 @@ class Tenant(Handle):
     def __init__(
         self, engine: FluidEngine, replica: Worker, home: Home, shared: set[int], player: Player
     ) -> None:
-        super().__init__(engine)
+        self.engine, self.env = engine, engine.env
         self.replica, self.home, self.player = replica, home, player
         for rank in replica.ranks:
             rank.consists = NOTHING
@@ -272,7 +272,3 @@ class Tenant(Handle):
 
     def account(self, meter: Meter) -> None:
         """Steps alone are counted by the replica itself."""
-
-    def cancel(self) -> float:
-        """A replica goes on until its requests are done."""
-        raise NotImplementedError

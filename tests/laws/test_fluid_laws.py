@@ -191,7 +191,7 @@ def engine_run(
                 handle.callbacks.append(lambda _, number=number: ends.update({number: env.now}))
                 handles.append(handle)
             if change.cancel is not None and not handles[change.cancel].triggered:
-                done.setdefault(change.cancel, engine.cancel(handles[change.cancel]))
+                done.setdefault(change.cancel, handles[change.cancel].cancel())
             if change.capacity is not None:
                 engine.set_capacity(*change.capacity)
 
@@ -277,7 +277,7 @@ def test_plays_carry_what_their_steps_demand(seed: int) -> None:
                 visitor = random_activity(rng, resources)
                 handle = engine.start(visitor)
                 yield env.timeout(rng.random())
-                book(visitor, engine.cancel(handle))
+                book(visitor, handle.cancel())
 
     env.process(user())
     env.run()

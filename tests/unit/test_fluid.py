@@ -160,9 +160,9 @@ def test_the_rest_goes_another_way() -> None:
 
     def reroute() -> None:
         engine.set_capacity(0, 0.0)
-        done = engine.cancel(first)
+        done = first.cancel()
         assert done == pytest.approx(0.25)
-        assert engine.cancel(first) == done
+        assert first.cancel() == done
         other = engine.start(flow(50, 100.0, 1), share=1 - done)
         record(other, times, "second")
         assert other.done == 0.0
@@ -190,12 +190,12 @@ def test_what_no_longer_counts_does_not_hold_up_the_clock() -> None:
     env = simpy.Environment()
     engine = FluidEngine(env, [100.0])
     long = [engine.start(flow(1, 1000.0)) for _ in range(3)]
-    at(env, 1.0, lambda: [engine.cancel(handle) for handle in long])
+    at(env, 1.0, lambda: [handle.cancel() for handle in long])
     env.run()
     assert env.now == 1.0
     many = [engine.start(flow(1, 1000.0)) for _ in range(100)]
     for handle in many:
-        engine.cancel(handle)
+        handle.cancel()
     assert len(env._queue) < 10
 
 
@@ -299,13 +299,13 @@ def test_a_play_is_cancelled_with_what_it_did(visit: bool) -> None:
     if visit:
         engine.start(flow(50, 50.0))
     env.run(2.25)
-    done = engine.cancel(steps)
+    done = steps.cancel()
     carried = engine.counters().carried
     env.run()
     assert not steps.triggered
     assert done == pytest.approx(2.25 / 4) if not visit else done < 2.25 / 4
     assert carried[0] - 50 * visit + 100 * carried[1] == pytest.approx(done * 4 * 100)
-    assert engine.cancel(steps) == done
+    assert steps.cancel() == done
     assert set(engine.claims) == {0}
 
 

@@ -1,20 +1,14 @@
-"""From files and options to frozen dataclasses: all problems of a file at once, with file, line,
-key and way out.
-"""
+"""From names, files and options to the frozen dataclasses of a run."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
-import difflib
-import math
-import re
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from cluster_sim.errors import SpecError, UnknownNameError
+from cluster_sim.specs.build import Lines, Source, Spec, build, hint_at, short
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT, Chip, Fits
 from cluster_sim.specs.find import FOLDERS, FileRecord, find
 from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened, with_watts
@@ -25,13 +19,7 @@ from cluster_sim.specs.pod import merge, with_chips, with_host
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.topology import Topology
 from cluster_sim.specs.workload import Economics, Workload
-from cluster_sim.units import parse_quantity
 
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
-
-Spec = TypeVar("Spec")
-Lines = Mapping[tuple[str | int, ...], int]
 ROOTS = ("topology", "chip", "workload", "plan", "engine", "economics")
 ENGINE_KEYS = (
     "scheduler",
@@ -52,7 +40,7 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     ``overrides`` are texts with the roots topology. and chip.
     """
     record, data, lines = read("topology", name)
-    source, parts = _Source(record.path, lines), split_overrides(overrides)
+    source, parts = Source(record.path, lines), split_overrides(overrides)
     if any(keys == ["chips"] for keys, _ in parts["topology"]):
         data.pop("hosts", None)
     _override(data, parts, "topology", source)
@@ -60,7 +48,7 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     if not isinstance(data.get("chip"), str):
         build(Topology, data, source, record.name)  # raises, with all other problems
     chip_record, facts, chip_lines = read("chip", data["chip"])
-    chip_source = _Source(chip_record.path, chip_lines)
+    chip_source = Source(chip_record.path, chip_lines)
     _override(facts, parts, "chip", chip_source)
     chip = build(Chip, facts, chip_source, chip_record.name)
     if chip.scale_up is None and "scale_up" not in data:
@@ -89,7 +77,7 @@ def load_fits(chip: Chip, own: FileRecord | None = None) -> tuple[Fits, tuple[Fi
 
 def _with_relatives(
     chip: Chip, lenders: tuple[str, ...], own: FileRecord | None = None
-) -> tuple[dict[str, Any], Chip, tuple[FileRecord, ...], _Source]:
+) -> tuple[dict[str, Any], Chip, tuple[FileRecord, ...], Source]:
     """The curves in file form, the chip whose watts they have, the files, and the place of the
     first. ``lenders`` are the chips that borrow from this one, nearest last.
     """
@@ -100,7 +88,7 @@ def _with_relatives(
             f"{chip.name}: no curves; write {FOLDERS['fits']}/{chip.name}.yaml, for example with "
             "'borrows: h100_sxm'"
         ) from None
-    source = _Source(record.path, lines)
+    source = Source(record.path, lines)
     data = in_engine(data)
     if not data.get("borrows"):
         return _likened(data, {}, "other", source), chip, (record,), source
@@ -129,7 +117,7 @@ def _parsed(record: FileRecord) -> tuple[FileRecord, dict[str, Any], Lines]:
 
 
 def _likened(
-    data: dict[str, Any], relative: dict[str, Any], distance: str, source: _Source
+    data: dict[str, Any], relative: dict[str, Any], distance: str, source: Source
 ) -> dict[str, Any]:
     try:
         return likened(data, relative, distance)
@@ -147,7 +135,7 @@ def load_workload(
     become).
     """
     record, data, lines = read("workload", name)
-    source = _Source(record.path, lines)
+    source = Source(record.path, lines)
     for key, value in (replacements or {}).items():
         _assign(data, key.split("."), value)
         source.options[key] = f"--{key.rsplit('.', 1)[-1]}"
@@ -157,7 +145,7 @@ def load_workload(
     workload = build(Workload, data, source, record.name)
     model_record, model = load_spec("model", workload.model, Model)
     software_record, software_data, software_lines = read("software", workload.software)
-    software_source = _Source(software_record.path, software_lines)
+    software_source = Source(software_record.path, software_lines)
     software = build(Software, software_data, software_source, software_record.name)
     return WorkloadInput(
         workload=workload,
@@ -170,7 +158,7 @@ def load_workload(
 def load_economics(overrides: Sequence[str] = ()) -> Economics:
     """Prices and power around the chips: defaults with ``economics.key=value`` applied."""
     data: dict[str, Any] = {}
-    source = _Source("--set economics", {})
+    source = Source("--set economics", {})
     _override(data, split_overrides(overrides), "economics", source)
     return build(Economics, data, source)
 
@@ -178,7 +166,7 @@ def load_economics(overrides: Sequence[str] = ()) -> Economics:
 def load_spec(family: str, name: str, kind: type[Spec]) -> tuple[FileRecord, Spec]:
     """One file of a family as its dataclass."""
     record, data, lines = read(family, name)
-    return record, build(kind, data, _Source(record.path, lines), record.name)
+    return record, build(kind, data, Source(record.path, lines), record.name)
 
 
 def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
@@ -220,7 +208,7 @@ def split_overrides(overrides: Sequence[str]) -> dict[str, list[tuple[list[str],
             raise SpecError(f"--set {text}: write root.key=value, for example plan.tp=4")
         if root not in parts:
             raise SpecError(
-                f"--set {key}: unknown root '{root}'{_hint(root, ROOTS)}; "
+                f"--set {key}: unknown root '{root}'{hint_at(root, ROOTS)}; "
                 f"roots are {', '.join(ROOTS)}"
             )
         parts[root].append((inside.split("."), value.strip()))
@@ -235,12 +223,12 @@ def apply_engine(software: Software, data: Mapping[str, Any], workload: Workload
     if not wanted:
         return software
     known = {**{key: key for key in ENGINE_KEYS}, **software.aliases}
-    changed, source = copy.deepcopy(dict(data)), _Source("engine", {})
+    changed, source = copy.deepcopy(dict(data)), Source("engine", {})
     for name, value in wanted.items():
         plain = name.replace("-", "_")
         if plain not in known:
             raise SpecError(
-                f"engine.{name}: {software.name} has no such setting{_hint(plain, known)}; "
+                f"engine.{name}: {software.name} has no such setting{hint_at(plain, known)}; "
                 f"it has {', '.join(sorted(known))}"
             )
         ours = known[plain]
@@ -264,119 +252,8 @@ def _translated(software: Software, flag: str, value: Any) -> Any:
     if words is None:
         return value
     if str(value).lower() not in words:
-        raise SpecError(f"engine.{flag}: must be one of {', '.join(words)} (got {_short(value)})")
+        raise SpecError(f"engine.{flag}: must be one of {', '.join(words)} (got {short(value)})")
     return words[str(value).lower()]
-
-
-def build(kind: type[Spec], data: dict[str, Any], source: _Source, name: str = "") -> Spec:
-    """Validate a mapping as a spec dataclass; raises SpecError with every problem of it."""
-    from pydantic import ValidationError
-
-    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    if "name" in fields:
-        if "name" in data:
-            raise SpecError(
-                source.problem(("name",), "is taken from the file's name; leave it out")
-            )
-        data = {**data, "name": name}
-    try:
-        adapter: TypeAdapter[Spec] = _adapter(kind)  # type: ignore[arg-type]
-        return adapter.validate_python(_prepare(data))
-    except ValidationError as error:
-        raise SpecError([source.explain(kind, entry) for entry in error.errors()]) from None
-
-
-class _Source:
-    """Where a mapping came from, to name file, line and key of a problem."""
-
-    def __init__(self, shown: str, lines: Lines) -> None:
-        self.shown, self.lines = shown, lines
-        self.options: dict[str, str] = {}  # dotted key -> the option that set it
-        self.renamed: dict[tuple[str | int, ...], str] = {}
-
-    def problem(self, path: tuple[str | int, ...], text: str) -> str:
-        dotted = self.renamed.get(path) or ".".join(str(part) for part in path)
-        for length in range(len(path), 0, -1):
-            option = self.options.get(".".join(str(part) for part in path[:length]))
-            if option:
-                return f"{option}: {text}"
-        line = next(
-            (self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), None
-        )
-        where = f"{self.shown}:{line}" if line else self.shown
-        return f"{where}: {dotted}: {text}" if dotted else f"{where}: {text}"
-
-    def explain(self, kind: type[Any], entry: Mapping[str, Any]) -> str:
-        """One problem as pydantic found it, in the user's words."""
-        path = tuple(part for part in entry["loc"] if part not in ("[key]",))
-        code, got, context = entry["type"], entry.get("input"), entry.get("ctx", {})
-        shown = f" (got {_short(got)})"
-        if code in ("unexpected_keyword_argument", "extra_forbidden"):
-            return self.problem(path, f"unknown key{_hint(str(path[-1]), _keys(kind, path[:-1]))}")
-        if code in ("missing", "missing_argument", "missing_keyword_only_argument"):
-            return self.problem(path, "missing")
-        if code == "literal_error":
-            text = f"must be one of {context['expected'].replace(' or ', ', ')}"
-            known = re.findall(r"'([^']*)'", context["expected"])
-            return self.problem(path, text + shown + _hint(_short(got), known))
-        if code == "value_error":
-            return self.problem(path, str(context["error"]) + (shown if path else ""))
-        bounds = {
-            "greater_than": ("must be > {gt:g}", "gt"),
-            "greater_than_equal": ("must be at least {ge:g}", "ge"),
-            "less_than_equal": ("must be at most {le:g}", "le"),
-        }
-        if code in bounds:
-            return self.problem(path, bounds[code][0].format(**context) + shown)
-        return self.problem(path, _WORDS.get(code, entry["msg"]) + shown)
-
-
-_WORDS = {
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "finite_number": "must be finite",
-    "string_type": "must be text",
-    "string_too_short": "must not be empty",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "dict_type": "must be a mapping",
-    "tuple_type": "must be a list",
-    "dataclass_type": "must be a mapping",
-    "dataclass_exact_type": "must be a mapping",
-}
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(kind)
-
-
-def _prepare(value: Any) -> Any:
-    """Make file values fit the dataclasses: quantile mappings become points; booleans are no
-    numbers.
-    """
-    if isinstance(value, dict):
-        prepared = {key: _prepare(inner) for key, inner in value.items()}
-        if isinstance(prepared.get("quantiles"), dict):
-            prepared["quantiles"] = [_point(q, x) for q, x in prepared["quantiles"].items()]
-        return prepared
-    if isinstance(value, list):
-        return [_prepare(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def _point(share: object, tokens: object) -> tuple[object, object]:
-    try:
-        return parse_quantity(share, "share"), tokens
-    except ValueError:
-        return share, tokens
 
 
 def _engine_args(workload: Workload) -> dict[str, Any]:
@@ -403,7 +280,7 @@ def _override(
     data: dict[str, Any],
     parts: Mapping[str, list[tuple[list[str], str]]],
     root: str,
-    source: _Source,
+    source: Source,
     inside: tuple[str, ...] = (),
 ) -> None:
     from cluster_sim.specs.yaml_text import parse
@@ -426,31 +303,3 @@ def _assign(data: dict[str, Any], keys: Sequence[str], value: Any) -> None:
             raise TypeError(key)
         data = inner
     data[keys[-1]] = value
-
-
-def _keys(kind: type[Any], path: tuple[str | int, ...]) -> list[str]:
-    """Names of the fields at a path inside a spec dataclass."""
-    import typing
-
-    for part in path:
-        if isinstance(part, int):
-            continue  # a place in a list: its entries are of the kind that the list's hint names
-        hints = typing.get_type_hints(kind)
-        hint = hints.get(str(part))
-        found = next(
-            (t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t)), None
-        )
-        if not isinstance(found, type):
-            return []
-        kind = found
-    return [field.name for field in dataclasses.fields(kind)]
-
-
-def _hint(name: str, known: Sequence[str] | Mapping[str, str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
-
-
-def _short(value: object) -> str:
-    text = str(value) if isinstance(value, str | int | float) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

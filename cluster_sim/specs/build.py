@@ -50,16 +50,30 @@ class Source:
 
     def problem(self, path: tuple[str | int, ...], text: str) -> str:
         """A text with the place it is about: the option that set the key, else file and line."""
-        dotted = self.renamed.get(path) or ".".join(str(part) for part in path)
-        for length in range(len(path), 0, -1):
-            option = self.options.get(".".join(str(part) for part in path[:length]))
-            if option:
-                return f"{option}: {text}"
+        dotted = self.renamed.get(path) or _dotted(path)
+        option, key = self._option(path)
+        if option:
+            return f"{option}: {text}" if key == dotted else f"{option}: {path[-1]}: {text}"
         line = next(
             (self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), None
         )
         where = f"{self.shown}:{line}" if line else self.shown
         return f"{where}: {dotted}: {text}" if dotted else f"{where}: {text}"
+
+    def _option(self, path: tuple[str | int, ...]) -> tuple[str, str]:
+        """The option that set a key, what it is in or, if the file has no such key, something in
+        it; and the key that was set. Empty without one.
+        """
+        for length in range(len(path), 0, -1):
+            key = _dotted(path[:length])
+            if key in self.options:
+                return self.options[key], key
+        inside = _dotted(path) + "."
+        if path not in self.lines:
+            for key, option in self.options.items():
+                if key.startswith(inside):
+                    return option, key
+        return "", ""
 
     def explain(self, kind: type[Any], entry: Mapping[str, Any]) -> str:
         """One problem as pydantic found it, in the user's words."""
@@ -67,9 +81,11 @@ class Source:
         code, got, context = entry["type"], entry.get("input"), entry.get("ctx", {})
         shown = f" (got {short(got)})"
         if code in ("unexpected_keyword_argument", "extra_forbidden"):
-            return self.problem(
-                path, f"unknown key{hint_at(str(path[-1]), _keys(kind, path[:-1]))}"
-            )
+            known = _keys(kind, path[:-1])
+            way_out = hint_at(str(path[-1]), known)
+            if known and not way_out:
+                way_out = f"; the keys are {', '.join(known)}"
+            return self.problem(path, "unknown key" + way_out)
         if code in ("missing", "missing_argument", "missing_keyword_only_argument"):
             return self.problem(path, "missing")
         if code == "literal_error":
@@ -136,8 +152,12 @@ def _point(share: object, tokens: object) -> tuple[object, object]:
         return share, tokens
 
 
+def _dotted(path: tuple[str | int, ...]) -> str:
+    return ".".join(str(part) for part in path)
+
+
 def _keys(kind: type[Any], path: tuple[str | int, ...]) -> list[str]:
-    """Names of the fields at a path inside a spec dataclass."""
+    """Names of the fields at a path inside a spec dataclass that a file may give."""
     import typing
 
     for part in path:
@@ -151,7 +171,8 @@ def _keys(kind: type[Any], path: tuple[str | int, ...]) -> list[str]:
         if not isinstance(found, type):
             return []
         kind = found
-    return [field.name for field in dataclasses.fields(kind)]
+    names = [field.name for field in dataclasses.fields(kind)]
+    return names if path else [name for name in names if name != "name"]
 
 
 def hint_at(name: str, known: Sequence[str] | Mapping[str, str]) -> str:

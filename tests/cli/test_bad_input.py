@@ -71,6 +71,12 @@ OPTIONS = [
     (f"{RUN} --set topology.scale_up.link_bandwidth=25", "no unit"),
     (f"{RUN} --set economics.pue=0.5", "must be at least 1"),
     (f"{RUN} --set economics.usd=2", "unknown key"),
+    (f"{RUN} --set topology.zzz=2", "--set topology.zzz: unknown key; the keys are title, chip"),
+    (
+        f"{RUN} --set workload.arival.rate=2",
+        "--set workload.arival.rate: arival: unknown key; did you mean 'arrivals'?",
+    ),
+    (f'{RUN} --set workload.plan={{"tpp":2}}', "--set workload.plan: tpp: unknown key; did you"),
     (f"{RUN} --set engine.max_num_seq=4", "did you mean 'max_num_seqs'"),
     (f"{RUN} --set engine.max_num_seqs=0", "must be > 0"),
     (f"{RUN} --set engine.gpu_memory_utilization=0.9", "has no such setting"),

@@ -137,10 +137,6 @@ class Machine:
         """A link class by name; StopIteration if there is none."""
         return next(link for link in self.links if link.name == name)
 
-    def host_of(self, device: int) -> int:
-        """Number of the host that a device sits in."""
-        return device // self.devices_per_host
-
     def domain_of(self, device: int) -> int:
         """Number of the scale-up domain of a device."""
         return device // self.devices_per_domain

@@ -13,7 +13,6 @@ from cluster_sim.perf.collective_shape import (
     FloatArray,
     Priced,
     Shape,
-    bus_factor,
 )
 from cluster_sim.perf.expert_exchange import Routing, exchange
 from cluster_sim.perf.hccl import hccl
@@ -84,10 +83,3 @@ def known_name(what: str, name: str, known: tuple[str, ...]) -> str:
 def algorithm_bandwidth(message: FloatArray, seconds: FloatArray) -> FloatArray:
     """Bytes/s as nccl-tests prints algbw: size over time."""
     return np.divide(message, seconds, out=np.zeros_like(message), where=seconds > 0)
-
-
-def bus_bandwidth(
-    operation: str, ranks: int, message: FloatArray, seconds: FloatArray
-) -> FloatArray:
-    """Bytes/s as nccl-tests prints busbw."""
-    return bus_factor(operation, ranks) * algorithm_bandwidth(message, seconds)

@@ -58,13 +58,6 @@ def all_reduce_provenance(machine: TopologyInput, algorithms: tuple[str, ...], r
     return weakest(curves[name].provenance for name in usable)  # type: ignore[index]
 
 
-def all_reduce_s(
-    machine: TopologyInput, algorithms: tuple[str, ...], message: FloatArray, ranks: int
-) -> FloatArray:
-    """Seconds of an all-reduce of ``message`` bytes, see ``all_reduce``."""
-    return all_reduce(machine, algorithms, message, ranks)[0]
-
-
 def all_reduce(
     machine: TopologyInput, algorithms: tuple[str, ...], message: FloatArray, ranks: int
 ) -> tuple[FloatArray, FloatArray]:
@@ -111,13 +104,6 @@ def exchange_copies(kernel: str, chosen: int, ranks: int) -> float:
     if kernel == "per_expert":
         return chosen * (ranks - 1) / ranks
     return unique_destinations(chosen, ranks)
-
-
-def exchange_s(
-    machine: TopologyInput, message: FloatArray, ranks: int, chosen: int | None
-) -> FloatArray:
-    """Seconds of dispatching tokens to their experts, or of combining them, see ``exchange``."""
-    return exchange(machine, message, ranks, chosen)[0]
 
 
 def exchange(

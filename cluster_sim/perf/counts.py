@@ -193,12 +193,6 @@ def attention_flop_per_context_token(model: Model, *, absorbed: bool) -> int:
     return model.cached_layers * 2 * model.heads * dims
 
 
-def index_flop_per_context_token(model: Model) -> int:
-    """FLOP of the index of sparse attention for one token over one token of context."""
-    local = model.local
-    return 2 * local.layers * local.index_heads * local.index_dim if local else 0
-
-
 def flop_per_token(model: Model) -> int:
     """FLOP of one token without any context: 2 x matmul parameters, and 6 x state in the layers of
     linear attention (decay and read, write, query).

@@ -124,12 +124,6 @@ def gemm_memory_s(
     return np.asarray(moved / (chip.device_bandwidth * curve.memory))
 
 
-def worst_provenance(machine: TopologyInput, dtype: str) -> str:
-    """The weaker provenance of a dtype's GEMM curve and the LM head's."""
-    curves = (gemm_curve(machine, dtype), gemm_curve(machine, "bf16"))
-    return weakest(curve.provenance for curve in curves)
-
-
 def weakest(provenances: Iterable[str]) -> str:
     """The least trustworthy of some provenances; ``assumed`` when there is none."""
     return max(provenances, key=lambda name: _RANK[name], default="assumed")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cluster_sim.errors import SpecError
-from cluster_sim.perf.collectives import exchange_copies, exchange_s
+from cluster_sim.perf.collectives import exchange, exchange_copies
 from cluster_sim.perf.experts import choice_probabilities, expert_time, touched_experts
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.specs.inputs import TopologyInput
@@ -64,14 +64,14 @@ def test_copies_of_tokens(ranks: int) -> None:
 
 def test_exchange_takes_the_faster_kernel(h200: TopologyInput) -> None:
     message = np.geomspace(1e3, 1e9, 50)
-    both = exchange_s(h200, message, 8, 8)
+    both = exchange(h200, message, 8, 8)[0]
     alone = []
     for kernel, curve in h200.fits.all_to_all.items():
         fits = dataclasses.replace(h200.fits, all_to_all={kernel: curve})
-        alone.append(exchange_s(dataclasses.replace(h200, fits=fits), message, 8, 8))
+        alone.append(exchange(dataclasses.replace(h200, fits=fits), message, 8, 8)[0])
     assert (both == np.minimum(*alone)).all()
     assert both[0] == alone[0][0]  # few tokens: low latency
     assert both[-1] == alone[1][-1]  # many: few copies
     none = dataclasses.replace(h200, fits=dataclasses.replace(h200.fits, all_to_all={}))
     with pytest.raises(SpecError, match=r"no fitted all_to_all curve; run with plan\.attn_dp=1"):
-        exchange_s(none, message, 8, 8)
+        exchange(none, message, 8, 8)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cluster_sim.errors import DoesNotFitError, SpecError
-from cluster_sim.perf.collectives import all_reduce_provenance, all_reduce_s, link_bytes
+from cluster_sim.perf.collectives import all_reduce, all_reduce_provenance, link_bytes
 from cluster_sim.perf.counts import matmul_parameters
 from cluster_sim.perf.layout import Layout, Recipe, recipe
 from cluster_sim.perf.memory import kv_cache
@@ -77,8 +77,8 @@ def test_missing_curves_are_named(h200: TopologyInput, chat: WorkloadInput) -> N
 def test_an_all_reduce_needs_an_algorithm(h200: TopologyInput) -> None:
     message = np.array([1e6])
     with pytest.raises(SpecError, match=r"in_switch works on 2 ranks here; add one_shot or ring"):
-        all_reduce_s(h200, ("in_switch",), message, 2)
-    assert all_reduce_s(h200, ("in_switch",), message, 8)[0] > 0
+        all_reduce(h200, ("in_switch",), message, 2)
+    assert all_reduce(h200, ("in_switch",), message, 8)[0][0] > 0
 
 
 def test_provenance_is_the_weakest_that_may_be_used(h200: TopologyInput) -> None:

@@ -122,9 +122,6 @@ class Dragonfly:
         return port // self.global_links
 
 
-ScaleOutShape = Tree | Dragonfly | None
-
-
 def add_scale_out(draft: Draft, fabric: Fabric, nics: Nics) -> Tree | Dragonfly:
     """Add leaves, spines, cores and their cables; what routing needs to know of them."""
     if fabric.kind == "dragonfly":

@@ -23,7 +23,7 @@ from simpy.events import Event
 from cluster_sim.engine.clock import END_RANK, instant
 from cluster_sim.engine.fluid import FluidEngine
 from cluster_sim.engine.fluid_play import play as play_phases
-from cluster_sim.training.exclusive import exclusive_nodes, exclusive_sends, phases_of
+from cluster_sim.training.exclusive import Exclusive, exclusive, phases_of
 from cluster_sim.training.step_work import (
     Phases,
     Record,
@@ -65,8 +65,7 @@ class _Step:
         self.phases: dict[tuple[int, int], Phases] = {}
         self._lay_out()
         self.seconds = {key: alone_s(phases) for key, phases in self.phases.items()}
-        self.exclusive = exclusive_nodes(work, self.phases) if instants else {}
-        self.exclusive_sends = exclusive_sends(work, self.phases, self.seconds) if instants else {}
+        self.free = exclusive(work, self.phases, self.seconds) if instants else Exclusive()
         self.lanes: list[deque[tuple[str, int, int, Activity]]] = [
             deque() for _ in range(plan.stages)
         ]
@@ -139,7 +138,9 @@ class _Step:
         self.gather_s[node.stage] += now_s - self.here_s[number]
         self.p2p_s[node.stage] += self.here_s[number] - self.done_s[number]
         key = (node.doing, node.virtual)
-        if self.exclusive.get(key):
+        if key in self.free.always or (
+            key in self.free.beside_idle_lane and not self.in_lane[node.stage]
+        ):
             event: Event = instant(self.env, now_s + self.seconds[key], END_RANK)
         else:
             event = play_phases(self.engine, [self.phases[key]])
@@ -154,15 +155,15 @@ class _Step:
             self.records.append(
                 Record(stage, "compute", op.kind, op.micro_batch, op.chunk, start_s, now_s)
             )
+        for op in node.ops:  # before the next node starts, which then has the lane beside it
+            if op.whole or op.kind == "W":
+                self._count_gradient(self.plan.virtual(stage, op.chunk))
         for target, boundary, kind in self.gets[number]:
             self._send(number, target, boundary, kind)
         if self.next[number] >= 0:
             self._arrive(self.next[number], now_s)
         self.nodes_left[stage] -= 1
         self.last_end_s[stage] = now_s
-        for op in node.ops:
-            if op.whole or op.kind == "W":
-                self._count_gradient(self.plan.virtual(stage, op.chunk))
         self._check_finished(stage)
 
     def _send(self, number: int, target: int, boundary: int, kind: str) -> None:
@@ -172,7 +173,7 @@ class _Step:
         if activity is None or not activity.alone_s:
             self._arrive(target, now_s)
             return
-        if self.exclusive_sends.get((kind, boundary)):
+        if (kind, boundary) in self.free.sends:
             event: Event = instant(self.env, now_s + activity.alone_s, END_RANK)
         else:
             event = self.engine.start(activity)

@@ -44,10 +44,7 @@ class PlayedStep:
 
 
 def play(work: StepWork, *, instants: bool = True) -> PlayedStep:
-    """Play a step. Without ``instants`` everything goes through the engine, with the same result.
-
-    Raises ValueError for resources that have no capacity given.
-    """
+    """Play a step. Without ``instants`` all of it goes through the engine, with the same result."""
     env = Environment()
     step = _Step(work, FluidEngine(env, work.capacity), instants)
     step.begin()
@@ -73,6 +70,7 @@ class _Step:
         self.lane_end_s = [0.0] * plan.stages
         self.unfinished = plan.stages  # stages that have not computed and reduced all
         self.optimizer_s = [0.0] * plan.stages
+        self.slowed_s = [0.0] * plan.stages
         self.busy_s, self.gather_s = [0.0] * plan.stages, [0.0] * plan.stages
         self.p2p_s, self.last_end_s = [0.0] * plan.stages, [0.0] * plan.stages
         self.end_s = 0.0
@@ -151,6 +149,7 @@ class _Step:
         node, now_s, start_s = self.plan.nodes[number], self.env.now, self.start_s[number]
         stage = node.stage
         self.busy_s[stage] += now_s - start_s
+        self.slowed_s[stage] += now_s - start_s - self.seconds[node.doing, node.virtual]
         for op in node.ops:
             self.records.append(
                 Record(stage, "compute", op.kind, op.micro_batch, op.chunk, start_s, now_s)
@@ -268,6 +267,7 @@ class _Step:
             stages.append(
                 StageSeconds(
                     busy_s=self.busy_s[stage],
+                    slowed_s=self.slowed_s[stage],
                     gather_exposed_s=self.gather_s[stage],
                     gradient_exposed_s=exposed_s,
                     norm_s=self.work.barrier_s,

@@ -195,7 +195,7 @@ def _check_interleaved(p: int, m: int, group: int) -> None:
     above = next(count for count in range(m + 1, m + 2 * group + 1) if fits(count))
     rule = f"a multiple of pp(={p})"
     if group > p:
-        rule = f"a multiple of group(={group}), or at least pp(={p}) more than one"
+        rule = f"groups of {group}, the last of at least pp(={p})"
     raise SpecError(
         f"micro_batches: interleaved takes {rule} (got {m}); "
         f"take {f'{below} or ' if below else ''}{above}, or 1f1b"

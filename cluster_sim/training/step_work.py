@@ -5,7 +5,8 @@ The types that prices fill in and ``events`` plays; resources are known by their
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -32,7 +33,7 @@ class StepWork:
     those within a stage are not used. Per stage: the ``optimizer``, None for none. ``barrier_s``
     passes after all stages have all gradients, before any optimizer: the global norm.
 
-    Raises ValueError where the lengths do not fit the schedule.
+    Raises ValueError where the lengths do not fit the schedule, or a resource has no capacity.
     """
 
     schedule: Schedule
@@ -60,14 +61,29 @@ class StepWork:
                 given = getattr(self, name)
                 if given is not None and len(given) != count:
                     raise ValueError(f"{name}: {len(given)} given, must be one per {per}({count})")
-        if not 0 <= self.barrier_s < float("inf"):
+        if not 0 <= self.barrier_s < math.inf:
             raise ValueError(f"barrier_s(={self.barrier_s}) must be finite and not negative")
+        highest = max(
+            (r for activity in self._activities() for r in activity.resources), default=-1
+        )
+        if highest >= len(self.capacity):
+            raise ValueError(f"resource {highest} has no capacity: {len(self.capacity)} are given")
+
+    def _activities(self) -> Iterator[Activity]:
+        for phases_of in (self.forward, self.backward, self.weight, self.forward_backward):
+            for phases in phases_of or ():
+                yield from (phase.activity for phase in phases)
+        for buckets_of in (self.gradients, self.gathers):
+            for buckets in buckets_of or ():
+                yield from buckets
+        for some in (self.send_forward, self.send_backward, self.optimizer):
+            yield from (activity for activity in some or () if activity is not None)
 
 
 class Record(NamedTuple):
     """Something that a stage did. Kinds of the compute lane: F, B, W, optimizer; of p2p: F, B (sent
-    by this stage); of collective: gather, gradient. ``micro_batch`` is -1 where it is of none, and
-    then counts buckets on the collective lane.
+    by this stage); of collective: gather, gradient, one record per bucket. ``micro_batch`` is -1
+    where it is of none. The two of an overlapped pair have the same times.
     """
 
     stage: int
@@ -81,8 +97,10 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSeconds:
-    """Where the time of a stage goes; all but ``p2p_exposed_s`` add up to the step.
+    """Where the time of a stage goes, which adds up to the step: ``slowed_s`` is part of the busy
+    time and ``p2p_exposed_s`` of the bubble.
 
+    ``slowed_s``: by how much operations took longer than alone.
     ``gather_exposed_s``: it had everything but parameters. ``gradient_exposed_s``: from its last
     operation to its last gradient bucket. ``norm_s``: the norm of all gradients. ``bubble_s``: it
     waited for other stages. ``p2p_exposed_s``: the part of the bubble in which what it needed was
@@ -90,6 +108,7 @@ class StageSeconds:
     """
 
     busy_s: float
+    slowed_s: float
     gather_exposed_s: float
     gradient_exposed_s: float
     norm_s: float

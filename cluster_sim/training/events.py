@@ -1,0 +1,279 @@
+"""A training step as events on the fluid engine, where all that overlaps shares the machine.
+
+Model: a stage does the operations of its schedule one after the other. What it sends goes at once,
+beside the next operation, and is needed at the other end. Collectives of a stage run one after the
+other on a lane of their own: parameters from the start of the step in the order in which they are
+needed, gradients of a virtual stage when its last is computed. After all stages have all gradients
+comes the norm, then each stage's optimizer. Links, SM time and memory bandwidth are shared by the
+engine's max-min rule.
+
+What has its resources to itself for the whole step is put on the clock as one instant.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from simpy.core import Environment
+from simpy.events import Event
+
+from cluster_sim.engine.clock import END_RANK, instant
+from cluster_sim.engine.fluid import FluidEngine
+from cluster_sim.engine.fluid_play import play as play_phases
+from cluster_sim.training.exclusive import Exclusive, exclusive, phases_of
+from cluster_sim.training.step_work import (
+    Phases,
+    Record,
+    StageSeconds,
+    StepWork,
+    alone_s,
+)
+from cluster_sim.work import Activity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayedStep:
+    """What happened in a step, in order of ends, and where each stage's time went."""
+
+    records: tuple[Record, ...]
+    stages: tuple[StageSeconds, ...]
+    end_s: float
+
+
+def play(work: StepWork, *, instants: bool = True) -> PlayedStep:
+    """Play a step. Without ``instants`` all of it goes through the engine, with the same result."""
+    env = Environment()
+    step = _Step(work, FluidEngine(env, work.capacity), instants)
+    step.begin()
+    env.run()
+    return step.result()
+
+
+class _Step:
+    """A step that is being played; nodes are those of the schedule."""
+
+    def __init__(self, work: StepWork, engine: FluidEngine, instants: bool) -> None:
+        plan = work.schedule
+        self.work, self.plan, self.engine, self.env = work, plan, engine, engine.env
+        self.records: list[Record] = []
+        self.phases: dict[tuple[int, int], Phases] = {}
+        self._lay_out()
+        self.seconds = {key: alone_s(phases) for key, phases in self.phases.items()}
+        self.free = exclusive(work, self.phases, self.seconds) if instants else Exclusive()
+        self.lanes: list[deque[tuple[str, int, int, Activity]]] = [
+            deque() for _ in range(plan.stages)
+        ]
+        self.in_lane: list[bool] = [False] * plan.stages
+        self.lane_end_s = [0.0] * plan.stages
+        self.unfinished = plan.stages  # stages that have not computed and reduced all
+        self.optimizer_s = [0.0] * plan.stages
+        self.slowed_s = [0.0] * plan.stages
+        self.busy_s, self.gather_s = [0.0] * plan.stages, [0.0] * plan.stages
+        self.p2p_s, self.last_end_s = [0.0] * plan.stages, [0.0] * plan.stages
+        self.end_s = 0.0
+
+    def _lay_out(self) -> None:
+        """Who waits for how much, and who gets what."""
+        plan, nodes = self.plan, self.plan.nodes
+        count = len(nodes)
+        self.missing = [0] * count
+        self.next = [-1] * count
+        self.gets: list[list[tuple[int, int, str]]] = [[] for _ in nodes]
+        self.first_forward: dict[int, int] = {}
+        self.gradients_left = [0] * plan.virtual_stages
+        self.nodes_left = [0] * plan.stages
+        for number, node in enumerate(nodes):
+            self.nodes_left[node.stage] += 1
+            if node.before >= 0:
+                self.next[node.before] = number
+            self.missing[number] = len(node.needs) + (node.before >= 0)
+            for source, boundary, kind in node.needs:
+                self.gets[source].append((number, boundary, kind))
+            key = (node.doing, node.virtual)
+            if key not in self.phases:
+                self.phases[key] = phases_of(self.work, node)
+            for op in node.ops:
+                virtual = plan.virtual(node.stage, op.chunk)
+                if op.kind == "F":
+                    self.first_forward.setdefault(virtual, number)
+                elif op.whole or op.kind == "W":
+                    self.gradients_left[virtual] += 1
+        self.done_s = [0.0] * count  # when all that a node needs was done, and had arrived
+        self.here_s = [0.0] * count
+        self.start_s = [0.0] * count
+
+    def begin(self) -> None:
+        """Start all that waits for nothing."""
+        gathers = self.work.gathers
+        free = [number for number, missing in enumerate(self.missing) if not missing]
+        if gathers is not None:
+            for virtual, number in sorted(self.first_forward.items(), key=lambda item: item[1]):
+                buckets = gathers[virtual]
+                if buckets:
+                    self.missing[number] += 1
+                    self._reduce("gather", virtual, buckets)
+        for number in free:
+            if not self.missing[number]:
+                self._start(number)
+
+    # operations ---------------------------------------------------------------------------------
+
+    def _arrive(self, number: int, done_s: float) -> None:
+        """One of what a node waits for, done at ``done_s``, is here."""
+        if done_s > self.done_s[number]:
+            self.done_s[number] = done_s
+        self.here_s[number] = self.env.now
+        self.missing[number] -= 1
+        if not self.missing[number]:
+            self._start(number)
+
+    def _start(self, number: int) -> None:
+        node, now_s = self.plan.nodes[number], self.env.now
+        self.start_s[number] = now_s
+        self.gather_s[node.stage] += now_s - self.here_s[number]
+        self.p2p_s[node.stage] += self.here_s[number] - self.done_s[number]
+        key = (node.doing, node.virtual)
+        if key in self.free.always or (
+            key in self.free.beside_idle_lane and not self.in_lane[node.stage]
+        ):
+            event: Event = instant(self.env, now_s + self.seconds[key], END_RANK)
+        else:
+            event = play_phases(self.engine, [self.phases[key]])
+        assert event.callbacks is not None
+        event.callbacks.append(partial(self._end, number))
+
+    def _end(self, number: int, event: Event) -> None:
+        node, now_s, start_s = self.plan.nodes[number], self.env.now, self.start_s[number]
+        stage = node.stage
+        self.busy_s[stage] += now_s - start_s
+        self.slowed_s[stage] += now_s - start_s - self.seconds[node.doing, node.virtual]
+        for op in node.ops:
+            self.records.append(
+                Record(stage, "compute", op.kind, op.micro_batch, op.chunk, start_s, now_s)
+            )
+        for op in node.ops:  # before the next node starts, which then has the lane beside it
+            if op.whole or op.kind == "W":
+                self._count_gradient(self.plan.virtual(stage, op.chunk))
+        for target, boundary, kind in self.gets[number]:
+            self._send(number, target, boundary, kind)
+        if self.next[number] >= 0:
+            self._arrive(self.next[number], now_s)
+        self.nodes_left[stage] -= 1
+        self.last_end_s[stage] = now_s
+        self._check_finished(stage)
+
+    def _send(self, number: int, target: int, boundary: int, kind: str) -> None:
+        now_s = self.env.now
+        sends = self.work.send_forward if kind == "F" else self.work.send_backward
+        activity = sends[boundary] if sends is not None and boundary >= 0 else None
+        if activity is None or not activity.alone_s:
+            self._arrive(target, now_s)
+            return
+        if (kind, boundary) in self.free.sends:
+            event: Event = instant(self.env, now_s + activity.alone_s, END_RANK)
+        else:
+            event = self.engine.start(activity)
+        assert event.callbacks is not None
+        event.callbacks.append(partial(self._sent, number, target, kind, now_s))
+
+    def _sent(self, number: int, target: int, kind: str, start_s: float, event: Event) -> None:
+        node = self.plan.nodes[number]
+        op = next(op for op in node.ops if op.kind == kind)
+        self.records.append(
+            Record(node.stage, "p2p", kind, op.micro_batch, op.chunk, start_s, self.env.now)
+        )
+        self._arrive(target, start_s)
+
+    # collectives --------------------------------------------------------------------------------
+
+    def _count_gradient(self, virtual: int) -> None:
+        self.gradients_left[virtual] -= 1
+        gradients = self.work.gradients
+        if not self.gradients_left[virtual] and gradients is not None:
+            self._reduce("gradient", virtual, gradients[virtual])
+
+    def _reduce(self, kind: str, virtual: int, buckets: Sequence[Activity]) -> None:
+        """Put buckets on the lane of the stage."""
+        stage, _ = self.plan.home(virtual)
+        for number, bucket in enumerate(buckets):
+            self.lanes[stage].append((kind, virtual, len(buckets) - number, bucket))
+        self._next_bucket(stage)
+
+    def _next_bucket(self, stage: int) -> None:
+        lane = self.lanes[stage]
+        if self.in_lane[stage] or not lane:
+            return
+        self.in_lane[stage] = True
+        kind, virtual, left, bucket = lane.popleft()
+        event = self.engine.start(bucket)
+        assert event.callbacks is not None
+        event.callbacks.append(partial(self._bucket_done, stage, kind, virtual, left, self.env.now))
+
+    def _bucket_done(
+        self, stage: int, kind: str, virtual: int, left: int, start_s: float, event: Event
+    ) -> None:
+        now_s, chunk = self.env.now, self.plan.home(virtual)[1]
+        self.records.append(Record(stage, "collective", kind, -1, chunk, start_s, now_s))
+        self.in_lane[stage] = False
+        self.lane_end_s[stage] = now_s
+        if kind == "gather" and left == 1:
+            number = self.first_forward[virtual]
+            self.missing[number] -= 1
+            if not self.missing[number]:
+                self._start(number)
+        self._next_bucket(stage)
+        self._check_finished(stage)
+
+    # the end of the step ------------------------------------------------------------------------
+
+    def _check_finished(self, stage: int) -> None:
+        if self.nodes_left[stage] or self.in_lane[stage]:
+            return
+        self.unfinished -= 1
+        if self.unfinished:
+            return
+        self.end_s = self.env.now + self.work.barrier_s
+        event = instant(self.env, self.end_s, END_RANK)
+        assert event.callbacks is not None
+        event.callbacks.append(self._optimize)
+
+    def _optimize(self, event: Event) -> None:
+        for stage, activity in enumerate(self.work.optimizer or ()):
+            if activity is not None and activity.alone_s:
+                update = self.engine.start(activity)
+                assert update.callbacks is not None
+                update.callbacks.append(partial(self._optimized, stage, self.env.now))
+
+    def _optimized(self, stage: int, start_s: float, event: Event) -> None:
+        self.end_s = self.env.now
+        self.optimizer_s[stage] = self.env.now - start_s
+        self.records.append(Record(stage, "compute", "optimizer", -1, 0, start_s, self.env.now))
+
+    def result(self) -> PlayedStep:
+        """Close the books."""
+        stages = []
+        for stage in range(self.plan.stages):
+            exposed_s = max(self.lane_end_s[stage] - self.last_end_s[stage], 0.0)
+            known_s = (
+                self.busy_s[stage]
+                + self.gather_s[stage]
+                + exposed_s
+                + self.work.barrier_s
+                + self.optimizer_s[stage]
+            )
+            stages.append(
+                StageSeconds(
+                    busy_s=self.busy_s[stage],
+                    slowed_s=self.slowed_s[stage],
+                    gather_exposed_s=self.gather_s[stage],
+                    gradient_exposed_s=exposed_s,
+                    norm_s=self.work.barrier_s,
+                    optimizer_s=self.optimizer_s[stage],
+                    bubble_s=self.end_s - known_s,
+                    p2p_exposed_s=self.p2p_s[stage],
+                )
+            )
+        return PlayedStep(records=tuple(self.records), stages=tuple(stages), end_s=self.end_s)

@@ -9,7 +9,7 @@ import numpy as np
 
 from cluster_sim.machine.board import nic_bandwidth
 from cluster_sim.machine.host import domain_devices, group_bandwidth
-from cluster_sim.perf.collective_shape import Shape
+from cluster_sim.perf.collective_shape import Shape, bus_factor
 from cluster_sim.perf.collective_time import collective
 from cluster_sim.specs.collective_fits import CollectiveFits, load_collective_fits
 from cluster_sim.specs.inputs import TopologyInput
@@ -39,6 +39,21 @@ class Network:
             priced = collective(self.fits, shape, operation, np.array([message_bytes]))
             self.priced[key] = float(priced.seconds[0]), priced.provenance
         return self.priced[key][0]
+
+    def moved(self, operation: str, shape: Shape, message_bytes: float) -> tuple[float, float]:
+        """Bytes that a rank sends into its domain and over its NIC.
+
+        Model: the bus factor of the operation over the ranks of a domain, and over the domains for
+        the part of the message that each of them passes on.
+        """
+        inside, domains = shape.per_domain, shape.domains
+        link = bus_factor(operation, inside) * message_bytes if inside > 1 else 0.0
+        if domains == 1:
+            return link, 0.0
+        if operation in ("all_to_all", "send_recv"):
+            out = message_bytes * (1 - inside / shape.ranks)
+            return message_bytes * (inside - 1) / shape.ranks, out
+        return link, bus_factor(operation, domains) * message_bytes / inside
 
     def shape(self, ranks: int, stride: int) -> Shape:
         """``ranks`` devices that lie ``stride`` apart, in the domains that they then stand in."""

@@ -11,6 +11,7 @@ from cluster_sim.perf.counts import (
     mlp_parameters,
     router_parameters,
 )
+from cluster_sim.perf.collective_shape import Shape
 from cluster_sim.perf.train_layer import Case, Layers, Work, layers_of
 from cluster_sim.perf.transformer import ACTIVATION_BYTES
 from cluster_sim.specs.model import Model
@@ -38,11 +39,26 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
+class Transfers:
+    """Collectives one after the other: seconds alone, and what a rank sends into its domain and
+    over its NIC.
+    """
+
+    seconds: float = 0.0
+    link_bytes: float = 0.0
+    nic_bytes: float = 0.0
+
+    def times(self, factor: float) -> Transfers:
+        """So many times the same."""
+        return Transfers(factor * self.seconds, factor * self.link_bytes, factor * self.nic_bytes)
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """A virtual stage. ``work`` of one micro-batch; ``recompute`` of its forward pass before the
-    backward one; ``parameters`` on one device, ``expert_parameters`` of them in experts;
-    ``gradient_s`` and ``gather_s`` are collectives once a step, ``micro_gather_s`` and
-    ``micro_scatter_s`` those of sharded parameters in every pass.
+    backward one; ``parameters`` on one device, ``expert_parameters`` of them in experts, ``trained``
+    those that change; ``gradients`` and ``gather`` are collectives once a step, ``micro_gather``
+    and ``micro_scatter`` those of sharded parameters in every pass.
     """
 
     content: Content
@@ -50,10 +66,12 @@ class Stage:
     recompute: Work
     parameters: float
     expert_parameters: float
-    gradient_s: float
-    gather_s: float
-    micro_gather_s: float
-    micro_scatter_s: float
+    trained: float
+    trained_experts: float
+    gradients: Transfers
+    gather: Transfers
+    micro_gather: Transfers
+    micro_scatter: Transfers
 
 
 def cut_to(model: Model, layers: int | None) -> Model:
@@ -75,7 +93,9 @@ def cut_to(model: Model, layers: int | None) -> Model:
     )
 
 
-def contents(model: Model, plan: TrainingPlan, ahead: int = 0) -> list[Content]:
+def contents(
+    model: Model, plan: TrainingPlan, ahead: int = 0, count: int | None = None
+) -> list[Content]:
     """What each virtual stage holds, in order of the forward pass.
 
     Model: an even split where the layers divide; else embedding, head and each layer that predicts
@@ -83,7 +103,7 @@ def contents(model: Model, plan: TrainingPlan, ahead: int = 0) -> list[Content]:
     Dense layers come before others, as published models with both kinds have them. Source: layouts
     of Megatron-Core recipes, such as ``Et*3|(t*4|)*14tmL`` of DeepSeek-V3.
     """
-    count = plan.pp * plan.vpp
+    count = count or plan.pp * plan.vpp
     held = list(plan.layers) or _even(model.layers, count, ahead)
     found, before = [], 0
     for place, layers in enumerate(held):
@@ -108,13 +128,13 @@ def _even(layers: int, stages: int, ahead: int) -> list[int]:
     return held
 
 
-def stages_of(case: Case) -> list[Stage]:
-    """Price every virtual stage of a job; equal ones share their work."""
+def stages_of(case: Case, count: int | None = None) -> list[Stage]:
+    """Price every virtual stage of a job, ``count`` of them; equal ones share their work."""
     layers = layers_of(case)
     priced: dict[Content, Stage] = {}
     found = []
     ahead = case.model.mtp_layers if case.job.mtp else 0
-    for content in contents(case.model, case.plan, ahead):
+    for content in contents(case.model, case.plan, ahead, count):
         if content not in priced:
             priced[content] = _stage(case, layers, content)
         found.append(priced[content])
@@ -132,18 +152,21 @@ def _stage(case: Case, layers: Layers, content: Content) -> Stage:
         if case.job.mtp:
             work = work.plus(layers.mtp.times(case.model.mtp_layers))
     dense, experts = local_parameters(case.model, case.plan, case.job, content)
-    gradients, gathers = _once_a_step(case, dense, experts)
-    fetch = _fetched(case, dense, experts)
+    trained, trained_experts = trained_parameters(case, content, dense, experts)
+    gradients, gather = _once_a_step(case, trained, trained_experts)
+    fetch, scatter = _in_every_pass(case, dense, experts, trained, trained_experts)
     return Stage(
         content=content,
         work=work.times(case.kernels.software.step_factor),
         recompute=_again(case, layers, body, content),
         parameters=dense + experts,
         expert_parameters=experts,
-        gradient_s=gradients,
-        gather_s=gathers,
-        micro_gather_s=fetch[0],
-        micro_scatter_s=fetch[1],
+        trained=trained + trained_experts,
+        trained_experts=trained_experts,
+        gradients=gradients,
+        gather=gather,
+        micro_gather=fetch,
+        micro_scatter=scatter,
     )
 
 
@@ -195,49 +218,76 @@ def local_parameters(
     return dense / plan.tp, experts / (plan.ep * plan.etp)
 
 
-def trained_parameters(case: Case, dense: float, experts: float) -> tuple[float, float]:
-    """Of these, the weights that change: all, or the adapters of attention."""
+def trained_parameters(
+    case: Case, content: Content, dense: float, experts: float
+) -> tuple[float, float]:
+    """Of these, the weights that change: all, or the adapters beside the products of attention
+    (and of the MLP).
+    """
     if case.job.lora is None:
         return dense, experts
     model, rank = case.model, case.job.lora.rank
-    layers = model.layers / (case.plan.pp * case.plan.vpp)
-    adapters = ADAPTED * 2 * rank * model.hidden * layers
+    adapters = ADAPTED * 2 * rank * model.hidden
     if case.job.lora.mlp:
-        adapters += 3 * rank * (model.hidden + model.ffn_hidden) * layers
-    return adapters / case.plan.tp, 0.0
+        adapters += 3 * rank * (model.hidden + model.ffn_hidden)
+    return adapters * content.layers / case.plan.tp, 0.0
 
 
-def _once_a_step(case: Case, dense: float, experts: float) -> tuple[float, float]:
-    """Seconds of the gradients' reduction and of the parameters' gather, once a step."""
-    plan, groups, network = case.plan, case.groups, case.network
-    dense, experts = trained_parameters(case, dense, experts)
+def _call(case: Case, *calls: tuple[str, Shape, float]) -> Transfers:
+    """Collectives one after the other: operation, group and message."""
+    network = case.network
+    seconds = link = nic = 0.0
+    for operation, shape, message in calls:
+        if shape.ranks == 1 or message <= 0:
+            continue
+        seconds += network.seconds(operation, shape, message)
+        into, out = network.moved(operation, shape, message)
+        link, nic = link + into, nic + out
+    return Transfers(seconds, link, nic)
+
+
+def _once_a_step(case: Case, dense: float, experts: float) -> tuple[Transfers, Transfers]:
+    """The gradients' reduction and the parameters' gather, once a step."""
+    plan, groups = case.plan, case.groups
     width = REDUCE_BYTES[plan.reduce_dtype]
+    between = ("all_reduce", groups.outer, dense * width / groups.sharded.ranks)
     if plan.zero >= 3:
-        return network.seconds("all_reduce", groups.outer, dense * width / groups.sharded.ranks), 0
+        return _call(case, between), Transfers()
     if plan.zero == 0:
-        seconds = network.seconds("all_reduce", groups.sharded, dense * width)
-        return seconds + network.seconds(
-            "all_reduce", groups.expert_sharded, experts * width
-        ), 0.0
-    reduce = network.seconds("reduce_scatter", groups.sharded, dense * width)
-    reduce += network.seconds("reduce_scatter", groups.expert_sharded, experts * width)
-    reduce += network.seconds("all_reduce", groups.outer, dense * width / groups.sharded.ranks)
+        reduce = ("all_reduce", groups.sharded, dense * width)
+        return _call(
+            case, reduce, ("all_reduce", groups.expert_sharded, experts * width)
+        ), Transfers()
+    gradients = _call(
+        case,
+        ("reduce_scatter", groups.sharded, dense * width),
+        ("reduce_scatter", groups.expert_sharded, experts * width),
+        between,
+    )
     gather = REDUCE_BYTES[plan.gather_dtype]
-    back = network.seconds("all_gather", groups.sharded, dense * gather)
-    back += network.seconds("all_gather", groups.expert_sharded, experts * gather)
-    return reduce, back
+    return gradients, _call(
+        case,
+        ("all_gather", groups.sharded, dense * gather),
+        ("all_gather", groups.expert_sharded, experts * gather),
+    )
 
 
-def _fetched(case: Case, dense: float, experts: float) -> tuple[float, float]:
-    """Seconds in which a pass of sharded parameters gathers them, and scatters the gradients."""
-    plan, groups, network = case.plan, case.groups, case.network
+def _in_every_pass(
+    case: Case, dense: float, experts: float, trained: float, trained_experts: float
+) -> tuple[Transfers, Transfers]:
+    """What a pass over sharded parameters gathers, and the gradients that it scatters."""
+    plan, groups = case.plan, case.groups
     if plan.zero < 3:
-        return 0.0, 0.0
-    gather = REDUCE_BYTES[plan.gather_dtype]
-    fetch = network.seconds("all_gather", groups.sharded, dense * gather)
-    fetch += network.seconds("all_gather", groups.expert_sharded, experts * gather)
-    dense, experts = trained_parameters(case, dense, experts)
-    width = REDUCE_BYTES[plan.reduce_dtype]
-    scatter = network.seconds("reduce_scatter", groups.sharded, dense * width)
-    scatter += network.seconds("reduce_scatter", groups.expert_sharded, experts * width)
+        return Transfers(), Transfers()
+    gather, width = REDUCE_BYTES[plan.gather_dtype], REDUCE_BYTES[plan.reduce_dtype]
+    fetch = _call(
+        case,
+        ("all_gather", groups.sharded, dense * gather),
+        ("all_gather", groups.expert_sharded, experts * gather),
+    )
+    scatter = _call(
+        case,
+        ("reduce_scatter", groups.sharded, trained * width),
+        ("reduce_scatter", groups.expert_sharded, trained_experts * width),
+    )
     return fetch, scatter

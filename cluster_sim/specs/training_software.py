@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 
 from cluster_sim.specs.constraints import PositiveFloat, Text
-from cluster_sim.units import Bytes, Seconds, SecondsOrZero
+from cluster_sim.units import Seconds, SecondsOrZero
 
 Exposed = Annotated[float, Ge(0), Le(1)]
 _STRICT: dict[str, Any] = {"extra": "forbid"}
@@ -33,7 +33,8 @@ class AttentionKernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertKernels:
-    """What a layer of experts costs beside its products: ``sync`` of the host in each direction,
+    """What a layer of experts costs beside its products: ``sync`` of the host in each direction, the
+    time ``launch`` that the host needs for its kernels (shows where it is longer than they are),
     ``permute_bytes`` moved for each routed row and hidden element, the part of dispatch and combine
     that nothing hides inside a domain and over NICs, and the rate of grouped products against one
     large product at a width of 2,880 (``rate`` x (sqrt(n k) / 2880)^``width_power``).
@@ -59,7 +60,9 @@ class TrainingSoftware:
     passes over an activation that its dtype needs; ``exposed_tp`` the part of tensor-parallel
     communication that nothing hides where it overlaps; ``exposed_cp`` that of a ring; ``step`` the
     host's time a step (data, norm, logging); ``scale`` what every doubling of the devices beyond a
-    host adds, as a share; ``optimizer_bytes`` moved for each local parameter.
+    host adds, as a share; ``scale_fp8``: with dtypes whose scales
+    are reduced over all ranks; ``comm_sms`` the share of the SMs that a collective beside kernels
+    holds; ``optimizer_bytes`` moved for each local parameter.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -79,8 +82,7 @@ class TrainingSoftware:
     exposed_cp: Exposed
     experts: ExpertKernels
     optimizer_bytes: PositiveFloat
-    gradient_bytes: Annotated[float, Gt(0)]
+    comm_sms: Exposed
     scale: Annotated[float, Ge(0)]
     scale_fp8: Annotated[float, Ge(0)]
-    reserve: Bytes
     sources: dict[str, str]

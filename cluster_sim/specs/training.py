@@ -117,7 +117,7 @@ class TrainingWorkload:
     """A training job of ``global_batch`` sequences of ``seq_len`` tokens a step.
 
     ``precision`` is the dtype of all products but the head's, ``precisions`` those of single parts.
-    ``mtp``: layers that predict further tokens are trained too. ``presets`` are published plans by
+    ``mtp``: layers that predict further tokens are trained too; ``dropout`` keeps masks. ``presets`` are published plans by
     name; ``plan`` may be changed key by key from the one that ``preset`` names.
     """
 
@@ -135,6 +135,7 @@ class TrainingWorkload:
     global_batch: PositiveInt
     layers: PositiveInt | None = None
     mtp: bool = False
+    dropout: bool = False
     plan: TrainingPlan = field(default_factory=TrainingPlan)
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     seed: NonNegativeInt = 0

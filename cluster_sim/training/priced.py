@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cluster_sim.perf.train_layer import Work
+from cluster_sim.perf.train_memory import layer_activation_bytes
 from cluster_sim.perf.train_stage import Stage, Transfers, stages_of
 from cluster_sim.perf.transformer import ACTIVATION_BYTES
 from cluster_sim.training.job import Job
@@ -177,9 +178,9 @@ DEFAULT_HOST_LINK = 63e9  # PCIe 5 x16 in one direction (stas00/ml-engineering n
 
 def activation_bytes_of(job: Job, stage: Stage) -> float:
     """Bytes that the layers of a part keep of a micro-batch."""
-    from cluster_sim.perf.train_memory import layer_activation_bytes
-
-    return stage.content.layers * layer_activation_bytes(job.case, dense=stage.content.experts == 0)
+    content = stage.content
+    plain = content.dense * layer_activation_bytes(job.case, experts=False)
+    return plain + content.experts * layer_activation_bytes(job.case, experts=True)
 
 
 @lru_cache(maxsize=256)

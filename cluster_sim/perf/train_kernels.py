@@ -70,9 +70,12 @@ class Kernels:
 
 
 def kernels_of(
-    machine: TopologyInput, software: TrainingSoftware, dtypes: Sequence[str]
+    machine: TopologyInput,
+    software: TrainingSoftware,
+    dtypes: Sequence[str],
+    machine_rate: float = 1.0,
 ) -> Kernels:
-    """The kernels of a job; raises SpecError when the chip lacks a curve or a sustained rate."""
+    """The kernels of a job on a machine whose products reach ``machine_rate`` of the chip's; raises SpecError when the chip lacks a curve or a sustained rate."""
     rate = machine.fits.training
     if rate is None:
         raise SpecError(
@@ -82,7 +85,7 @@ def kernels_of(
     curves = {}
     for dtype in dict.fromkeys(("bf16", *dtypes)):
         curve = gemm_curve(machine, curve_of(dtype))
-        share = curve.compute * rate.sustained * rate.precision.get(dtype, 1.0)
+        share = curve.compute * machine_rate * rate.sustained * rate.precision.get(dtype, 1.0)
         curves[dtype] = replace(
             curve, floor=software.launch, per_k=0.0, quantise=None, compute=share
         )

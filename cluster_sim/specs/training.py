@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 
-from cluster_sim.specs.constraints import NonNegativeInt, PositiveInt, Text
+from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
 from cluster_sim.units import Bytes, ShareOrZero
 
 ScheduleName = Literal[
@@ -117,7 +117,8 @@ class TrainingWorkload:
     """A training job of ``global_batch`` sequences of ``seq_len`` tokens a step.
 
     ``precision`` is the dtype of all products but the head's, ``precisions`` those of single parts.
-    ``mtp``: layers that predict further tokens are trained too; ``dropout`` keeps masks. ``presets`` are published plans by
+    ``mtp``: layers that predict further tokens are trained too; ``dropout`` keeps masks.
+    ``machine_rate``: what products reach on this machine, as a share of what the chip's curves say. ``presets`` are published plans by
     name; ``plan`` may be changed key by key from the one that ``preset`` names.
     """
 
@@ -136,6 +137,7 @@ class TrainingWorkload:
     layers: PositiveInt | None = None
     mtp: bool = False
     dropout: bool = False
+    machine_rate: PositiveFloat = 1.0
     plan: TrainingPlan = field(default_factory=TrainingPlan)
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     seed: NonNegativeInt = 0

@@ -79,7 +79,7 @@ def make_job(
     for dtype in dtypes:
         gemm_curve(machine, curve_of(dtype))
     case = Case(
-        kernels_of(machine, given.software, dtypes),
+        kernels_of(machine, given.software, dtypes, job.machine_rate),
         net,
         groups_of(net, plan, dp),
         model,

@@ -46,7 +46,7 @@ BYTES_PER_PARAMETER = 14.0
 # four tiers of detection) and 600 s (arXiv:2402.15627, detection and diagnosis, recalled).
 DETECTION_S = 60.0
 # Seconds from there to the next step, loading apart: the median of one long run (OLMo Hybrid,
-# Lambda's account). Its mean was 38.9 minutes, where people had to act; 15 minutes in AWS's account.
+# Lambda's account). Its mean was 38.9 minutes, where people had to act; AWS speaks of 15 minutes.
 RESTART_S = 222.0
 REPAIR_S = 24 * 3600.0  # until a lost host can be used again. Assumed: no published figure.
 
@@ -178,12 +178,12 @@ class Degradation:
 class Failures:
     """What fails how often, and what is done about it.
 
-    ``fleet`` names measured rates (that of the chip's generation unless given), ``factor``
-    multiplies those of hosts; ``components`` and ``job_per_day`` (software and users: not per host)
-    replace them. ``blast``: a failure takes the ``host``, for which any spare host stands in; the
-    ``tray`` of a domain, for which one of the ``spares_in_domain`` hosts of the same domain stands
-    in, else a spare domain for the whole domain; or the ``domain`` at once. ``spares`` counts hosts,
-    or domains where those are exchanged; left out, enough for 99.9 % of the failures. ``elastic``:
+    ``fleet`` names measured rates (those of the chip unless given), ``factor`` multiplies the rates
+    of hosts; ``components`` and ``job_per_day`` (software and users: not per host) replace them.
+    ``blast``: a failure takes the ``host``, for which any spare host stands in; the ``tray`` of a
+    domain, for which one of the ``spares_in_domain`` hosts of the same domain stands in, else a
+    spare domain for the whole domain; or the ``domain`` at once. ``spares`` counts hosts, or
+    domains where those are exchanged; left out, enough for 99.9 % of the failures. ``elastic``:
     without a spare the job goes on with fewer data-parallel replicas; else it waits.
     """
 

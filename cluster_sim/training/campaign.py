@@ -28,6 +28,7 @@ from cluster_sim.training.campaign_schedule import (
     SHARES,
     Schedule,
     StepFacts,
+    Stretch,
     make_schedule,
     owners_by,
     straggler_factor,
@@ -48,6 +49,20 @@ OWNERS = (
 CLOSES = 1e-9  # relative: owners against what is paid
 LEAST_ETTR = 0.01  # below it a run makes no progress to speak of
 BAND = (0.1, 0.5, 0.9)
+BANDED = (
+    "days",
+    "chip_hours",
+    "energy_kwh",
+    "usd",
+    "ettr",
+    "goodput",
+    "tokens_per_s",
+    "interruptions",
+    "mtbf_h",
+    "interruption_h",
+    "lost_steps",
+    "checkpoints",
+)
 HOUR_S = 3600.0
 
 
@@ -193,7 +208,7 @@ def closed_forms(made: Prepared) -> dict[str, float]:
     longest phase and the kind of checkpoint that covers most.
     """
     strikes, schedule = made.strikes, made.schedule
-    part = max(schedule.stretches, key=lambda one: one.offset_s(one.steps))
+    part = _longest(schedule)
     kinds = [
         (n * part.step_s, tier)
         for n, tier in zip(part.every, made.tiers, strict=True)
@@ -206,10 +221,14 @@ def closed_forms(made: Prepared) -> dict[str, float]:
     rate = strikes.total_per_s
     mtbf_s = 1 / rate if rate else math.inf
     down_s = made.rules.detection_s + made.rules.restart_s + load_s
+    looks = math.fsum(seconds / every for every, seconds in part.stops) - math.fsum(
+        one.block_s / n for n, one in zip(part.every, made.tiers, strict=True) if n
+    )
+    training = part.facts.step_s / (part.step_s + looks)  # evaluation and stragglers
     stuck = rate and (down_s + interval_s + block_s) / mtbf_s > 500  # exp would overflow
     return {
-        "ettr": ettr(mtbf_s, down_s + tail_s, interval_s, block_s),
-        "ettr_exact": 0.0 if stuck else exact_ettr(mtbf_s, down_s, interval_s, block_s),
+        "ettr": ettr(mtbf_s, down_s + tail_s, interval_s, block_s) * training,
+        "ettr_exact": 0.0 if stuck else exact_ettr(mtbf_s, down_s, interval_s, block_s) * training,
         "mtbf_h": 1 / strikes.host_per_s / HOUR_S if strikes.host_per_s else math.inf,
         "interruption_h": mtbf_s / HOUR_S,
         "down_s": down_s,
@@ -311,7 +330,7 @@ def _energy_j(made: Prepared, played: Played, owners: Mapping[str, float]) -> fl
         steps = min(max(step - part.first_step, 0), part.steps)
         watts = part.facts.energy_j / part.facts.step_s
         joules += steps * part.facts.energy_j + played.lost_by_stretch_s[index] * watts
-    longest = max(schedule.stretches, key=lambda one: one.steps * one.step_s).facts
+    longest = _longest(schedule).facts
     joules += (owners["evaluation"] + owners["slow"]) * longest.energy_j / longest.step_s
     standing = ("checkpoint", "detection", "restart", "repair")
     idle_s = math.fsum(owners[name] for name in standing) * site.hosts
@@ -320,10 +339,8 @@ def _energy_j(made: Prepared, played: Played, owners: Mapping[str, float]) -> fl
 
 
 def _gather(made: Prepared, campaign: Campaign, outcomes: Sequence[Outcome]) -> CampaignResult:
-    names = ("days", "chip_hours", "energy_kwh", "usd", "ettr", "goodput", "tokens_per_s")
-    names += ("interruptions", "mtbf_h", "interruption_h", "lost_steps", "checkpoints")
     band = {}
-    for name in names:
+    for name in BANDED:
         values = [value for one in outcomes if (value := getattr(one, name)) is not None]
         if values:
             low, middle, high = np.quantile(np.array(values, dtype=float), BAND).tolist()
@@ -351,8 +368,9 @@ def _notes(made: Prepared, campaign: Campaign) -> tuple[str, ...]:
     """What was assumed, one line each."""
     failures, site, strikes = campaign.failures, made.site, made.strikes
     notes = [f"failure rates: {strikes.source}"]
-    if not strikes.measured:
-        notes.append(f"no failure rates of {site.chip} are published: assumed to be those")
+    if strikes.chip is not None and strikes.chip != site.chip:
+        where = strikes.chip or "chips that the source does not name"
+        notes.append(f"failure rates were measured on {where}; assumed the same on {site.chip}")
     if failures.spares is None and strikes.loss_per_s:
         unit = (
             "hosts" if made.units.hosts_each == 1 else f"domains of {made.units.hosts_each} hosts"
@@ -362,11 +380,15 @@ def _notes(made: Prepared, campaign: Campaign) -> tuple[str, ...]:
             f"are replaced at once (blast {blast_of(failures, site.domain_hosts)}); "
             "set run.failures.spares"
         )
-    forms = closed_forms(made)
+    part = _longest(made.schedule)
     notes.extend(
-        f"checkpoints to {tier.target} every {forms['interval_s']:.4g} s at most, the optimum of "
-        "Young"
-        for tier in made.tiers
-        if tier.automatic and not math.isinf(tier.interval_s)
+        f"checkpoints to {tier.target} every {steps} steps ({steps * part.step_s:.4g} s), the "
+        "optimum of Young"
+        for tier, steps in zip(made.tiers, part.every, strict=True)
+        if tier.automatic and steps
     )
     return tuple(notes)
+
+
+def _longest(schedule: Schedule) -> Stretch:
+    return max(schedule.stretches, key=lambda one: one.steps * one.step_s)

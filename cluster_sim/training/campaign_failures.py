@@ -24,7 +24,7 @@ class Strikes:
     per_s: tuple[float, ...]
     loses_host: tuple[bool, ...]
     source: str
-    measured: bool  # on this chip
+    chip: str | None  # that they were measured on, empty where the source names none
 
     @property
     def total_per_s(self) -> float:
@@ -71,7 +71,7 @@ def strikes_on(failures: Failures, hosts: int, chips_per_host: int, chip: str) -
         per_s=tuple(rate for rate, _ in rates.values()),
         loses_host=tuple(loses for _, loses in rates.values()),
         source=source,
-        measured=failures.components is not None or fleet.chip in (chip, ""),
+        chip=None if failures.components is not None or not rates else fleet.chip,
     )
 
 

@@ -93,7 +93,8 @@ class _Run:
         self.env = Environment()
         self.pool = Pool(rules.units, rules.repair_s)
         self.position = 0.0
-        self.saved = [0.0] * len(schedule.tiers)
+        self.saved = [(0.0, 0)] * len(schedule.tiers)  # position and step of the last copy
+        self.stretch = 0
         self.resumed_at = 0.0  # position from which this attempt began ...
         self.resumed_step, self.resumed_count = 0, 0  # ... with its steps and checkpoints
         self.bounds = list(accumulate(rules.strikes.per_s))
@@ -133,7 +134,16 @@ class _Run:
                 if not (yield from self._stand("restart", rules.restart_s + load_s)):
                     break
             out.lost_steps += lost
-            self._note(what, began, lost, source)
+            at_copy = self.position == self.resumed_at
+            self._note(
+                event="rejoin" if what == "rejoin" else "failure",
+                at_s=began,
+                stood_s=env.now - began,
+                step=self.resumed_step if at_copy else self.schedule.steps_at(self.position),
+                what="" if what == "rejoin" else what,
+                lost_steps=lost,
+                restored_from=source,
+            )
 
     def _go_on(self) -> Generator[Event, None, bool]:
         """Train until the end (false), a failure, or a host for a missing replica (true)."""
@@ -153,6 +163,8 @@ class _Run:
             out.repair_s += moved * slow * (fewer - 1.0)
             self.position += moved
             out.wall_s, out.position_s = at, self.position
+            if len(self.schedule.starts) > 1:
+                self._note_phases(at, factor)
             if at == finish:
                 out.checkpoints += self.schedule.saved_by(self.schedule.steps) - self.resumed_count
                 return False
@@ -191,22 +203,22 @@ class _Run:
         self.strike_at = now + self._gap(rules.strikes.total_per_s)
         for tier in range(len(self.saved)):
             reached = schedule.last_saved(tier, self.position)
-            if reached > self.resumed_at:
+            if reached[0] > self.resumed_at:
                 self.saved[tier] = reached
         if rules.strikes.loses_host[which]:
             self.pool.lose(now, self._pick)
             for tier, kind in enumerate(schedule.tiers):
                 if not kind.survives:
-                    self.saved[tier] = 0.0
-        position, source = 0.0, START
+                    self.saved[tier] = (0.0, 0)
+        copy, source = (0.0, 0), START
         for saved, kind in zip(self.saved, schedule.tiers, strict=True):
-            nearer = saved == position and saved > 0 and kind.load_s < self._load_s(source)
-            if saved > position or nearer:
-                position, source = saved, kind.target
-        return rules.strikes.names[which], self._fall_back(position), source
+            nearer = saved == copy and saved[0] > 0 and kind.load_s < self._load_s(source)
+            if saved[0] > copy[0] or nearer:
+                copy, source = saved, kind.target
+        return rules.strikes.names[which], self._fall_back(*copy), source
 
-    def _fall_back(self, position: float) -> int:
-        """Put the job back to a position; what lay between is lost."""
+    def _fall_back(self, position: float, step: int) -> int:
+        """Put the job back to a copy; how many steps are lost."""
         schedule, here = self.schedule, self.position
         if here == position:
             return 0
@@ -214,7 +226,6 @@ class _Run:
         new = schedule.saved_by(reached) - self.resumed_count
         self.written += new
         self.out.checkpoints += new
-        step = self.resumed_step if position == self.resumed_at else schedule.steps_at(position)
         self.out.lost_s += here - position
         while here > position:
             index = schedule.stretch_at(here)
@@ -225,6 +236,7 @@ class _Run:
             here = begin
         self.position = self.resumed_at = self.out.position_s = position
         self.resumed_step, self.resumed_count = step, schedule.saved_by(step)
+        self.stretch = schedule.stretch_at(position)
         return reached - step
 
     def _load_s(self, source: str) -> float:
@@ -254,26 +266,48 @@ class _Run:
         self.begins_at = [at + waited for at in self.begins_at]
         self.lasting = [one for one in self.lasting if one[0] > self.env.now]
 
-    def _note(self, what: str, began: float, lost: int, source: str) -> None:
+    def _note_phases(self, now: float, factor: float) -> None:
+        """Note the phases that were entered on the way to here."""
+        schedule = self.schedule
+        for index in range(self.stretch + 1, schedule.stretch_at(self.position) + 1):
+            part = schedule.stretches[index]
+            self.stretch = index
+            self._note(
+                event="phase",
+                at_s=now - (self.position - part.start_s) * factor,
+                stood_s=part.switch_s,
+                step=part.first_step,
+                what=f"{part.tokens_per_step // part.seq_len} x {part.seq_len}",
+            )
+
+    def _note(
+        self,
+        *,
+        event: str,
+        at_s: float,
+        stood_s: float,
+        step: int,
+        what: str,
+        lost_steps: int = 0,
+        restored_from: str = "",
+    ) -> None:
         out = self.out
         if len(out.events) >= MAX_EVENTS:
             out.more_events += 1
             return
-        at_resume = self.position == self.resumed_at
-        step = self.resumed_step if at_resume else self.schedule.steps_at(self.position)
-        event = RunEvent(
-            event="rejoin" if what == "rejoin" else "failure",
-            at_s=began,
-            stood_s=self.env.now - began,
+        row = RunEvent(
+            event=event,
+            at_s=at_s,
+            stood_s=stood_s,
             step=step,
             tokens=self.schedule.tokens_at(step),
             what=what,
-            lost_steps=lost,
-            restored_from=source,
+            lost_steps=lost_steps,
+            restored_from=restored_from,
             checkpoints=self.written,
         )
         self.written = 0
-        out.events.append(event)
+        out.events.append(row)
 
 
 def play(schedule: Schedule, rules: Rules, random: np.random.Generator) -> Played:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -116,9 +116,9 @@ class Schedule:
             for part in self.stretches
         )
 
-    def last_saved(self, tier: int, position_s: float) -> float:
-        """Position just after the last checkpoint of a kind that is complete by a position; 0 is
-        the beginning of the run.
+    def last_saved(self, tier: int, position_s: float) -> tuple[float, int]:
+        """Position just after the last checkpoint of a kind that is complete by a position, and its
+        step; (0, 0) is the beginning of the run.
         """
         reached_s = position_s - self.tiers[tier].tail_s
         for index in range(self.stretch_at(reached_s), -1, -1):
@@ -129,8 +129,8 @@ class Schedule:
             steps = part.steps_at(reached_s - part.start_s)
             step = (part.first_step + steps) // every * every
             if step > part.first_step:
-                return part.start_s + part.offset_s(step - part.first_step)
-        return 0.0
+                return part.start_s + part.offset_s(step - part.first_step), step
+        return 0.0, 0
 
     def saved_by(self, step: int) -> int:
         """How many checkpoints of all kinds are due by the end of a step."""
@@ -205,7 +205,7 @@ def straggler_factor(jitter: float, hosts: int) -> float:
     return 1.0 + jitter * NormalDist().inv_cdf((hosts - 0.375) / (hosts + 0.25))
 
 
-def owners_by(schedule: Schedule, position_s: float) -> Mapping[str, float]:
+def owners_by(schedule: Schedule, position_s: float) -> dict[str, float]:
     """Seconds up to a position by owner; what is under way there belongs to ``lost``."""
     owners = dict.fromkeys(
         ("productive", *SHARES, "slow", "evaluation", "checkpoint", "restart", "lost"), 0.0

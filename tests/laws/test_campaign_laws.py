@@ -247,10 +247,10 @@ def test_played_equals_closed_form(mtbf_h: float, interval: int, save: float) ->
     """
     failures = replace(STEADY, components=rate(mtbf_h * HOUR))
     campaign = Campaign(
-        tokens=1500.0 * mtbf_h * 360 * STEP,
+        tokens=600.0 * mtbf_h * 360 * STEP,
         failures=failures,
         checkpoints=(sync(f"{interval} s", save, load=40.0),),
-        replications=24,
+        replications=16,
     )
     mean, error = mean_ettr(campaign)
     exact = exact_ettr(mtbf_h * HOUR, 340.0, interval, save)

@@ -81,7 +81,8 @@ def software_of(case: Case) -> str:
     if "torchtitan" in framework:
         return "torchtitan"
     if source.startswith("MLPerf"):
-        return "mlperf"
+        rounds = re.search(r"v(\d\.\d)", source)
+        return f"mlperf-{max(rounds[1], '4.1') if rounds else '4.1'}"
     if source.startswith(("Korthikanti", "Megatron-LM SC21")):
         return "megatron_lm-2022"
     if source.startswith("SimuMax"):

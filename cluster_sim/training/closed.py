@@ -15,7 +15,7 @@ import numpy as np
 
 from cluster_sim.training.job import Job
 from cluster_sim.training.pipeline import Played, Times, play
-from cluster_sim.training.priced import Pass, Priced, player_of
+from cluster_sim.training.priced import Pass, Priced, last_gradients, player_of
 from cluster_sim.training.schedule import Schedule
 
 MOST_ROUNDS = 6  # of p micro-batches that are played; more repeat
@@ -104,12 +104,12 @@ class Ends:
 def _finish(priced: Priced, plan: Schedule, played: Played) -> tuple[float, list[Ends]]:
     """The end of the step after gradients, norm, updates and the host, and each stage's ends."""
     sms = priced.job.case.kernels.software.comm_sms
-    found = []
+    found, spans = [], _last_backward(plan, played)
     for stage in range(plan.stages):
         parts = [plan.virtual(stage, chunk) for chunk in range(plan.chunks)]
         last_s = float(played.last_end_s[stage])
         gather_s, hidden_s = _gathers(priced, parts)
-        lane_s, beside_s = _lane(priced, plan, played, parts)
+        lane_s, beside_s = _lane(priced, spans, parts)
         slowed_s = sms * (hidden_s + beside_s)
         found.append(
             Ends(
@@ -144,12 +144,11 @@ def _gathers(priced: Priced, parts: list[int]) -> tuple[float, float]:
 
 
 def _lane(
-    priced: Priced, plan: Schedule, played: Played, parts: list[int]
+    priced: Priced, last: Mapping[int, tuple[float, float]], parts: list[int]
 ) -> tuple[float, float]:
     """When a stage's lane has reduced all gradients, and the seconds of it beside kernels."""
     count, overlap = len(priced.stages), priced.job.plan.overlap_gradients
     ready: list[tuple[float, float]] = []
-    last = _last_backward(plan, played)
     end_s = max(last[v][1] for v in parts)
     for v in parts:
         stage, (start, end) = priced.stages[v % count], last[v]
@@ -172,15 +171,10 @@ def _lane(
 
 def _last_backward(plan: Schedule, played: Played) -> dict[int, tuple[float, float]]:
     """Start and end of the last pass that adds to the gradients of each virtual stage."""
-    found: dict[int, tuple[float, float]] = {}
-    for number, node in enumerate(plan.nodes):
-        for op in node.ops:
-            if op.kind == "W" or op.whole:
-                v = plan.virtual(node.stage, op.chunk)
-                span = float(played.start_s[number]), float(played.end_s[number])
-                if v not in found or span[1] > found[v][1]:
-                    found[v] = span
-    return found
+    return {
+        v: (float(played.start_s[number]), float(played.end_s[number]))
+        for v, number in last_gradients(plan)
+    }
 
 
 def close(priced: Priced, plan: Schedule, end_s: float, ends: list[Ends]) -> Step:

@@ -18,6 +18,8 @@ from cluster_sim.perf.collective_group import Group, make_group
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.work import Activity, Phase
 
+_Load = tuple[str, float, Floats]  # of a phase: name, seconds alone, bytes on each link
+
 
 def parallel_phases(
     topology: TopologyInput,
@@ -37,28 +39,22 @@ def parallel_phases(
     for devices in groups:
         offset = devices[0] - devices[0] % machine.devices_per_domain
         alike.setdefault((devices - offset).tobytes(), []).append(devices)
-    totals: list[tuple[str, float, Floats]] = []
+    totals: list[_Load] = []
     for members in alike.values():
         group = make_group(topology, members[0], machine=machine)
         loads = _loads(group, call, message_bytes, [one[0] - members[0][0] for one in members])
-        totals = [
-            (one[0] if one else other[0], max(_s(one), _s(other)), _links(one) + _links(other))
-            for one, other in zip_longest(totals, loads)
-        ]
+        totals = [_together(one, other) for one, other in zip_longest(totals, loads)]
     return [_phase(machine, name, seconds, demand) for name, seconds, demand in totals]
 
 
-def _s(part: tuple[str, float, Floats] | None) -> float:
-    return part[1] if part else 0.0
+def _together(one: _Load | None, other: _Load | None) -> _Load:
+    """Two loads at the same time: as long as the longer, the bytes of both."""
+    if one is None or other is None:
+        return one or other  # type: ignore[return-value]
+    return one[0], max(one[1], other[1]), one[2] + other[2]
 
 
-def _links(part: tuple[str, float, Floats] | None) -> Floats | float:
-    return part[2] if part else 0.0
-
-
-def _loads(
-    group: Group, call: Call, message_bytes: float, offsets: list[int]
-) -> list[tuple[str, float, Floats]]:
+def _loads(group: Group, call: Call, message_bytes: float, offsets: list[int]) -> list[_Load]:
     """By phase: name, seconds alone of one group, and bytes of all that lie alike on each link."""
     machine, call = group.machine, call.resolved(group)
     if group.shape.ranks == 1:
@@ -86,14 +82,11 @@ def _routed(machine: Machine, flows: Flows, offsets: list[int], seed: int) -> Fl
         part = slice(first, first + step)
         source, target = flows.source[part] + moves, flows.target[part] + moves
         size = np.broadcast_to(flows.size[part], source.shape)
-        total += link_load(
-            machine, source.ravel(), target.ravel(), size.ravel(), Routes(seed=seed)
-        )
+        total += link_load(machine, source.ravel(), target.ravel(), size.ravel(), Routes(seed=seed))
     return total
 
 
-def _phase(machine: Machine, name: str, seconds: float, demand: Floats | float) -> Phase:
-    load = np.asarray(demand)
+def _phase(machine: Machine, name: str, seconds: float, load: Floats) -> Phase:
     used = np.flatnonzero(load > 0)
     takes = load[used] / machine.link_bandwidth[used]
     longest = int(takes.argmax())

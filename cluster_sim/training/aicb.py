@@ -195,9 +195,7 @@ def _layer(path: Path, row: tuple[int, str], problems: list[str]) -> _Layer | No
         operation, axis = _collective(
             f"{path}:{number}: {name} collective", words[at + 1], place, problems
         )
-        parts.append(
-            _Part(seconds=nanoseconds * 1e-9, operation=operation, axis=axis, bytes=size)
-        )
+        parts.append(_Part(seconds=nanoseconds * 1e-9, operation=operation, axis=axis, bytes=size))
     process_s = _amount(f"{path}:{number}: processing time", words[-1], problems) * 1e-9
     if len(problems) > before:
         return None

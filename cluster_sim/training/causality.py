@@ -127,19 +127,25 @@ def _twice(graph: TaskGraph, place: dict[tuple[int, int], int]) -> list[str]:
 
 def _dependencies(graph: TaskGraph, place: dict[tuple[int, int], int]) -> list[tuple[int, ...]]:
     """What each node waits for, as places."""
-    problems, found = [], []
-    for node in graph.nodes:
-        absent = [one for one in node.after if (node.rank, one) not in place]
-        if absent and not graph.cut:
+    if not graph.cut:
+        lacking: dict[str, list[Node]] = defaultdict(list)
+        for node in graph.nodes:
+            if any((node.rank, one) not in place for one in node.after):
+                lacking[graph.files[node.rank]].append(node)
+        problems = []
+        for nodes in lacking.values():
+            absent = [one for one in nodes[0].after if (nodes[0].rank, one) not in place]
+            more = f" ({len(nodes) - 1} other nodes too)" if len(nodes) > 1 else ""
             problems.append(
-                f"{graph.where(node)}: depends on node {numbers(absent)}, not in the trace; for a "
-                "trace that was cut out of a longer one add --cut, which takes those as done"
+                f"{graph.where(nodes[0])}: depends on node {numbers(absent)}, which is not in the "
+                f"trace{more}; for one that was cut out of a longer trace add --cut, which takes "
+                "those as done"
             )
-        found.append(
-            tuple(place[node.rank, one] for one in node.after if (node.rank, one) in place)
-        )
-    _stop(problems)
-    return found
+        _stop(problems)
+    return [
+        tuple(place[node.rank, one] for one in node.after if (node.rank, one) in place)
+        for node in graph.nodes
+    ]
 
 
 def _in_order(graph: TaskGraph, after: list[tuple[int, ...]]) -> list[int]:
@@ -155,27 +161,33 @@ def _in_order(graph: TaskGraph, after: list[tuple[int, ...]]) -> list[int]:
 def _absent_ranks(graph: TaskGraph) -> list[str]:
     if graph.folded:
         return []
-    problems, seen = [], set()
+    problems: list[str] = []
+    seen: set[object] = set()
     for node in graph.nodes:
-        if node.kind == "collective" and node.group not in seen:
-            seen.add(node.group)
+        if node.kind == "collective":
+            if (node.rank, node.group) in seen:
+                continue
+            seen.add((node.rank, node.group))
             parts = graph.groups[node.group]
             absent = [rank for part in parts for rank in part if rank not in graph.files]
             if absent:
                 problems.append(
                     f"{graph.where(node)}: group '{node.group}' has ranks of which there is no "
-                    f"file ({numbers(absent)}); give their files, or --repeat if all ranks do the "
-                    "same"
+                    f"file ({numbers(absent)}); give their files, or --ranks and --repeat if all "
+                    "ranks do the same"
                 )
             elif all(node.rank not in part for part in parts):
                 problems.append(
                     f"{graph.where(node)}: rank {node.rank} is not in group '{node.group}'"
                 )
         elif node.kind in ("send", "recv") and node.peer not in graph.files:
+            if (node.rank, node.kind, node.peer) in seen:
+                continue
+            seen.add((node.rank, node.kind, node.peer))
             verb = "sends to" if node.kind == "send" else "receives from"
             problems.append(
                 f"{graph.where(node)}: {verb} rank {node.peer}, of which there is no file; give "
-                "it, or --repeat if all ranks do the same"
+                "it, or --ranks and --repeat if all ranks do the same"
             )
     return problems
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_sim.errors import SpecError, nearest
-from cluster_sim.training.chakra_messages import SCALARS, read_messages
+from cluster_sim.training.chakra_messages import read_messages
 from cluster_sim.training.task_graph import EVERYBODY, Groups, Node, TaskGraph, numbers
 
 NODE_TYPES = (
@@ -80,7 +80,7 @@ def read_chakra(
         raise SpecError(
             f"{by_rank[max(by_rank)][0]}: is rank {max(by_rank)}, beyond --ranks {count}"
         )
-    known = {name: (members,) for name, members in (groups or {}).items()}
+    known: dict[str, Groups] = {name: (members,) for name, members in (groups or {}).items()}
     known[EVERYBODY] = (tuple(range(count)),)
     raws: list[tuple[int, Path, list[_Raw]]] = []
     for rank, (path, data) in sorted(by_rank.items()):
@@ -177,11 +177,11 @@ def _json_node(path: Path, number: int, row: Any) -> _Raw:
         attributes |= _given(plain, key)
     for key in ("comm_dst", "comm_tag", "pg_name", "comm_group"):
         attributes |= _given(plain, key)
-    kind = plain.get("nodetype", plain.get("type"))
-    if str(kind).isdigit() and int(kind) < len(NODE_TYPES):
+    kind = str(plain.get("nodetype", plain.get("type")))
+    if kind.isdigit() and int(kind) < len(NODE_TYPES):
         kind = NODE_TYPES[int(kind)]
     if kind not in NODE_TYPES:
-        near = nearest(str(kind), NODE_TYPES)
+        near = nearest(kind, NODE_TYPES)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise SpecError(f"{where}: type: unknown (got {kind}){hint}")
     micros = plain.get("runtime", plain.get("durationmicros", 0))
@@ -189,7 +189,7 @@ def _json_node(path: Path, number: int, row: Any) -> _Raw:
     return _Raw(
         id=_whole(where, "id", plain.get("id")),
         name=str(plain.get("name", "")),
-        type=str(kind),
+        type=kind,
         after=tuple(dict.fromkeys(_whole(where, "a dependency", one) for one in after)),
         micros=_amount(where, "runtime", micros),
         attributes=attributes,
@@ -326,8 +326,7 @@ def _notes(nodes: list[Node], raws: list[tuple[int, _Raw]], cut: bool) -> tuple[
         for _, row in raws
         if row.type == "COMM_COLL_NODE" and (plain := _plain(row)) in LIKE and plain != "barrier"
     }
-    for one in sorted(like):
-        notes.append(f"{one} is played as all_gather: as many bytes at the root")
+    notes += [f"{one} is played as all_gather: as many bytes at the root" for one in sorted(like)]
     if cut:
         have = {(node.rank, node.id) for node in nodes}
         gone = sum((node.rank, one) not in have for node in nodes for one in node.after)
@@ -358,6 +357,3 @@ def read_groups(path: Path, text: str) -> dict[str, tuple[int, ...]]:
             raise SpecError(f"{path}: {name}: names a rank twice ({numbers(members)})")
         found[name] = members
     return found
-
-
-__all__ = ["SCALARS", "rank_of", "read_chakra", "read_groups"]

@@ -30,7 +30,6 @@ from cluster_sim.training.replay_price import (
     on_fewer,
 )
 from cluster_sim.training.task_graph import Node, TaskGraph
-from cluster_sim.work import Activity
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[str, float], None]
@@ -203,6 +202,3 @@ def critical_path_s(played: Replay) -> float:
         begin = max((ends[one] for one in after[number]), default=0.0)
         ends[number] = begin + float(played.alone_s[number])
     return max(ends, default=0.0)
-
-
-__all__ = ["Activity", "Replay", "check_place", "critical_path_s", "replay"]

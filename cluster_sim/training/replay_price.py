@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,9 @@ from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.training.task_graph import Node, TaskGraph
 from cluster_sim.work import Activity, kernel, pause, traffic
 
-DTYPE = "bf16"  # of compute that a trace gives in FLOP. Source: assumed, traces do not say
+DTYPE: Literal["bf16"] = (
+    "bf16"  # of compute that a trace gives in FLOP. Source: assumed, traces do not say
+)
 DIGITS = 12  # to which two links are loaded alike
 Phases = tuple[Activity, ...]
 
@@ -96,7 +99,8 @@ class Prices:
     def _collective(self, node: Node) -> Phases:
         place = self.place
         parts = [
-            np.array([place.devices[rank] for rank in part]) for part in self.graph.groups[node.group]
+            np.array([place.devices[rank] for rank in part])
+            for part in self.graph.groups[node.group]
         ]
         call = Call(operation=node.operation, library=place.library)
         if len(parts[0]) == 1:

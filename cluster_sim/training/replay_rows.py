@@ -83,17 +83,11 @@ def spans(played: Replay) -> list[Span]:
             continue
         for place in task.nodes:
             node = played.graph.nodes[place]
-            ends = [node.rank, node.peer] if node.kind == "send" else [node.rank]
-            for rank in ends if not played.graph.folded else ends[:1]:
-                found.append(
-                    Span(
-                        rank=rank,
-                        lane=LANES[node.kind],
-                        name=node.name,
-                        start_s=start_s,
-                        end_s=end_s,
-                    )
-                )
+            lane = LANES[node.kind]
+            found += [
+                Span(rank=rank, lane=lane, name=node.name, start_s=start_s, end_s=end_s)
+                for rank in ([node.rank, node.peer] if node.kind == "send" else [node.rank])
+            ]
     return found
 
 
@@ -206,7 +200,9 @@ def pipeline_s(played: Replay) -> tuple[float, float]:
     if not pipeline.bytes:
         return bubble, 0.0
     stage = played.graph.ranks // pipeline.stages
-    hop = Node(rank=0, id=0, name="to the next stage", kind="send", peer=stage, bytes=pipeline.bytes)
+    hop = Node(
+        rank=0, id=0, name="to the next stage", kind="send", peer=stage, bytes=pipeline.bytes
+    )
     phases = Prices(graph=played.graph, place=played.place).of(hop)
     return bubble, 2 * chunks * sum(phase.alone_s for phase in phases)
 
@@ -230,3 +226,19 @@ def totals(played: Replay, ranks: list[RankRow]) -> dict[str, float]:
         "stage_sends_s": sends,
     }
     return found | {"step_s": found["makespan_s"] + bubble + sends}
+
+
+def notes(played: Replay) -> tuple[str, ...]:
+    """What a reader should know of the graph and of how it was played."""
+    found = list(played.graph.notes)
+    alone = sum(
+        node.kind == "collective" and node.bytes > 0 and len(played.graph.groups[node.group][0]) < 2
+        for node in played.graph.nodes
+    )
+    if alone:
+        more = "give the other files, or --ranks and --repeat"
+        hint = f"; {more}" if played.graph.ranks == 1 else ""
+        found.append(f"{alone:,} collectives are of one rank alone and take no time{hint}")
+    if played.place.ideal_network:
+        found.append("ideal network: collectives and messages take no time")
+    return tuple(found)

@@ -1,4 +1,4 @@
-"""What a trace says was done: nodes per rank, what each waits for, and the groups that they meet in.
+"""What a trace says was done: nodes per rank, what each waits for, the groups that they meet in.
 
 Every trace format is read into this, and only this is checked and played.
 """
@@ -89,6 +89,10 @@ def repeated(graph: TaskGraph, ranks: int) -> TaskGraph:
     groups other than that of all ranks are used: whose copy is in which cannot be known.
     """
     missing = [rank for rank in range(ranks) if rank not in graph.files]
+    if not missing:
+        raise SpecError(
+            f"--repeat has no effect: all {ranks} ranks have files; --ranks says how many there are"
+        )
     first = min(graph.files)
     pattern = [node for node in graph.nodes if node.rank == first]
     for node in pattern:
@@ -104,7 +108,7 @@ def repeated(graph: TaskGraph, ranks: int) -> TaskGraph:
         graph,
         nodes=tuple(sorted((*graph.nodes, *copies), key=lambda node: node.rank)),
         files=dict(sorted(files.items())),
-        notes=(*graph.notes, note) if missing else graph.notes,
+        notes=(*graph.notes, note),
     )
 
 

@@ -48,11 +48,7 @@ def read_traces(
         raise SpecError(
             f"{len(files)} text workloads; each stands for all ranks, so play them one by one"
         )
-    path, data = files[0]
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: not a text file (not UTF-8)") from None
+    path, text = files[0][0], read_text(files[0][0])
     if not text.strip():
         raise SpecError(f"{path}: an empty file")
     reader = read_workload if form == "simai" else read_calls
@@ -86,7 +82,7 @@ def recognise(path: Path, data: bytes) -> str:
 def read_map(path: Path, ranks: int) -> tuple[int, ...]:
     """Devices of the ranks from lines ``rank device``; raises SpecError."""
     found: dict[int, int] = {}
-    for number, line in enumerate(_bytes(path).decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.partition("#")[0].replace(",", " ").split()
         if not words:
             continue
@@ -102,6 +98,14 @@ def read_map(path: Path, ranks: int) -> tuple[int, ...]:
     if absent:
         raise SpecError(f"{path}: no device for rank {absent[0]}; there are {ranks} ranks")
     return tuple(found[rank] for rank in range(ranks))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; raises SpecError."""
+    try:
+        return _bytes(path).decode()
+    except UnicodeDecodeError:
+        raise SpecError(f"{path}: not a text file (not UTF-8)") from None
 
 
 def _bytes(path: Path) -> bytes:

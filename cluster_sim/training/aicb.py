@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster_sim.errors import SpecError, nearest
-from cluster_sim.training.task_graph import Pipeline, TaskGraph
+from cluster_sim.errors import SpecError
+from cluster_sim.training.task_graph import Pipeline, TaskGraph, did_you_mean
 from cluster_sim.training.workload_ops import Degrees, Op, check_degrees, graph_of
 
 POLICIES = ("HYBRID_TRANSFORMER_FWD_IN_BCKWD", "HYBRID_TRANSFORMER", "DATA")
@@ -137,8 +137,7 @@ def _notes(ranks: int | None, given: dict[str, int], degrees: Degrees) -> tuple[
 def _header(path: Path, line: str) -> _Header:
     words = line.split()
     if words[0] not in POLICIES:
-        near = nearest(words[0], [one.lower() for one in POLICIES])
-        hint = f"; did you mean '{near[0].upper()}'?" if near else ""
+        hint = did_you_mean(words[0], POLICIES)
         raise SpecError(
             f"{path}:1: parallel policy '{words[0]}' is unknown{hint} There are "
             f"{', '.join(POLICIES)}"
@@ -149,8 +148,7 @@ def _header(path: Path, line: str) -> _Header:
     while at < len(words):
         key = words[at].removesuffix(":")
         if key not in DEGREES and key not in LISTS:
-            near = nearest(key, [*DEGREES, *LISTS])
-            hint = f"; did you mean '{near[0]}'?" if near else ""
+            hint = did_you_mean(key, [*DEGREES, *LISTS])
             raise SpecError(
                 f"{path}:1: no key '{key}'{hint} There are {', '.join([*DEGREES, *LISTS])}"
             )
@@ -223,8 +221,7 @@ def _collective(where: str, word: str, place: int, problems: list[str]) -> tuple
         if word.endswith(suffix) and base in COLLECTIVES:
             return COLLECTIVES[base], SUFFIXES[suffix] or ("dp" if place == 2 else "tp")
     known = ["NONE", *(base + end for base in COLLECTIVES for end in SUFFIXES)]
-    near = nearest(word.lower(), [one.lower() for one in known])
-    hint = f"; did you mean '{near[0].upper()}'?" if near else ""
+    hint = did_you_mean(word, known)
     problems.append(
         f"{where}: unknown (got {word}){hint} There are NONE, {', '.join(COLLECTIVES)}, each also "
         "with _EP and _DP_EP"

@@ -13,8 +13,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from cluster_sim.errors import SpecError, nearest
-from cluster_sim.training.task_graph import TaskGraph
+from cluster_sim.errors import SpecError
+from cluster_sim.training.task_graph import TaskGraph, did_you_mean
 from cluster_sim.training.workload_ops import Degrees, Op, check_degrees, graph_of, groups_along
 
 OPERATIONS = {
@@ -100,8 +100,7 @@ def _op(
         seconds = _number(f"{where}: _elapsed_time", spent, problems) * 1e-9
         return Op(name=stage or kind, kind="compute", after=(), seconds=seconds)
     if kind not in OPERATIONS:
-        near = nearest(kind, [*OPERATIONS, *SILENT, "computation"])
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(kind, [*OPERATIONS, *SILENT, "computation"])
         problems.append(
             f"{where}: comm_type: unknown (got {kind}){hint} There are {', '.join(OPERATIONS)}, "
             f"{', '.join(SILENT)}, computation"
@@ -109,8 +108,7 @@ def _op(
         return None
     group = (row["comm_group"] or "").removeprefix("CommGroup.")
     if group not in AXES:
-        near = nearest(group, AXES)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(group, AXES)
         problems.append(
             f"{where}: comm_group: unknown (got {group}){hint} There are {', '.join(AXES)}"
         )

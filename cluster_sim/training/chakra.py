@@ -14,9 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster_sim.errors import SpecError, nearest
+from cluster_sim.errors import SpecError
 from cluster_sim.training.chakra_messages import read_messages
-from cluster_sim.training.task_graph import EVERYBODY, Groups, Node, TaskGraph, numbers
+from cluster_sim.training.task_graph import (
+    EVERYBODY,
+    Groups,
+    Node,
+    TaskGraph,
+    did_you_mean,
+    numbers,
+)
 
 NODE_TYPES = (
     "INVALID_NODE",
@@ -181,8 +188,7 @@ def _json_node(path: Path, number: int, row: Any) -> _Raw:
     if kind.isdigit() and int(kind) < len(NODE_TYPES):
         kind = NODE_TYPES[int(kind)]
     if kind not in NODE_TYPES:
-        near = nearest(kind, NODE_TYPES)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(kind, NODE_TYPES)
         raise SpecError(f"{where}: type: unknown (got {kind}){hint}")
     micros = plain.get("runtime", plain.get("durationmicros", 0))
     after = [*plain.get("ctrldeps", ()), *plain.get("datadeps", ())]
@@ -283,8 +289,7 @@ def _collective(
         kind = known[int(kind)]
     plain = re.sub("[- ]", "_", kind).upper()
     if plain not in COLLECTIVES:
-        near = [name.upper() for name in nearest(plain.lower(), [n.lower() for n in known])]
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(plain, known)
         raise SpecError(f"{where}: comm_type: unknown (got {kind}){hint} There are 0 to 9")
     operation = COLLECTIVES[plain]
     given = row.attributes.get("pg_name") or row.attributes.get("comm_group")

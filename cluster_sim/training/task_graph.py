@@ -5,11 +5,11 @@ Every trace format is read into this, and only this is checked and played.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from cluster_sim.errors import SpecError
+from cluster_sim.errors import SpecError, nearest
 
 Kind = Literal["compute", "host", "memory", "collective", "timed", "send", "recv"]
 Groups = tuple[tuple[int, ...], ...]
@@ -115,6 +115,17 @@ def repeated(graph: TaskGraph, ranks: int) -> TaskGraph:
 def _moved(node: Node, rank: int, first: int, ranks: int) -> Node:
     peer = (node.peer + rank - first) % ranks if node.kind in ("send", "recv") else node.peer
     return replace(node, rank=rank, peer=peer)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known, whatever its case.
+
+    >>> did_you_mean("ALLREDUSE", ["ALLREDUCE", "NONE"])
+    "; did you mean 'ALLREDUCE'?"
+    """
+    lower = {one.lower(): one for one in known}
+    near = nearest(name, lower)
+    return f"; did you mean '{lower[near[0]]}'?" if near else ""
 
 
 def numbers(values: Sequence[int], most: int = 6) -> str:

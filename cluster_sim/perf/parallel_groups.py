@@ -59,7 +59,7 @@ def _loads(group: Group, call: Call, message_bytes: float, offsets: list[int]) -
     machine, call = group.machine, call.resolved(group)
     if group.shape.ranks == 1:
         return []
-    priced = alone(group, call, np.array([message_bytes]))
+    priced = alone(group, call, np.array([float(message_bytes)]))
     named = flows_of(group, call.operation, priced.algorithm[0], call.routing, "rank")
     mine = [_routed(machine, flows, [0], call.seed) for _, flows in named]
     bounds = [float((load / machine.link_bandwidth).max()) for load in mine]

@@ -123,7 +123,7 @@ class Prices:
         load = np.bincount(number, weights=shares * node.bytes)
         group = make_group(place.topology, [source, target], machine=place.machine)
         call = Call(operation="send_recv", library=place.library)
-        seconds = float(alone(group, call, np.array([node.bytes])).seconds[0])
+        seconds = float(alone(group, call, np.array([float(node.bytes)])).seconds[0])
         bound = float((load / place.machine.link_bandwidth[used]).max())
         demand = dict(zip(used.tolist(), load.tolist(), strict=True))
         return (traffic(max(seconds, bound), demand),)

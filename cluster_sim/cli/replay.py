@@ -131,17 +131,26 @@ def _results(files: tuple[Path, ...], options: dict[str, Any], played: Replay) -
 
     from cluster_sim.output.replay_text import replay_report
     from cluster_sim.training.replay_price import roofline_words
-    from cluster_sim.training.replay_rows import collective_rows, notes, rank_rows, spans, totals
+    from cluster_sim.training.replay_rows import (
+        REPLAY_COLUMNS,
+        collective_rows,
+        notes,
+        rank_rows,
+        spans,
+        totals,
+    )
 
     lanes = spans(played)
     ranks, calls = rank_rows(played, lanes), collective_rows(played)
     graph, topology = played.graph, played.place.topology
-    row: dict[str, object] = {
-        "run_id": "",
+    manifest = _manifest(files, played) | {"notes": list(notes(played))}
+    name, short = _name(graph, files), manifest["config_hash"][:6]
+    found = {
+        "run_id": f"{name}@{topology.topology.name}-{short}",
         "kind": "replay",
         "topology": topology.topology.name,
         "chip": topology.chip.name,
-        "workload": _name(graph, files),
+        "workload": name,
         "form": graph.form,
         "ranks": graph.ranks,
         "folded": graph.folded,
@@ -151,10 +160,10 @@ def _results(files: tuple[Path, ...], options: dict[str, Any], played: Replay) -
         "compute_source": roofline_words(graph, topology),
         "ideal_network": played.place.ideal_network,
         "partial": played.partial,
+        "config_hash": manifest["config_hash"],
     }
-    manifest = _manifest(files, played) | {"notes": list(notes(played)), "summary": row}
-    row["config_hash"] = manifest["config_hash"]
-    row["run_id"] = f"{row['workload']}@{row['topology']}-{str(row['config_hash'])[:6]}"
+    row = {column: found[column] for column in REPLAY_COLUMNS}
+    manifest["summary"] = row
     tables = {
         "replay.csv": [row],
         "ranks.csv": [asdict(one) for one in ranks],

@@ -23,6 +23,13 @@ LANES = {
     "recv": COMMUNICATION,
     "host": HOST,
 }
+REPLAY_COLUMNS = (  # of replay.csv
+    *("run_id", "kind", "topology", "chip", "workload", "form"),
+    *("ranks", "folded", "nodes", "tasks", "makespan_s", "critical_path_s"),
+    *("compute_s", "exposed_communication_s", "host_s", "idle_s", "communication_s"),
+    *("bubble_s", "stage_sends_s", "step_s"),
+    *("compute_source", "ideal_network", "partial", "config_hash"),
+)
 CLOSED = 1e-9  # relative: how well a ledger closes
 
 

@@ -49,6 +49,8 @@ def replay(files: tuple[Path, ...], **options: Any) -> None:
     bar, started = Bar(options["quiet"]), time.perf_counter()
     try:
         topology, machine = _machine(options)
+        for note in () if options["quiet"] else machine.notes:
+            click.echo(f"Note: {note}", err=True)
         played = _played(files, options, topology, machine, bar)
     except KeyboardInterrupt:
         bar.close()

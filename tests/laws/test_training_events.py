@@ -1,0 +1,252 @@
+"""Laws of a training step as events: equal to the closed form without contention, slowed as the
+sharing rule says with it, and books that close.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training_steps import NVLINK, RECEIVE, SEND, SM, random_work, resource, simple
+
+from cluster_sim.output.timeline_training import training_events
+from cluster_sim.training.events import PlayedStep, play
+from cluster_sim.training.pipeline import play as play_closed
+from cluster_sim.training.pipeline import player
+from cluster_sim.training.schedule import Schedule, schedule
+from cluster_sim.training.step_work import StepWork, times_alone
+from cluster_sim.work import kernel, pause, traffic
+
+ROUNDING = 1e-9
+PLANS = [
+    schedule("gpipe", 3, 5),
+    schedule("1f1b", 4, 8),
+    schedule("1f1b", 5, 2),
+    schedule("1f1b", 1, 3),
+    schedule("interleaved", 3, 6, 2),
+    schedule("interleaved", 1, 3, 2),
+    schedule("zb_h1", 4, 7),
+    schedule("dualpipe", 4, 10),
+    schedule("dualpipe_v", 3, 7),
+]
+plans = st.sampled_from(PLANS)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def alone(work: StepWork) -> StepWork:
+    """The same work where nothing shares: every use of a resource is so small."""
+
+    def thin(given: object) -> object:
+        if isinstance(given, tuple):
+            return tuple(thin(item) for item in given)
+        if given is None:
+            return None
+        if hasattr(given, "activity"):
+            return replace(given, activity=thin(given.activity))
+        return replace(given, demand=tuple(d / 100 for d in given.demand))  # type: ignore[attr-defined]
+
+    names = ("forward", "backward", "weight", "send_forward", "send_backward")
+    return replace(work, **{name: thin(getattr(work, name)) for name in names})
+
+
+@pytest.mark.parametrize("instants", [True, False])
+@settings(max_examples=15)
+@given(plans, seeds)
+def test_without_contention_events_are_the_closed_form(
+    instants: bool, plan: Schedule, seed: int
+) -> None:
+    work = alone(random_work(plan, seed))
+    work = replace(work, gradients=None, gathers=None, optimizer=None, barrier_s=0.0)
+    played, closed = play(work, instants=instants), play_closed(player(plan), times_alone(work))
+    assert played.end_s == pytest.approx(float(closed.step_s), abs=ROUNDING)
+    for stage, seconds in enumerate(played.stages):
+        assert seconds.busy_s == pytest.approx(closed.busy_s[stage], abs=ROUNDING)
+        assert seconds.bubble_s == pytest.approx(closed.bubble_s[stage], abs=ROUNDING)
+        assert seconds.p2p_exposed_s == pytest.approx(closed.p2p_exposed_s[stage], abs=ROUNDING)
+        assert seconds.slowed_s == pytest.approx(0.0, abs=ROUNDING)
+    begun = {}
+    for node, start, end in zip(plan.nodes, closed.start_s, closed.end_s, strict=True):
+        for op in node.ops:
+            begun[node.stage, op.kind, op.chunk, op.micro_batch] = (start, end)
+    ops = [record for record in played.records if record.lane == "compute"]
+    assert len(ops) == len(begun)
+    for r in ops:
+        wanted = begun[r.stage, r.kind, r.chunk, r.micro_batch]
+        assert (r.start_s, r.end_s) == pytest.approx(wanted, abs=ROUNDING)
+
+
+@settings(max_examples=25)
+@given(
+    plans,
+    seeds,
+    st.sampled_from([0.5, 0.8, 0.95]),
+    st.sampled_from([0.0, 0.05, 0.2]),
+    st.sampled_from([0.3, 1.0]),
+    st.integers(0, 2),
+)
+def test_instants_change_nothing(
+    plan: Schedule, seed: int, kernel_sm: float, send_sm: float, nic: float, buckets: int
+) -> None:
+    work = random_work(plan, seed, kernel_sm=kernel_sm, send_sm=send_sm, nic=nic, buckets=buckets)
+    one, other = play(work), play(work, instants=False)
+    assert one.end_s == pytest.approx(other.end_s, abs=ROUNDING)
+    assert len(one.records) == len(other.records)
+    for a, b in zip(sorted(one.records), sorted(other.records), strict=True):
+        assert a[:5] == b[:5]
+        assert a[5:] == pytest.approx(b[5:], abs=ROUNDING)
+    for a, b in zip(one.stages, other.stages, strict=True):
+        for name in a.__slots__:
+            assert getattr(a, name) == pytest.approx(getattr(b, name), abs=ROUNDING)
+
+
+@settings(max_examples=15)
+@given(plans, seeds, st.sampled_from([0.0, 0.1]))
+def test_books_close_and_sharing_never_speeds_up(plan: Schedule, seed: int, expert: float) -> None:
+    work = random_work(plan, seed, kernel_sm=1.0, expert=expert)
+    played = play(work)
+    closed = play_closed(player(plan), times_alone(work))
+    assert played.end_s >= float(closed.step_s) - ROUNDING
+    for stage, s in enumerate(played.stages):
+        mine = [r for r in played.records if r.stage == stage]
+        busy = {(r.start_s, r.end_s) for r in mine if r.kind in "FBW" and r.lane == "compute"}
+        assert s.busy_s == pytest.approx(sum(end - start for start, end in busy))
+        assert s.slowed_s >= -ROUNDING
+        assert s.busy_s - s.slowed_s == pytest.approx(closed.busy_s[stage])
+        assert s.bubble_s >= s.p2p_exposed_s - ROUNDING
+        total = s.busy_s + s.gather_exposed_s + s.gradient_exposed_s + s.norm_s
+        assert total + s.optimizer_s + s.bubble_s == pytest.approx(played.end_s)
+        for lane in ("compute", "collective"):
+            spans = sorted({(r.start_s, r.end_s) for r in mine if r.lane == lane})
+            assert all(a[1] <= b[0] + ROUNDING for a, b in zip(spans, spans[1:], strict=False))
+        buckets = [r.kind for r in mine if r.lane == "collective"]
+        assert buckets == ["gather"] * (2 * plan.chunks) + ["gradient"] * (2 * plan.chunks)
+
+
+def one(played: PlayedStep, stage: int, kind: str, lane: str = "compute") -> tuple[float, float]:
+    (record,) = [r for r in played.records if (r.stage, r.kind, r.lane) == (stage, kind, lane)]
+    return record.start_s, record.end_s
+
+
+@pytest.mark.parametrize("instants", [True, False])
+def test_gradients_and_pipeline_share_the_nic(instants: bool) -> None:
+    """At 5 s stage 1 sends 1 byte back and reduces 3 bytes over a NIC of 1 byte/s: half each until
+    7 s, then 2 bytes are left.
+    """
+    nic = resource(1, SEND)
+    work = simple(
+        schedule("1f1b", 2, 1),
+        1.0,
+        2.0,
+        send_forward=(traffic(1.0, {resource(0, SEND): 1.0}),),
+        send_backward=(traffic(1.0, {nic: 1.0}),),
+        gradients=((), (traffic(3.0, {nic: 3.0}),)),
+        capacity=(1.0,) * 8,
+    )
+    played = play(work, instants=instants)
+    assert one(played, 1, "B") == (3.0, 5.0)
+    assert one(played, 1, "B", "p2p") == pytest.approx((5.0, 7.0))
+    assert one(played, 0, "B") == pytest.approx((7.0, 9.0))
+    assert one(played, 1, "gradient", "collective") == pytest.approx((5.0, 9.0))
+    first, second = played.stages
+    assert first.bubble_s == pytest.approx(6.0)
+    assert first.p2p_exposed_s == pytest.approx(2.0)
+    assert (second.gradient_exposed_s, second.bubble_s) == pytest.approx((4.0, 2.0))
+
+
+@pytest.mark.parametrize("instants", [True, False])
+def test_a_bucket_takes_sms_from_a_backward_pass(instants: bool) -> None:
+    """The bucket of chunk 1 holds a quarter of the SMs for 2 s, in which the backward pass of chunk
+    0 does 1.5 s of its 2 s.
+    """
+    sm, link = resource(0, SM), resource(0, NVLINK)
+    plan = schedule("interleaved", 1, 1, 2)
+    bucket = traffic(2.0, {link: 2.0}, {sm: 0.5})
+    work = simple(plan, 1.0, 2.0, gradients=((), (bucket,)), capacity=(1.0,) * 4)
+    busy = kernel(2.0, {sm: 2.0})
+    work = replace(work, backward=tuple((replace(p[0], activity=busy),) for p in work.backward))
+    played = play(work, instants=instants)
+    assert one(played, 0, "gradient", "collective") == pytest.approx((4.0, 6.0))
+    assert played.end_s == pytest.approx(6.5)
+    (stage,) = played.stages
+    assert (stage.busy_s, stage.slowed_s) == pytest.approx((6.5, 0.5))
+    assert stage.gradient_exposed_s == 0.0
+
+
+def test_parameters_are_gathered_in_the_order_of_use() -> None:
+    """Chunks of 1.5 s each on the lane: the first forward pass waits 1.5 s, the second 0.5 s."""
+    plan = schedule("interleaved", 1, 1, 2)
+    gather = pause(0.75)
+    work = simple(plan, 1.0, 2.0, gathers=((gather, gather), (gather, gather)))
+    (stage,) = play(work).stages
+    assert stage.gather_exposed_s == pytest.approx(1.5 + 0.5)
+    # The far end has its parameters long before it needs them.
+    deep = play(simple(schedule("1f1b", 2, 1), 1.0, 2.0, gathers=((gather,), (gather,))))
+    assert [s.gather_exposed_s for s in deep.stages] == [0.75, 0.0]
+
+
+def test_optimizers_wait_for_the_norm_of_all_gradients() -> None:
+    work = simple(
+        schedule("1f1b", 2, 2),
+        1.0,
+        2.0,
+        gradients=((pause(0.5),), (pause(10.0),)),
+        optimizer=(pause(1.0), pause(2.0)),
+        barrier_s=0.25,
+    )
+    played = play(work)
+    at = 7.0 + 10.0 + 0.25  # stage 1 ends its passes at 7 s
+    assert one(played, 0, "optimizer") == (at, at + 1)
+    assert one(played, 1, "optimizer") == (at, at + 2)
+    assert played.end_s == at + 2
+    assert [s.gradient_exposed_s for s in played.stages] == [0.5, 10.0]
+
+
+def test_overlapped_pairs_have_their_own_time() -> None:
+    plan = schedule("dualpipe_v", 2, 6)
+    work = simple(plan, 1.0, 2.0)
+    quick = replace(
+        work, forward_backward=tuple((replace(p[0], activity=pause(2.5)),) for p in work.forward)
+    )
+    for some in (work, quick):
+        closed = play_closed(player(plan), times_alone(some))
+        assert play(some).end_s == pytest.approx(float(closed.step_s))
+    assert play(quick).end_s < play(work).end_s
+
+
+def test_work_that_does_not_fit_the_schedule() -> None:
+    plan = schedule("1f1b", 2, 2)
+    with pytest.raises(ValueError, match="gradients: 1 given, must be one per virtual stage"):
+        simple(plan, 1.0, 2.0, gradients=((),))
+    with pytest.raises(ValueError, match="send_forward: 2 given, must be one per boundary"):
+        simple(plan, 1.0, 2.0, send_forward=(None, None))
+    with pytest.raises(ValueError, match="optimizer: 1 given, must be one per stage"):
+        simple(plan, 1.0, 2.0, optimizer=(None,))
+    with pytest.raises(ValueError, match="resource 7 has no capacity: 0 are given"):
+        simple(plan, 1.0, 2.0, optimizer=(None, kernel(1.0, {resource(1, RECEIVE): 1.0})))
+    with pytest.raises(ValueError, match="barrier_s"):
+        simple(plan, 1.0, 2.0, barrier_s=-1.0)
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.name}-{plan.stages}")
+def test_the_timeline_shows_every_record_and_overlaps_none(plan: Schedule) -> None:
+    played = play(random_work(plan, 1))
+    events = list(training_events(plan, played.records))
+    slices = [event for event in events if event["ph"] == "X"]
+    assert len(slices) == len(played.records)
+    names = {
+        event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"
+    }
+    assert names == {s + 1: f"stage {s}" for s in range(plan.stages)}
+    lanes: dict[int, list[tuple[float, float]]] = {}
+    for event in slices:
+        lanes.setdefault(event["tid"], []).append((event["ts"], event["ts"] + event["dur"]))
+    for spans in lanes.values():
+        spans.sort()
+        assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(
+        event["name"].split()[-1].isdigit()
+        for event in slices
+        if event["name"] not in ("gather", "gradient", "optimizer")
+    )

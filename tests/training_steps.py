@@ -41,6 +41,7 @@ def random_work(
     kernel_sm: float = 0.8,
     send_sm: float = 0.05,
     nic: float = 1.0,
+    slow_sends: float = 1.0,
     expert: float = 0.0,
     buckets: int = 2,
     bucket_sm: float = 0.1,
@@ -68,7 +69,7 @@ def random_work(
     def send(source: int, target: int) -> Activity | None:
         if source == target:
             return None
-        s = float(draw.uniform(0.01, 0.2))
+        s = float(draw.uniform(0.01, 0.2)) * slow_sends
         links = {resource(source, SEND): s * nic, resource(target, RECEIVE): s * nic}
         return traffic(s, links, {resource(source, SM): s * send_sm} if send_sm else None)
 

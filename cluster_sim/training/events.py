@@ -219,12 +219,12 @@ class _Step:
         self.records.append(Record(stage, "collective", kind, -1, chunk, start_s, now_s))
         self.in_lane[stage] = False
         self.lane_end_s[stage] = now_s
+        self._next_bucket(stage)  # before a node starts, which then has the lane beside it
         if kind == "gather" and left == 1:
             number = self.first_forward[virtual]
             self.missing[number] -= 1
             if not self.missing[number]:
                 self._start(number)
-        self._next_bucket(stage)
         self._check_finished(stage)
 
     # the end of the step ------------------------------------------------------------------------

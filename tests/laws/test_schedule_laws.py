@@ -45,6 +45,7 @@ def schedules(draw: st.DrawFn, names: tuple[str, ...] = SCHEDULES) -> Schedule:
 seconds = st.integers(1, 40).map(lambda eighths: eighths / 8)  # sums without rounding
 
 
+@settings(deadline=None)
 @given(schedules(("gpipe", "1f1b")), seconds, seconds, seconds)
 def test_gpipe_and_1f1b_wait_for_a_fill_and_a_drain(
     plan: Schedule, f: float, b: float, w: float
@@ -53,6 +54,7 @@ def test_gpipe_and_1f1b_wait_for_a_fill_and_a_drain(
     assert (played.bubble_s == (plan.stages - 1) * (f + b + w)).all()
 
 
+@settings(deadline=None)
 @given(schedules(("interleaved",)), seconds, seconds)
 def test_chunks_divide_the_bubble(plan: Schedule, f: float, b: float) -> None:
     """F and B of the whole stage are v of a chunk, so that (p-1)(F+B)/v is this."""
@@ -60,6 +62,7 @@ def test_chunks_divide_the_bubble(plan: Schedule, f: float, b: float) -> None:
     assert (played.bubble_s == (plan.stages - 1) * (f + b)).all()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 7), st.integers(0, 9), seconds, seconds, seconds)
 def test_zb_h1_fills_the_drain_with_weight_gradients(
     p: int, more: int, f: float, b: float, w: float
@@ -83,6 +86,7 @@ def bidirectional(p: int, more: int, v_shaped: bool) -> tuple[Schedule, list[int
     return schedule("dualpipe", 2 * p, 4 * p + 2 * more), distance, p
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5), st.integers(0, 5), st.booleans(), seconds, seconds, st.floats(0, 1))
 def test_dualpipe_has_the_published_bubble_where_forward_equals_input_gradient(
     p: int, more: int, v_shaped: bool, f: float, w: float, overlap: float
@@ -100,6 +104,7 @@ def test_dualpipe_has_the_published_bubble_where_forward_equals_input_gradient(
         assert bubble_s == pytest.approx(published - fewer * saved, abs=ROUNDING)
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 5), st.integers(0, 5), st.booleans(), seconds, seconds, seconds, st.floats(0, 1)
 )
@@ -118,7 +123,7 @@ def test_dualpipe_bubble_for_any_times(
     assert played.bubble_s[at] == pytest.approx(middle, abs=ROUNDING)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(schedules())
 def test_every_micro_batch_passes_every_virtual_stage_once(plan: Schedule) -> None:
     seen = Counter()
@@ -144,7 +149,7 @@ def test_every_micro_batch_passes_every_virtual_stage_once(plan: Schedule) -> No
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(schedules(), st.integers(0, 2**32 - 1))
 def test_nothing_starts_before_what_it_needs(plan: Schedule, seed: int) -> None:
     draw = np.random.default_rng(seed)
@@ -192,7 +197,7 @@ def test_peak_of_activations() -> None:
     assert schedule("dualpipe_v", 4, 10).peak_alive == (9,) * 4
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(schedules(), st.integers(0, 2**32 - 1))
 def test_more_time_anywhere_never_ends_sooner(plan: Schedule, seed: int) -> None:
     draw = np.random.default_rng(seed)
@@ -248,7 +253,7 @@ def test_sends_are_exposed_where_nothing_hides_them() -> None:
     assert played.bubble_s.tolist() == [3.75, 3.75]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(schedules(), st.integers(0, 2**32 - 1))
 def test_ranks_at_once_are_ranks_one_by_one(plan: Schedule, seed: int) -> None:
     draw = np.random.default_rng(seed)

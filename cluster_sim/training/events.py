@@ -81,6 +81,7 @@ class _Step:
         count = len(nodes)
         self.missing = [0] * count
         self.next = [-1] * count
+        self.completes = [-1] * count  # the virtual stage of which a node has a weight gradient
         self.gets: list[list[tuple[int, int, str]]] = [[] for _ in nodes]
         self.first_forward: dict[int, int] = {}
         self.gradients_left = [0] * plan.virtual_stages
@@ -101,6 +102,7 @@ class _Step:
                     self.first_forward.setdefault(virtual, number)
                 elif op.whole or op.kind == "W":
                     self.gradients_left[virtual] += 1
+                    self.completes[number] = virtual
         self.done_s = [0.0] * count  # when all that a node needs was done, and had arrived
         self.here_s = [0.0] * count
         self.start_s = [0.0] * count
@@ -154,9 +156,9 @@ class _Step:
             self.records.append(
                 Record(stage, "compute", op.kind, op.micro_batch, op.chunk, start_s, now_s)
             )
-        for op in node.ops:  # before the next node starts, which then has the lane beside it
-            if op.whole or op.kind == "W":
-                self._count_gradient(self.plan.virtual(stage, op.chunk))
+        virtual = self.completes[number]
+        if virtual >= 0:  # before the next node starts, which then has the lane beside it
+            self._count_gradient(virtual)
         for target, boundary, kind in self.gets[number]:
             self._send(number, target, boundary, kind)
         if self.next[number] >= 0:
@@ -181,7 +183,7 @@ class _Step:
 
     def _sent(self, number: int, target: int, kind: str, start_s: float, event: Event) -> None:
         node = self.plan.nodes[number]
-        op = next(op for op in node.ops if op.kind == kind)
+        op = node.ops[-1] if kind == "B" else node.ops[0]
         self.records.append(
             Record(node.stage, "p2p", kind, op.micro_batch, op.chunk, start_s, self.env.now)
         )

@@ -55,9 +55,9 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 
 
 def plural(family: str) -> str:
-    """The plural that ``cluster-sim list`` takes: topology -> topologies, chip -> chips, software
-    stays.
+    """The plural that ``cluster-sim list`` takes: topology -> topologies, chip -> chips; software
+    and training stay.
     """
-    if family == "software":
+    if family in ("software", "training"):
         return family
     return family[:-1] + "ies" if family.endswith("y") else family + "s"

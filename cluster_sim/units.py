@@ -40,6 +40,7 @@ UNITS: dict[str, Mapping[str, float]] = {
     "energy_price": {"USD/kWh": 1.0},
     "rate": {"1/s": 1.0, "requests/s": 1.0, "req/s": 1.0},
     "share": {"%": 0.01},
+    "tokens": {"tokens": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12},
 }
 EXAMPLES = {
     "time": "'2.5 us' or '50 ms'",
@@ -52,6 +53,7 @@ EXAMPLES = {
     "energy_price": "'0.091 USD/kWh'",
     "rate": "'20 requests/s'",
     "share": "'70 %'",
+    "tokens": "'15.6T' or '300B'",
 }
 _LITERAL = re.compile(r"\s*([-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*")
 
@@ -133,4 +135,6 @@ Usd = Annotated[float, Quantity("money")]
 UsdPerKwh = Annotated[float, Quantity("energy_price", zero_ok=True)]
 PerSecond = Annotated[float, Quantity("rate")]
 Share = Annotated[float, Quantity("share", maximum=1.0)]
+ShareOrZero = Annotated[float, Quantity("share", zero_ok=True, maximum=1.0)]
 Percent = Annotated[float, Quantity("share")]
+Tokens = Annotated[float, Quantity("tokens")]

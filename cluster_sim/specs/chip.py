@@ -330,6 +330,23 @@ class PowerCurve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRate:
+    """What long training steps reach of short kernel timings: ``sustained`` of the rate of products
+    and attention (power and clocks over minutes), ``precision`` of it in a dtype, ``attention`` of
+    it in attention kernels.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    sustained: Fraction
+    precision: dict[str, Fraction] = field(default_factory=dict)
+    attention: Annotated[float, Ge(0)] = 1.0
+    provenance: Provenance
+    fit: FitError | None = None
+    taken: Taken | None = None
+    source: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What replaces a fitted value inside engines, and where that was seen."""
 
@@ -398,4 +415,5 @@ class Fits:
     all_to_all: dict[Literal["per_expert", "per_device"], CollectiveCurve] = field(
         default_factory=dict
     )
+    training: TrainingRate | None = None
     power: PowerCurve | None = None

@@ -23,6 +23,7 @@ FOLDERS = {
     "workload": "workloads",
     "model": "workloads/models",
     "software": "workloads/software",
+    "training": "workloads/software/training",
 }
 PATH_VARIABLE = "CLUSTER_SIM_PATH"
 HUGGING_FACE_FILE = "config.json"
@@ -44,7 +45,7 @@ class FileRecord:
 
 
 def names(family: str) -> list[str]:
-    """All names of a family (topology, chip, model, workload, software), sorted."""
+    """All names of a family (topology, chip, model, workload, software, training), sorted."""
     return sorted({path.stem for root, _ in _roots() for path in _files(root, family)})
 
 
@@ -105,8 +106,8 @@ def find(family: str, name: str) -> FileRecord:
             if _plain(path.stem) == wanted:
                 matches.append((path, root, origin))
                 break
-    if not matches and family == "software":
-        versions = [known for known in names(family) if known.split("-")[0] == name.lower()]
+    if not matches and family in ("software", "training"):
+        versions = [known for known in names(family) if known.rpartition("-")[0] == name.lower()]
         if versions:
             return find(family, max(versions, key=_version))
     if not matches and family == "model" and (Path(name) / HUGGING_FACE_FILE).is_file():

@@ -19,7 +19,7 @@ _CHANGES = {entry.name for entry in fields(Change)} - {"source"}
 DISTANCES = ("architecture", "generation", "other")  # nearest first
 MOST_RELATIVES = 2  # a chip may borrow from one that borrows itself, not further
 _BY_KEY = (*FITTED, "all_reduce", "all_to_all")
-_WHOLE = ("glue", "power")
+_WHOLE = ("glue", "training", "power")
 _NOT_WATTS = ("provenance", "source", "taken")
 
 

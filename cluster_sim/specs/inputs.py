@@ -11,6 +11,8 @@ from cluster_sim.specs.find import FileRecord
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.topology import Topology
+from cluster_sim.specs.training import TrainingWorkload
+from cluster_sim.specs.training_software import TrainingSoftware
 from cluster_sim.specs.workload import Workload
 
 
@@ -36,3 +38,13 @@ class WorkloadInput:
     def on(self, chip: Chip) -> WorkloadInput:
         """The same with the engine limits that the framework chooses on a chip."""
         return replace(self, software=self.software.on_device(chip.device_memory))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingInput:
+    """A training workload with its model and software profile."""
+
+    workload: TrainingWorkload
+    model: Model
+    software: TrainingSoftware
+    files: tuple[FileRecord, ...]

@@ -43,13 +43,13 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     source, parts = Source(record.path, lines), split_overrides(overrides)
     if any(keys == ["chips"] for keys, _ in parts["topology"]):
         data.pop("hosts", None)
-    _override(data, parts, "topology", source)
+    apply_overrides(data, parts, "topology", source)
     data, host_records = with_host(data, source.problem)
     if not isinstance(data.get("chip"), str):
         build(Topology, data, source, record.name)  # raises, with all other problems
     chip_record, facts, chip_lines = read("chip", data["chip"])
     chip_source = Source(chip_record.path, chip_lines)
-    _override(facts, parts, "chip", chip_source)
+    apply_overrides(facts, parts, "chip", chip_source)
     chip = build(Chip, facts, chip_source, chip_record.name)
     if chip.scale_up is None and "scale_up" not in data:
         raise SpecError(
@@ -136,12 +136,14 @@ def load_workload(
     """
     record, data, lines = read("workload", name)
     source = Source(record.path, lines)
+    if data.get("kind", "serving") != "serving":
+        raise SpecError(f"{record.path}: is a workload of {data['kind']}, not of serving")
     for key, value in (replacements or {}).items():
-        _assign(data, key.split("."), value)
+        assign(data, key.split("."), value)
         source.options[key] = f"--{key.rsplit('.', 1)[-1]}"
     parts = split_overrides(overrides)
     for root, inside in (("workload", ()), ("plan", ("plan",)), ("engine", ("engine",))):
-        _override(data, parts, root, source, inside)
+        apply_overrides(data, parts, root, source, inside)
     workload = build(Workload, data, source, record.name)
     model_record, model = load_spec("model", workload.model, Model)
     software_record, software_data, software_lines = read("software", workload.software)
@@ -159,7 +161,7 @@ def load_economics(overrides: Sequence[str] = ()) -> Economics:
     """Prices and power around the chips: defaults with ``economics.key=value`` applied."""
     data: dict[str, Any] = {}
     source = Source("--set economics", {})
-    _override(data, split_overrides(overrides), "economics", source)
+    apply_overrides(data, split_overrides(overrides), "economics", source)
     return build(Economics, data, source)
 
 
@@ -276,13 +278,14 @@ def _engine_args(workload: Workload) -> dict[str, Any]:
     return found
 
 
-def _override(
+def apply_overrides(
     data: dict[str, Any],
     parts: Mapping[str, list[tuple[list[str], str]]],
     root: str,
     source: Source,
     inside: tuple[str, ...] = (),
 ) -> None:
+    """Put the values of ``--set root.key=value`` into a mapping; raises SpecError."""
     from cluster_sim.specs.yaml_text import parse
 
     for keys, text in parts[root]:
@@ -290,13 +293,14 @@ def _override(
         option = f"--set {root}.{dotted}"
         value = parse(f"value: {text or '~'}", option)[0]["value"]
         try:
-            _assign(data, [*inside, *keys], value)
+            assign(data, [*inside, *keys], value)
         except TypeError:
             raise SpecError(f"{option}: '{keys[0]}' has no keys below it") from None
         source.options[".".join([*inside, *keys])] = option
 
 
-def _assign(data: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+def assign(data: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Set a nested key; raises TypeError where something on the way has no keys."""
     for key in keys[:-1]:
         inner = data.setdefault(key, {})
         if not isinstance(inner, dict):

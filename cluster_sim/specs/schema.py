@@ -8,14 +8,17 @@ from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.topology import Topology
+from cluster_sim.specs.training import TrainingWorkload
+from cluster_sim.specs.training_software import TrainingSoftware
 from cluster_sim.specs.workload import Workload
 
 KINDS: dict[str, type[Any]] = {
     "topology": Topology,
     "chip": Chip,
     "model": Model,
-    "workload": Workload,
+    "workload": Workload | TrainingWorkload,
     "software": Software,
+    "training": TrainingSoftware,
 }
 
 

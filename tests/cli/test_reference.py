@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from fnmatch import fnmatch
+from typing import get_args
 
 from conftest import ROOT
 
@@ -16,6 +17,7 @@ from cluster_sim.cli.run import run
 from cluster_sim.cli.validate import validate
 from cluster_sim.metrics import SUMMARY_COLUMNS
 from cluster_sim.output.validate_text import CASE_COLUMNS
+from cluster_sim.specs.campaign import Campaign, Checkpoint, Failures, FleetName
 from cluster_sim.studies.collective import Row
 from cluster_sim.studies.measure_cases import OP_COLUMNS, SHAPES, STEP_COLUMNS
 from cluster_sim.studies.validate_cases import KINDS
@@ -88,3 +90,12 @@ def test_every_column() -> None:
         assert [p for p in patterns if fnmatch(column, p)], column
     for pattern in patterns:
         assert [c for c in SUMMARY_COLUMNS if fnmatch(c, pattern)], pattern
+
+
+def test_every_key_of_a_run() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text()
+    tables = text.split("## Run of a training workload\n")[1].split("\n## ")[0].split("\n### ")
+    for part, kind in zip(tables, (Campaign, Checkpoint, Failures), strict=True):
+        keys = re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)
+        assert sorted(keys) == sorted(field.name for field in dataclasses.fields(kind))
+    assert all(f"`{name}`" in tables[2] for name in get_args(FleetName))

@@ -1,0 +1,134 @@
+"""The groups of ranks of a training job, as a communication library sees them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cluster_sim.machine.board import nic_bandwidth
+from cluster_sim.machine.host import domain_devices, group_bandwidth
+from cluster_sim.perf.collective_shape import Shape, bus_factor
+from cluster_sim.perf.collective_time import collective
+from cluster_sim.specs.collective_fits import CollectiveFits, load_collective_fits
+from cluster_sim.specs.inputs import TopologyInput
+from cluster_sim.specs.training import Axis, TrainingPlan
+
+AXES: tuple[Axis, ...] = ("tp", "cp", "dp", "pp")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a library knows of a machine, and what it has priced already."""
+
+    machine: TopologyInput
+    fits: CollectiveFits
+    domain: int
+    nic_bytes_per_s: float
+    priced: dict[tuple[str, Shape, float], tuple[float, str]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    def seconds(self, operation: str, shape: Shape, message_bytes: float) -> float:
+        """Seconds of a collective alone; the message follows nccl-tests."""
+        if shape.ranks == 1 or message_bytes <= 0:
+            return 0.0
+        key = (operation, shape, message_bytes)
+        if key not in self.priced:
+            priced = collective(self.fits, shape, operation, np.array([message_bytes]))
+            self.priced[key] = float(priced.seconds[0]), priced.provenance
+        return self.priced[key][0]
+
+    def moved(self, operation: str, shape: Shape, message_bytes: float) -> tuple[float, float]:
+        """Bytes that a rank sends into its domain and over its NIC.
+
+        Model: the bus factor of the operation over the ranks of a domain, and over the domains for
+        the part of the message that each of them passes on.
+        """
+        inside, domains = shape.per_domain, shape.domains
+        link = bus_factor(operation, inside) * message_bytes if inside > 1 else 0.0
+        if domains == 1:
+            return link, 0.0
+        if operation in ("all_to_all", "send_recv"):
+            out = message_bytes * (1 - inside / shape.ranks)
+            return message_bytes * (inside - 1) / shape.ranks, out
+        return link, bus_factor(operation, domains) * message_bytes / inside
+
+    def shape(self, ranks: int, stride: int) -> Shape:
+        """``ranks`` devices that lie ``stride`` apart, in the domains that they then stand in."""
+        machine, domain = self.machine, self.domain
+        inside = max(1, domain // stride)
+        domains = 1 if ranks <= inside else math.ceil(ranks / inside)
+        scale_up, fabric = machine.topology.scale_up, machine.topology.fabric
+        per_host = machine.topology.chips_per_host or machine.topology.chips
+        in_host = max(1, per_host * machine.chip.devices_per_chip // stride)
+        return Shape(
+            ranks=ranks,
+            domains=domains,
+            hosts=math.ceil(ranks / in_host),
+            link_bytes_per_s=group_bandwidth(machine, min(ranks, inside)),
+            nic_bytes_per_s=self.nic_bytes_per_s,
+            in_switch=scale_up.in_switch_reduction,
+            mesh=scale_up.kind == "mesh",
+            pcie=scale_up.kind == "host",
+            technology=fabric.technology if fabric is not None else "",
+            architecture=machine.chip.architecture,
+            ranks_per_package=machine.chip.devices_per_chip if stride == 1 else 1,
+        )
+
+
+def network_of(machine: TopologyInput) -> Network:
+    """The network of a machine; raises SpecError when its chip has no constants of collectives."""
+    fits = load_collective_fits(machine.chip.name, machine.fits.borrows)
+    topology, nic = machine.topology, 0.0
+    if topology.fabric is not None and topology.board is not None:
+        share = topology.board.chips_per_nic * machine.chip.devices_per_chip
+        nic = nic_bandwidth(topology, machine.chip) / share
+    return Network(machine, fits, domain_devices(machine), nic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groups:
+    """One group of each kind. ``sharded``: the ranks that share optimizer states (dp x cp),
+    ``expert_sharded`` those of experts; ``outer`` the copies of an HSDP group.
+    """
+
+    tp: Shape
+    cp: Shape
+    ep: Shape
+    etp: Shape
+    sharded: Shape
+    outer: Shape
+    expert_sharded: Shape
+    strides: dict[str, int]
+    dp: int
+
+
+def groups_of(network: Network, plan: TrainingPlan, dp: int) -> Groups:
+    """The groups of a plan whose ranks are numbered along ``plan.order``.
+
+    Model: experts lie on ``ep x etp`` consecutive ranks of a stage, the slices of an expert side by
+    side; gradients of experts are summed over the rest of the stage.
+    """
+    degrees = {"tp": plan.tp, "cp": plan.cp, "dp": dp, "pp": plan.pp}
+    strides, stride = {}, 1
+    for axis in plan.order:
+        strides[axis], stride = stride, stride * degrees[axis]
+    stage = plan.tp * plan.cp * dp
+    first = min(strides[axis] for axis in ("tp", "cp", "dp"))
+    shard = min(plan.shard or dp * plan.cp, dp * plan.cp)
+    between = strides["dp"] if plan.cp == 1 else min(strides["cp"], strides["dp"])
+    return Groups(
+        tp=network.shape(plan.tp, strides["tp"]),
+        cp=network.shape(plan.cp, strides["cp"]),
+        ep=network.shape(plan.ep, first * plan.etp),
+        etp=network.shape(plan.etp, first),
+        sharded=network.shape(shard, between),
+        outer=network.shape(dp * plan.cp // shard, between * shard),
+        expert_sharded=network.shape(
+            max(1, stage // (plan.ep * plan.etp)), first * plan.ep * plan.etp
+        ),
+        strides=strides,
+        dp=dp,
+    )

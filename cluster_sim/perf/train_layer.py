@@ -1,0 +1,319 @@
+"""A layer of a training step on one device: forward, gradient of the inputs, of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cluster_sim.perf.collective_shape import unique_destinations
+from cluster_sim.perf.layout import Layout
+from cluster_sim.perf.train_groups import Groups, Network
+from cluster_sim.perf.train_kernels import (
+    LOGIT_BYTES,
+    Kernels,
+    Shape3,
+    attention_s,
+    curve_of,
+)
+from cluster_sim.perf.transformer import ACTIVATION_BYTES, Gemm, kv_heads_per_device, layer_gemms
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT
+from cluster_sim.specs.model import Model
+from cluster_sim.specs.training import Part, TrainingPlan, TrainingWorkload
+
+Seconds = dict[str, float]
+PARTS = (
+    *("gemm", "attention", "experts", "elementwise", "permute", "head", "host"),
+    *("tp", "cp", "ep"),
+)
+# Hidden vectors that norms, residuals and dropout of a layer move for a token; a query or a key and
+# value vector passes the rotary embedding; an activation reads two (one) and writes one.
+NORM_VECTORS, ROTARY_VECTORS, GATED, PLAIN = 10, 3, 3, 2
+REFERENCE_WIDTH = 2880.0  # sqrt(n k) at which ``rate`` of grouped products is given
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Seconds by part of one pass over something: forward, gradient of inputs, of weights."""
+
+    forward: Mapping[str, float] = field(default_factory=dict)
+    inputs: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def times(self, factor: float) -> Work:
+        """So many times the same."""
+        return Work(
+            *(
+                {part: factor * seconds for part, seconds in side.items()}
+                for side in (self.forward, self.inputs, self.weights)
+            )
+        )
+
+    def plus(self, *others: Work) -> Work:
+        """One after the other."""
+        sides: list[Seconds] = []
+        for name in ("forward", "inputs", "weights"):
+            total: Seconds = {}
+            for work in (self, *others):
+                for part, seconds in getattr(work, name).items():
+                    total[part] = total.get(part, 0.0) + seconds
+            sides.append(total)
+        return Work(*sides)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What the layers of a job are priced from. ``tokens`` are those of a micro-batch that one
+    context-parallel rank has, before tensor parallelism cuts them.
+    """
+
+    kernels: Kernels
+    network: Network
+    groups: Groups
+    model: Model
+    job: TrainingWorkload
+    plan: TrainingPlan
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of a micro-batch on a context-parallel rank."""
+        return self.plan.micro_batch * self.job.seq_len / self.plan.cp
+
+    def dtype(self, part: Part) -> str:
+        """The dtype of the products of a part; the head's are bf16 unless given."""
+        default = "bf16" if part == "head" else self.job.precision
+        return self.job.precisions.get(part, default)
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Work of the pieces that virtual stages are made of, for one micro-batch."""
+
+    dense: Work
+    experts: Work
+    head: Work
+    mtp: Work
+    attention_core_s: float
+
+
+def layers_of(case: Case) -> Layers:
+    """Price a dense layer, a layer with experts, the head with its loss, and an MTP layer."""
+    model, tokens = case.model, case.tokens
+    gemms = layer_gemms(model, Layout(case.plan.tp))
+    mixers = [gemm for gemm in gemms if gemm.part == "attention"]
+    attention = _products(case, mixers, "attention", model.layers)
+    core, core_back = attention_s(
+        case.kernels, model, case.job.seq_len, case.plan.micro_batch / case.plan.cp, case.plan.tp
+    )
+    context = _context_parallel(case, core, core_back)
+    mixer = attention.plus(Work({"attention": core}, {"attention": core_back}), context)
+    dense = mixer.plus(
+        _products(case, [g for g in gemms if g.name.startswith("dense")], "dense", None),
+        _elementwise(case, model.ffn_hidden),
+        _tensor_parallel(case, 2),
+    )
+    dense = _launched(dense, case.kernels.software.layer)
+    experts = Work()
+    if model.moe is not None:
+        inside = [gemm for gemm in gemms if gemm.name.startswith(("shared", "router"))]
+        gathers = 2 if model.moe.shared_hidden else 1
+        experts = mixer.plus(
+            _products(case, inside, "dense", None),
+            _elementwise(case, model.moe.shared_hidden),
+            _tensor_parallel(case, gathers),
+            _experts(case),
+        )
+        experts = _launched(experts, case.kernels.software.experts.launch)
+    head = _head(case, tokens)
+    last = experts if model.moe is not None and model.moe.layers else dense
+    projection = _product(case, "dense", [(tokens / case.plan.tp, model.hidden, 2 * model.hidden)])
+    mtp = last.plus(projection, head)
+    return Layers(dense, experts, head, mtp, core)
+
+
+def _launched(layer: Work, host_s: float) -> Work:
+    """A layer whose kernels the host launches in ``host_s`` in each direction: what is longer than
+    the kernels themselves shows.
+    """
+    forward = max(0.0, host_s - sum(layer.forward.values()))
+    backward = host_s - sum(layer.inputs.values()) - sum(layer.weights.values())
+    return layer.plus(Work({"host": forward}, {"host": max(0.0, backward)}))
+
+
+def _products(case: Case, gemms: list[Gemm], part: Part, layers: int | None) -> Work:
+    """The products of a part of a layer; with ``layers`` the mean over so many."""
+    work = Work()
+    for dtype, mine in (
+        (case.dtype(part), [g for g in gemms if g.part != "router"]),
+        ("bf16", [g for g in gemms if g.part == "router"]),
+    ):
+        for gemm in mine:
+            share = 1.0 if layers is None else gemm.layers / layers
+            found = _product(case, part, [(case.tokens, gemm.n, gemm.k)], dtype)
+            work = work.plus(found.times(share))
+    return work
+
+
+def _product(case: Case, part: Part, shapes: list[Shape3], dtype: str | None = None) -> Work:
+    """Products y = x w: forward (m, n, k), inputs' gradient (m, k, n), weights' gradient
+    (k, n, m), whose sides both others have brought into the dtype. Adapters of low rank leave the weights' gradient of the frozen products out.
+    """
+    used = dtype or case.dtype(part)
+    kernels, name = case.kernels, "head" if part == "head" else "gemm"
+    forward = sum(kernels.products(used, shapes))
+    inputs = sum(kernels.products(used, [(m, k, n) for m, n, k in shapes]))
+    if case.job.task == "lora":
+        return Work({name: forward}, {name: inputs})
+    turned = [(k, n, m) for m, n, k in shapes]
+    weights = sum(kernels.products(used, turned, quantise=False))
+    return Work({name: forward}, {name: inputs}, {name: weights})
+
+
+def _head(case: Case, tokens: float) -> Work:
+    """Logits and loss on the last stage: three products, and the bytes of the logits."""
+    model, tp = case.model, case.plan.tp
+    products = _product(case, "head", [(tokens, model.vocab / tp, model.hidden)])
+    logits = case.kernels.stream(LOGIT_BYTES / 2 * tokens * model.vocab / tp)
+    return products.plus(Work({"head": logits}, {"head": logits}))
+
+
+def _elementwise(case: Case, width: float) -> Work:
+    """Norms, residuals, rotary embedding and activation of a layer; twice in the backward pass."""
+    model, tp = case.model, case.plan.tp
+    split = tp if case.plan.sequence_parallel else 1
+    if model.mla is not None:
+        queries = model.heads / tp * (model.mla.nope_dim + model.mla.rope_dim)
+        keys = model.mla.kv_rank + model.mla.rope_dim
+    else:
+        queries = model.heads / tp * model.head_dim
+        keys = 2.0 * kv_heads_per_device(model, tp) * model.head_dim
+    moved = NORM_VECTORS * model.hidden / split + ROTARY_VECTORS * (queries + keys)
+    moved += (GATED if model.gated else PLAIN) * width / tp
+    share = case.kernels.software.elementwise
+    seconds = case.kernels.stream(share * moved * ACTIVATION_BYTES * case.tokens)
+    return Work({"elementwise": seconds}, {"elementwise": 2 * seconds})
+
+
+def _tensor_parallel(case: Case, blocks: int) -> Work:
+    """Gathers and scatters around each block of a layer (with sequence parallelism), or all-reduces.
+
+    Model: with sequence parallelism each block gathers its input and scatters its output, forward
+    and backward; without it one all-reduce each way. What the software overlaps with products is
+    exposed by its share ``exposed_tp``.
+    """
+    plan, groups = case.plan, case.groups
+    if plan.tp == 1:
+        return Work()
+    message = case.tokens * case.model.hidden * ACTIVATION_BYTES
+    if plan.sequence_parallel:
+        once = case.network.seconds("all_gather", groups.tp, message)
+        once += case.network.seconds("reduce_scatter", groups.tp, message)
+    else:
+        once = case.network.seconds("all_reduce", groups.tp, message)
+    exposed = case.kernels.software.exposed_tp if plan.overlap_tp else 1.0
+    seconds = blocks * once * exposed
+    return Work({"tp": seconds}, {"tp": seconds})
+
+
+def _context_parallel(case: Case, core: float, core_back: float) -> Work:
+    """Keys and values round a ring while attention runs, gathered before it, or heads against
+    tokens in an all-to-all.
+
+    Model: of a ring ``exposed_cp`` shows in any case, of the rest what attention is too short for.
+    """
+    plan, groups, model = case.plan, case.groups, case.model
+    if plan.cp == 1:
+        return Work()
+    width = ACTIVATION_BYTES * case.tokens
+    if model.mla is not None:
+        keys = model.heads / plan.tp * (model.mla.nope_dim + model.mla.rope_dim + model.mla.v_dim)
+        queries = model.heads / plan.tp * (model.mla.nope_dim + model.mla.rope_dim)
+    else:
+        keys = 2.0 * kv_heads_per_device(model, plan.tp) * model.head_dim
+        queries = model.heads / plan.tp * model.head_dim
+    network, cp = case.network, groups.cp
+    if plan.context == "all_to_all":
+        moved = (2 * queries + keys) * width
+        seconds = network.seconds("all_to_all", cp, moved)
+        return Work({"cp": seconds}, {"cp": seconds})
+    if plan.context == "all_gather":
+        message = keys * width * plan.cp
+        return Work(
+            {"cp": network.seconds("all_gather", cp, message)},
+            {
+                "cp": network.seconds("all_gather", cp, message)
+                + network.seconds("reduce_scatter", cp, message)
+            },
+        )
+    ring = (plan.cp - 1) * network.seconds("send_recv", cp, keys * width)
+    share = case.kernels.software.exposed_cp
+    forward = share * ring + max(0.0, (1 - share) * ring - core)
+    backward = share * 2 * ring + max(0.0, (1 - share) * 2 * ring - core_back)
+    return Work({"cp": forward}, {"cp": backward})
+
+
+def _experts(case: Case) -> Work:
+    """Routed experts of a layer: grouped products, permutation, exchange, host.
+
+    Model: ``ep`` devices times ``etp`` slices share the rows of all their tokens. A group's rate is
+    the dense one times ``rate`` (sqrt(n k) / 2880)^``width_power``, its memory side reads the
+    weights of the local experts. Every token goes once to each device that holds a chosen expert.
+    """
+    model, plan, software = case.model, case.plan, case.kernels.software
+    moe = model.moe
+    assert moe is not None
+    routing, kernels = plan.routing, software.experts
+    kept = moe.top_k * (1 - routing.dropped)
+    own = case.tokens / plan.tp
+    rows = own * kept * plan.etp * routing.imbalance
+    grouped = _grouped(case, rows, moe.expert_hidden / plan.etp, moe.experts / plan.ep)
+    moved = case.kernels.stream(kernels.permute_bytes * model.hidden * rows / plan.etp)
+    work = grouped.plus(
+        Work({"permute": moved}, {"permute": 2 * moved}),
+        Work({"host": kernels.sync}, {"host": kernels.sync}),
+    )
+    if plan.etp > 1:
+        message = rows * model.hidden * ACTIVATION_BYTES
+        slices = case.network.seconds("all_gather", case.groups.etp, message)
+        slices += case.network.seconds("reduce_scatter", case.groups.etp, message)
+        work = work.plus(Work({"ep": slices}, {"ep": slices}))
+    if plan.ep == 1:
+        return work
+    shape = case.groups.ep
+    copies = min(kept, unique_destinations(moe.top_k, plan.ep) / (1 - 1 / plan.ep))
+    if routing.nodes is not None and shape.domains > 1:
+        copies = min(copies, routing.nodes * copies / min(shape.domains, copies))
+    nominal = own * copies * model.hidden * routing.imbalance
+    there = min(BYTES_PER_ELEMENT[curve_of(case.dtype("experts"))], ACTIVATION_BYTES)
+    dispatch = case.network.seconds("all_to_all", shape, nominal * there)
+    combine = case.network.seconds("all_to_all", shape, nominal * ACTIVATION_BYTES)
+    exposed = kernels.exposed if shape.domains == 1 else kernels.exposed_nic
+    return work.plus(
+        Work({"ep": exposed * (dispatch + combine)}, {"ep": exposed * 2 * combine})
+    )
+
+
+def _grouped(case: Case, rows: float, width: float, experts: float) -> Work:
+    """Grouped products of the local experts for ``rows`` rows in all."""
+    model, kernels = case.model, case.kernels
+    dtype = case.dtype("experts")
+    up, hidden = (2 if model.gated else 1) * width, model.hidden
+    rule = kernels.software.experts
+    sides: list[float] = []
+    shapes = ((up, hidden), (hidden, width))
+    per_expert = rows / experts
+    for order in ("forward", "inputs", "weights"):
+        seconds = 0.0
+        for n, k in shapes:
+            factor = rule.rate * ((n * k) ** 0.5 / REFERENCE_WIDTH) ** rule.width_power
+            factor = min(factor, 1.0)
+            sizes = {
+                "forward": (per_expert, n, k),
+                "inputs": (per_expert, k, n),
+                "weights": (k, n, per_expert),
+            }[order]
+            launch = kernels.software.launch
+            one = kernels.products(dtype, [sizes], quantise=order != "weights")[0] - launch
+            seconds += launch + experts * one / factor
+        sides.append(seconds)
+    forward, inputs, weights = sides
+    return Work({"experts": forward}, {"experts": inputs}, {"experts": weights})

@@ -1,0 +1,88 @@
+"""What a training framework does to a step apart from kernels: overlap, host time, dtypes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Le
+
+from cluster_sim.specs.constraints import PositiveFloat, Text
+from cluster_sim.units import Seconds, SecondsOrZero
+
+Exposed = Annotated[float, Ge(0), Le(1)]
+_STRICT: dict[str, Any] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionKernel:
+    """``flash``: causal, never writes scores; its rate is ``rate`` times that of the prompt kernels
+    of the chip's curves. ``unfused``: two full products at ``rate`` of the GEMM peak and
+    ``score_bytes`` a score. The backward pass does ``backward_flop`` times the FLOP at
+    ``backward_rate`` of the forward rate.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    kind: Literal["flash", "unfused"] = "flash"
+    rate: PositiveFloat = 1.0
+    score_bytes: Annotated[float, Ge(0)] = 0.0
+    backward_flop: PositiveFloat = 2.5
+    backward_rate: PositiveFloat = 0.75
+    source: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertKernels:
+    """What a layer of experts costs beside its products: ``sync`` of the host in each direction, the
+    time ``launch`` that the host needs for its kernels (shows where it is longer than they are),
+    ``permute_bytes`` moved for each routed row and hidden element, the part of dispatch and combine
+    that nothing hides inside a domain and over NICs, and the rate of grouped products against one
+    large product at a width of 2,880 (``rate`` x (sqrt(n k) / 2880)^``width_power``).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    sync: SecondsOrZero
+    launch: SecondsOrZero
+    permute_bytes: PositiveFloat
+    exposed: Exposed
+    exposed_nic: Exposed
+    rate: PositiveFloat
+    width_power: Annotated[float, Ge(0)]
+    source: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSoftware:
+    """A training framework; ``name`` carries the version.
+
+    ``step_factor`` stretches all that devices compute; ``launch`` is the floor of a product;
+    ``elementwise`` the share of the bytes of unfused kernels that still moves; ``quantise`` the
+    passes over an activation that its dtype needs; ``exposed_tp`` the part of tensor-parallel
+    communication that nothing hides where it overlaps; ``exposed_cp`` that of a ring; ``step`` the
+    host's time a step (data, norm, logging); ``scale`` what every doubling of the devices beyond a
+    host adds, as a share; ``scale_fp8``: with dtypes whose scales
+    are reduced over all ranks; ``comm_sms`` the share of the SMs that a collective beside kernels
+    holds; ``optimizer_bytes`` moved for each local parameter.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    name: str
+    title: Text
+    framework: Text
+    version: Text
+    date: Text
+    step_factor: PositiveFloat = 1.0
+    launch: Seconds
+    layer: SecondsOrZero
+    step: SecondsOrZero
+    attention: AttentionKernel
+    elementwise: PositiveFloat
+    quantise: dict[str, Annotated[float, Ge(0)]]
+    exposed_tp: Exposed
+    exposed_cp: Exposed
+    experts: ExpertKernels
+    optimizer_bytes: PositiveFloat
+    comm_sms: Exposed
+    scale: Annotated[float, Ge(0)]
+    scale_fp8: Annotated[float, Ge(0)]
+    sources: dict[str, str]

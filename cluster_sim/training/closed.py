@@ -1,0 +1,237 @@
+"""A training step in closed form: the pipeline by max-plus, gradients on a lane beside it.
+
+Model: operations as in ``pipeline``; a stage reduces the gradients of a part layer by layer while
+the last backward pass over it runs, after what its lane has still to do; the step ends when the
+last stage has updated its weights. Of many micro-batches the first are played, the rest repeat: a
+pipeline of equal micro-batches is periodic. Limits: nothing contends; ``events`` plays that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from cluster_sim.training.job import Job
+from cluster_sim.training.pipeline import Played, Times, play
+from cluster_sim.training.priced import Pass, Priced, player_of
+from cluster_sim.training.schedule import Schedule
+
+MOST_ROUNDS = 6  # of p micro-batches that are played; more repeat
+# Of a step: what it is spent on.
+OWNERS = (
+    *("compute", "tp", "cp", "ep", "pp", "dp", "bubble", "recompute"),
+    *("optimizer", "offload", "host", "straggler"),
+)
+_OF_PART = {"tp": "tp", "cp": "cp", "ep": "ep", "dp": "dp", "host": "host", "offload": "offload"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A step: seconds, and where they go, as means over the stages (``owners`` add up to it);
+    ``parts`` are the seconds that kernels and collectives of one kind take on a mean stage.
+    """
+
+    seconds: float
+    owners: Mapping[str, float]
+    parts: Mapping[str, float]
+    per_stage: tuple[Mapping[str, float], ...]
+
+
+def step_of(priced: Priced) -> Step:
+    """Play a step in closed form."""
+    job = priced.job
+    rounds, extra = _played_rounds(job)
+    first, plan = _run(priced, rounds)
+    end, stages = _finish(priced, plan, first)
+    if extra:
+        less, _ = _run(priced, rounds - job.plan.pp)
+        period = (first.step_s - less.step_s) / job.plan.pp
+        end += float(period) * extra
+    return close(priced, plan, end, stages)
+
+
+def _played_rounds(job: Job) -> tuple[int, int]:
+    """Micro-batches to play, and how many more there are."""
+    p, m = job.plan.pp, job.micro_batches
+    if p == 1:
+        return min(m, 2), max(0, m - 2)
+    most = MOST_ROUNDS * p
+    if m <= most or job.schedule.startswith("dualpipe"):
+        return m, 0
+    rounds = most + m % p
+    return rounds, m - rounds
+
+
+def times_of(priced: Priced, plan: Schedule) -> Times:
+    """The times of operations and sends by virtual stage."""
+    count, parts = plan.virtual_stages, len(priced.stages)
+
+    def each(passes: tuple[Pass, ...]) -> list[float]:
+        return [passes[v % parts].seconds for v in range(count)]
+
+    sends = [
+        priced.sends[v % parts].seconds if (v + 1) % parts else 0.0 for v in range(count - 1)
+    ]
+    return Times(
+        forward_s=each(priced.forward),
+        backward_s=each(priced.backward),
+        weight_s=each(priced.weight),
+        send_forward_s=sends,
+        send_backward_s=sends,
+    )
+
+
+def _run(priced: Priced, micro_batches: int) -> tuple[Played, Schedule]:
+    laid_out = player_of(priced.job, micro_batches)
+    return play(laid_out, times_of(priced, laid_out.plan)), laid_out.plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """When a stage had computed all, and had all gradients; what gathers held it up; how much its
+    kernels were slowed by collectives beside them; its update.
+    """
+
+    last_s: float
+    reduced_s: float
+    gather_s: float
+    slowed_s: float
+    optimizer_s: float
+
+
+def _finish(priced: Priced, plan: Schedule, played: Played) -> tuple[float, list[Ends]]:
+    """The end of the step after gradients, norm, updates and the host, and each stage's ends."""
+    sms = priced.job.case.kernels.software.comm_sms
+    found = []
+    for stage in range(plan.stages):
+        parts = [plan.virtual(stage, chunk) for chunk in range(plan.chunks)]
+        last_s = float(played.last_end_s[stage])
+        gather_s, hidden_s = _gathers(priced, parts)
+        lane_s, beside_s = _lane(priced, plan, played, parts)
+        slowed_s = sms * (hidden_s + beside_s)
+        found.append(
+            Ends(
+                last_s=last_s,
+                reduced_s=max(last_s, lane_s),
+                gather_s=gather_s,
+                slowed_s=slowed_s,
+                optimizer_s=sum(priced.optimizer_s[v % len(priced.stages)] for v in parts)
+                / plan.copies,
+            )
+        )
+    reduced = max(end.reduced_s + end.gather_s + end.slowed_s for end in found)
+    return reduced + priced.barrier_s + max(end.optimizer_s for end in found), found
+
+
+def _gathers(priced: Priced, parts: list[int]) -> tuple[float, float]:
+    """Seconds that gathers of parameters show before the first pass, and those that run beside it.
+
+    Model: layer by layer ahead of the first micro-batch; the first layer's shows, and what is
+    longer than the pass. Without overlap all of it.
+    """
+    plan, count = priced.job.plan, len(priced.stages)
+    total = sum(priced.stages[v % count].gather.seconds for v in parts)
+    if not plan.overlap_gather:
+        return total, 0.0
+    first = priced.stages[parts[0] % count]
+    layers = max(1, first.content.layers)
+    pass_s = priced.forward[parts[0] % count].seconds
+    own = first.gather.seconds
+    shown = max(own / layers, own - pass_s * (layers - 1) / layers)
+    return shown, total - shown
+
+
+def _lane(
+    priced: Priced, plan: Schedule, played: Played, parts: list[int]
+) -> tuple[float, float]:
+    """When a stage's lane has reduced all gradients, and the seconds of it beside kernels."""
+    count, overlap = len(priced.stages), priced.job.plan.overlap_gradients
+    ready: list[tuple[float, float]] = []
+    last = _last_backward(plan, played)
+    end_s = max(last[v][1] for v in parts)
+    for v in parts:
+        stage, (start, end) = priced.stages[v % count], last[v]
+        total = stage.gradients.seconds
+        if not total:
+            continue
+        layers = max(1, stage.content.layers)
+        if not overlap:
+            ready.append((end_s, total))
+            continue
+        for layer in range(layers):
+            ready.append((start + (end - start) * (layer + 1) / layers, total / layers))
+    lane, busy = 0.0, 0.0
+    for at, seconds in sorted(ready):
+        begin = max(lane, at)
+        lane = begin + seconds
+        busy += max(0.0, min(lane, end_s) - begin)
+    return lane, busy
+
+
+def _last_backward(plan: Schedule, played: Played) -> dict[int, tuple[float, float]]:
+    """Start and end of the last pass that adds to the gradients of each virtual stage."""
+    found: dict[int, tuple[float, float]] = {}
+    for number, node in enumerate(plan.nodes):
+        for op in node.ops:
+            if op.kind == "W" or op.whole:
+                v = plan.virtual(node.stage, op.chunk)
+                span = float(played.start_s[number]), float(played.end_s[number])
+                if v not in found or span[1] > found[v][1]:
+                    found[v] = span
+    return found
+
+
+def close(priced: Priced, plan: Schedule, end_s: float, ends: list[Ends]) -> Step:
+    """Where the time of a step goes, stage by stage; what no part owns is the bubble."""
+    straggler = priced.spread * (end_s + priced.host_s)
+    total = end_s + priced.host_s + straggler
+    rows = []
+    for stage, end in enumerate(ends):
+        row = dict.fromkeys(OWNERS, 0.0)
+        for owner, seconds in _passes_by_owner(priced, plan, stage).items():
+            row[owner] += seconds
+        row["compute"] += end.slowed_s
+        row["dp"] += end.gather_s + max(0.0, end.reduced_s - end.last_s) + priced.barrier_s
+        row["optimizer"] = end.optimizer_s
+        row["host"] += priced.host_s
+        row["straggler"] = straggler
+        row["bubble"] = total - sum(row.values())
+        rows.append(row)
+    mean = {owner: float(np.mean([row[owner] for row in rows])) for owner in OWNERS}
+    return Step(
+        seconds=total, owners=mean, parts=_mean_parts(priced, plan), per_stage=tuple(rows)
+    )
+
+
+def _passes_by_owner(priced: Priced, plan: Schedule, stage: int) -> dict[str, float]:
+    """Seconds of all micro-batches of a stage by owner."""
+    found: dict[str, float] = {}
+    for v, share in _held(priced, plan, stage):
+        again = priced.stages[v].recompute.inputs
+        for passes in (priced.forward[v], priced.backward[v], priced.weight[v]):
+            for part, seconds in passes.parts.items():
+                owner = _OF_PART.get(part, "compute")
+                found[owner] = found.get(owner, 0.0) + share * seconds
+        redone = share * sum(s for part, s in again.items() if part not in _OF_PART)
+        found["recompute"] = found.get("recompute", 0.0) + redone
+        found["compute"] = found.get("compute", 0.0) - redone
+    return found
+
+
+def _held(priced: Priced, plan: Schedule, stage: int) -> list[tuple[int, float]]:
+    """Parts of the model that a stage works on, and the micro-batches that pass each there."""
+    count = len(priced.stages)
+    micro_batches = priced.job.micro_batches / plan.copies
+    return [(plan.virtual(stage, c) % count, micro_batches) for c in range(plan.chunks)]
+
+
+def _mean_parts(priced: Priced, plan: Schedule) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for stage in range(plan.stages):
+        for v, share in _held(priced, plan, stage):
+            for passes in (priced.forward[v], priced.backward[v], priced.weight[v]):
+                for part, seconds in passes.parts.items():
+                    found[part] = found.get(part, 0.0) + share * seconds / plan.stages
+    return found

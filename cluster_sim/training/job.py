@@ -1,0 +1,214 @@
+"""A training job on a machine: degrees that multiply out, groups, and a price for every part."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NoReturn
+
+from cluster_sim.errors import DoesNotFitError, SpecError
+from cluster_sim.perf.layout import Layout, check_layout, divisors
+from cluster_sim.perf.operators import gemm_curve
+from cluster_sim.perf.train_groups import Network, groups_of, network_of
+from cluster_sim.perf.train_kernels import curve_of, kernels_of
+from cluster_sim.perf.train_layer import Case
+from cluster_sim.perf.train_stage import cut_to
+from cluster_sim.specs.inputs import TopologyInput, TrainingInput
+from cluster_sim.specs.model import Model
+from cluster_sim.specs.training import TrainingPlan, TrainingWorkload
+
+NEAR = 6  # degrees that an error offers
+TWO_CHUNKS = ("dualpipe", "dualpipe_v")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job that fits its machine: what its layers are priced from, ``dp`` replicas, each with so
+    many micro-batches a step, and the schedule that ``auto`` stands for.
+    """
+
+    case: Case
+    machine: TopologyInput
+    devices: int
+    dp: int
+    micro_batches: int
+    schedule: str
+    warnings: tuple[str, ...]
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """The plan as given."""
+        return self.case.plan
+
+    @property
+    def parts(self) -> int:
+        """Virtual stages that the layers are cut into."""
+        plan = self.plan
+        if self.schedule == "dualpipe":
+            return plan.pp
+        return plan.pp * (2 if self.schedule == "dualpipe_v" else plan.vpp)
+
+    @property
+    def name(self) -> str:
+        """The plan in short: ``tp8-pp16-dp128``."""
+        plan = self.plan
+        degrees = [("tp", plan.tp), ("pp", plan.pp), ("vpp", plan.vpp), ("cp", plan.cp)]
+        degrees += [("ep", plan.ep), ("etp", plan.etp)]
+        parts = [f"{name}{degree}" for name, degree in degrees if degree > 1]
+        return "-".join([*parts, f"dp{self.dp}"])
+
+
+def make_job(
+    machine: TopologyInput, given: TrainingInput, *, network: Network | None = None
+) -> Job:
+    """Check a training job against a machine and price its parts.
+
+    Raises DoesNotFitError for degrees that do not multiply to the devices or do not divide heads,
+    layers, experts or the batch, each with the nearest that do; SpecError for what the chip lacks.
+    """
+    job, plan, model = given.workload, given.workload.plan, cut_to(given.model, given.workload.layers)
+    devices = machine.topology.chips * machine.chip.devices_per_chip
+    dp = _replicas(machine, plan, devices)
+    schedule = _schedule(plan)
+    _check_model(model, plan, dp, schedule)
+    if job.mtp and not model.mtp_layers:
+        raise SpecError(f"mtp: {model.name} has no layers that predict further tokens; leave it out")
+    micro_batches = _micro_batches(job, plan, dp)
+    net = network or network_of(machine)
+    dtypes = [job.precision, *job.precisions.values()]
+    for dtype in dtypes:
+        gemm_curve(machine, curve_of(dtype))
+    case = Case(
+        kernels_of(machine, given.software, dtypes, job.machine_rate),
+        net,
+        groups_of(net, plan, dp),
+        model,
+        job,
+        plan,
+    )
+    return Job(
+        case=case,
+        machine=machine,
+        devices=devices,
+        dp=dp,
+        micro_batches=micro_batches,
+        schedule=schedule,
+        warnings=tuple(_warnings(case)),
+    )
+
+
+def _schedule(plan: TrainingPlan) -> str:
+    if plan.schedule == "auto":
+        return "interleaved" if plan.vpp > 1 else "1f1b"
+    if plan.vpp > 1 and plan.schedule not in ("interleaved", *TWO_CHUNKS):
+        raise SpecError(f"plan.vpp: {plan.schedule} has one chunk a stage (got {plan.vpp})")
+    return plan.schedule
+
+
+def _replicas(machine: TopologyInput, plan: TrainingPlan, devices: int) -> int:
+    """Data-parallel replicas: what is left of the devices, and what the plan says."""
+    model_parallel = plan.tp * plan.pp * plan.cp
+    name = machine.topology.name
+    if devices % model_parallel or devices < model_parallel:
+        fits = [n for n in (devices // model_parallel, devices // model_parallel + 1) if n]
+        counts = " or ".join(str(n * model_parallel) for n in fits)
+        raise DoesNotFitError(
+            f"tp {plan.tp} x pp {plan.pp} x cp {plan.cp} = {model_parallel} does not divide the "
+            f"{devices} devices of {name}; use {counts} devices (--chips), or other degrees."
+        )
+    dp = devices // model_parallel
+    if plan.dp is not None and plan.dp != dp:
+        raise DoesNotFitError(
+            f"tp {plan.tp} x pp {plan.pp} x cp {plan.cp} x dp {plan.dp} = "
+            f"{model_parallel * plan.dp} devices, {name} has {devices}; use dp={dp}, "
+            f"or --chips {model_parallel * plan.dp // machine.chip.devices_per_chip}."
+        )
+    ranks = plan.cp * dp
+    if plan.shard is not None and ranks % plan.shard:
+        _refuse("shard", plan.shard, f"the dp x cp = {ranks} ranks", divisors(ranks, ranks))
+    return dp
+
+
+def _micro_batches(job: TrainingWorkload, plan: TrainingPlan, dp: int) -> int:
+    at_once = dp * plan.micro_batch
+    if job.global_batch % at_once:
+        below = job.global_batch // at_once * at_once
+        near = f"{below} or " if below else ""
+        raise DoesNotFitError(
+            f"global_batch {job.global_batch} is not a multiple of dp {dp} x micro_batch "
+            f"{plan.micro_batch} = {at_once}; use {near}{below + at_once}."
+        )
+    return job.global_batch // at_once
+
+
+def _check_model(model: Model, plan: TrainingPlan, dp: int, schedule: str) -> None:
+    check_layout(model, Layout(plan.tp))
+    chunks = 2 if schedule in TWO_CHUNKS else plan.vpp
+    if plan.pp * plan.vpp > model.layers:
+        raise DoesNotFitError(
+            f"pp {plan.pp} x vpp {plan.vpp} exceeds the {model.layers} layers of {model.name}; "
+            f"lower one of them."
+        )
+    if plan.layers and sum(plan.layers) != model.layers:
+        raise DoesNotFitError(
+            f"plan.layers add up to {sum(plan.layers)}, {model.name} has {model.layers} layers."
+        )
+    if chunks > 1 and plan.pp == 1:
+        raise DoesNotFitError(f"vpp={chunks} needs a pipeline; set pp above 1.")
+    stage = plan.tp * plan.cp * dp
+    moe = model.moe
+    if moe is None:
+        for name, degree in (("ep", plan.ep), ("etp", plan.etp)):
+            if degree > 1:
+                raise DoesNotFitError(f"{name}={degree} needs experts; {model.name} is dense.")
+        return
+    if moe.experts % plan.ep:
+        _refuse("ep", plan.ep, f"the {moe.experts} experts of {model.name}", divisors(moe.experts, stage))
+    if stage % (plan.ep * plan.etp):
+        _refuse(
+            "ep x etp",
+            plan.ep * plan.etp,
+            f"the tp x cp x dp = {stage} devices of a stage",
+            divisors(stage, stage),
+        )
+    if moe.expert_hidden % plan.etp:
+        _refuse(
+            "etp",
+            plan.etp,
+            f"the width {moe.expert_hidden} of an expert",
+            divisors(moe.expert_hidden, stage),
+        )
+
+
+def _refuse(name: str, degree: int, what: str, possible: list[int]) -> NoReturn:
+    near = sorted(possible, key=lambda n: (abs(math.log(n / degree)), n))[:NEAR]
+    raise DoesNotFitError(
+        f"{name}={degree} does not divide {what}; use one of "
+        f"{', '.join(str(n) for n in sorted(near))}."
+    )
+
+
+def _warnings(case: Case) -> list[str]:
+    """Groups that leave their scale-up domain although they would fit into one, and the cost."""
+    found = []
+    groups, network = case.groups, case.network
+    message = case.tokens * case.model.hidden * 2
+    for name, shape, operation in (
+        ("tp", groups.tp, "all_gather"),
+        ("ep", groups.ep, "all_to_all"),
+        ("cp", groups.cp, "send_recv"),
+    ):
+        if shape.domains == 1 or shape.ranks > network.domain:
+            continue
+        inside = network.seconds(operation, network.shape(shape.ranks, 1), message)
+        across = network.seconds(operation, shape, message)
+        found.append(
+            f"{name} crosses scale-up domains although {shape.ranks} ranks fit into one of "
+            f"{network.domain}: a call takes {across / inside:.1f} times as long; "
+            f"see plan.order"
+        )
+    if groups.tp.ranks > network.domain:
+        found.append(
+            f"tp {groups.tp.ranks} is larger than a scale-up domain of {network.domain} devices"
+        )
+    return found

@@ -1,0 +1,107 @@
+"""Memory of a training job by stage, whether it fits, and the smallest changes that would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from cluster_sim.errors import ClusterSimError, DoesNotFitError
+from cluster_sim.perf.train_memory import StageMemory, stage_memory
+from cluster_sim.specs.inputs import TopologyInput, TrainingInput
+from cluster_sim.specs.training import Offload, TrainingPlan
+from cluster_sim.training.job import Job, make_job
+from cluster_sim.training.priced import Priced, player_of, price
+
+OFFERED = 4  # changes that the error names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes by stage, and what a device has."""
+
+    stages: tuple[StageMemory, ...]
+    capacity: float
+
+    @property
+    def fullest(self) -> StageMemory:
+        """The stage that needs most."""
+        return max(self.stages, key=lambda stage: stage.total)
+
+    @property
+    def missing(self) -> float:
+        """Bytes that the fullest stage lacks; not positive if it fits."""
+        return self.fullest.total - self.capacity
+
+
+def memory_of(priced: Priced) -> Memory:
+    """The memory of each stage: of a schedule the most activations that it holds at a time."""
+    job = priced.job
+    plan = player_of(job, _few(job)).plan
+    capacity = job.machine.chip.device_memory
+    count, found = len(priced.stages), []
+    for stage in range(plan.stages):
+        parts = [priced.stages[plan.virtual(stage, c) % count] for c in range(plan.chunks)]
+        alive = plan.peak_alive[stage] / plan.chunks
+        found.append(stage_memory(job.case, parts, alive, capacity))
+    return Memory(stages=tuple(found), capacity=capacity)
+
+
+def _few(job: Job) -> int:
+    """So many micro-batches fill a pipeline; more keep it as full."""
+    p, m = job.plan.pp, job.micro_batches
+    most = 4 * p * max(1, job.plan.vpp)
+    if m <= most or job.schedule.startswith(("dualpipe", "gpipe")):
+        return m
+    return most + m % p
+
+
+def check_memory(machine: TopologyInput, given: TrainingInput, memory: Memory) -> None:
+    """Raise DoesNotFitError if a job needs more than a device has, with what would fit."""
+    if memory.missing <= 0:
+        return
+    full, gib = memory.fullest, 2.0**30
+    stage = memory.stages.index(full)
+    fits = list(islice(_that_fit(machine, given), OFFERED))
+    way_out = f"What would fit: {'; '.join(fits)}." if fits else "No single change of the plan fits."
+    raise DoesNotFitError(
+        f"stage {stage} needs {full.total / gib:.1f} GiB of {memory.capacity / gib:.1f} GiB "
+        f"(weights {full.weights / gib:.1f}, gradients {full.gradients / gib:.1f}, optimizer "
+        f"{full.optimizer / gib:.1f}, activations {full.activations / gib:.1f}, logits "
+        f"{full.logits / gib:.1f}, buffers and reserve {(full.buffers + full.reserve) / gib:.1f}): "
+        f"{memory.missing / gib:.1f} GiB too much. {way_out}"
+    )
+
+
+def _that_fit(machine: TopologyInput, given: TrainingInput) -> Iterator[str]:
+    """Changes of one key, the cheapest first, with which the job fits."""
+    for words, plan in _changes(given.workload.plan):
+        changed = replace(given, workload=replace(given.workload, plan=plan))
+        try:
+            memory = memory_of(price(make_job(machine, changed)))
+        except (ClusterSimError, ValueError):
+            continue
+        if memory.missing <= 0:
+            yield words
+
+
+def _changes(plan: TrainingPlan) -> Iterator[tuple[str, TrainingPlan]]:
+    free = replace(plan, dp=None, layers=(), placement=())
+    if plan.recompute == "none":
+        yield "recompute=selective", replace(plan, recompute="selective")
+    if plan.zero < 1:
+        yield "zero=1", replace(plan, zero=1)
+    if plan.micro_batch > 1:
+        less = plan.micro_batch // 2
+        yield f"micro_batch={less}", replace(plan, micro_batch=less)
+    if plan.recompute != "full":
+        yield "recompute=full", replace(plan, recompute="full", recompute_layers=None)
+    yield f"tp={2 * plan.tp}", replace(free, tp=2 * plan.tp)
+    yield f"pp={2 * plan.pp}", replace(free, pp=2 * plan.pp)
+    yield f"cp={2 * plan.cp}", replace(free, cp=2 * plan.cp)
+    for ep in (2 * plan.ep, 4 * plan.ep):
+        yield f"ep={ep}", replace(free, ep=ep)
+    if plan.zero < 3:
+        yield "zero=3", replace(plan, zero=3)
+    if plan.offload.optimizer < 1:
+        yield "offload.optimizer=100 %", replace(plan, offload=Offload(optimizer=1.0))

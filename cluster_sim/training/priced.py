@@ -1,0 +1,203 @@
+"""A priced step: virtual stages, the optimizer, and what each adds to the clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cluster_sim.perf.train_layer import Work
+from cluster_sim.perf.train_memory import layer_activation_bytes
+from cluster_sim.perf.train_stage import Stage, Transfers, stages_of
+from cluster_sim.perf.transformer import ACTIVATION_BYTES
+from cluster_sim.training.job import Job
+from cluster_sim.training.pipeline import Player, player
+from cluster_sim.training.schedule import Schedule, schedule
+
+NARROW = ("fp8", "fp8_block", "mxfp8", "fp4", "int8")  # dtypes whose scales need reductions
+BARRIER_BYTES = 4.0  # the norm of all gradients
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What a virtual stage does once for a micro-batch: seconds by part; of ``dp`` what gathers and
+    scatters of sharded parameters show, and what they take of the SMs while they are hidden.
+    """
+
+    parts: Mapping[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """All parts."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priced:
+    """A step of a job. Per part of the model (``stages``): passes ``forward``, ``backward`` (of the
+    inputs) and ``weight``; ``send`` of a boundary inside and outside a domain; ``optimizer_s`` per
+    part; ``host_s`` and ``spread`` (a share of the step) once.
+    """
+
+    job: Job
+    stages: tuple[Stage, ...]
+    forward: tuple[Pass, ...]
+    backward: tuple[Pass, ...]
+    weight: tuple[Pass, ...]
+    sends: tuple[Transfers, ...]
+    optimizer_s: tuple[float, ...]
+    barrier_s: float
+    host_s: float
+    spread: float
+
+
+def price(job: Job) -> Priced:
+    """Price a step."""
+    case, plan = job.case, job.plan
+    software = case.kernels.software
+    stages = tuple(stages_of(case, job.parts))
+    passes = {id(stage): _passes(job, stage) for stage in stages}
+    triples = [passes[id(stage)] for stage in stages]
+    return Priced(
+        job=job,
+        stages=stages,
+        forward=tuple(t[0] for t in triples),
+        backward=tuple(t[1] for t in triples),
+        weight=tuple(t[2] for t in triples),
+        sends=_sends(job),
+        optimizer_s=tuple(_optimizer(job, stage) for stage in stages),
+        barrier_s=case.network.seconds(
+            "all_reduce", case.network.shape(job.devices, 1), BARRIER_BYTES
+        ),
+        host_s=software.step,
+        spread=_spread(job),
+    )
+
+
+def _spread(job: Job) -> float:
+    """What stragglers add to a step, as a share: ``scale`` for every doubling beyond a host."""
+    software, machine = job.case.kernels.software, job.machine
+    host = (machine.topology.chips_per_host or machine.topology.chips)
+    doublings = max(0.0, math.log2(job.devices / (host * machine.chip.devices_per_chip)))
+    narrow = job.case.job.precision in NARROW
+    return (software.scale_fp8 if narrow else software.scale) * doublings if job.dp > 1 else 0.0
+
+
+def _passes(job: Job, stage: Stage) -> tuple[Pass, Pass, Pass]:
+    """Forward, gradient of the inputs (with what is computed again), gradient of the weights.
+
+    Model: gathers and scatters of sharded parameters overlap with the pass; what is longer than it
+    shows, and the first layer's gather always. Beside hidden ones kernels have fewer SMs.
+    """
+    software = job.case.kernels.software
+    back = Work(inputs=stage.work.inputs).plus(stage.recompute)
+    sides = [dict(stage.work.forward), dict(back.inputs), dict(stage.work.weights)]
+    if stage.micro_gather.seconds:
+        layers = max(1, stage.content.layers)
+        gather, scatter = stage.micro_gather.seconds, stage.micro_scatter.seconds
+        forward = sum(sides[0].values())
+        backward = sum(sides[1].values()) + sum(sides[2].values())
+        sides[0]["dp"] = _shown(forward, gather, layers, software.comm_sms)
+        sides[1]["dp"] = _shown(backward, gather + scatter, layers, software.comm_sms)
+    offloaded = job.plan.offload.activations
+    if offloaded:
+        moved = offloaded * activation_bytes_of(job, stage) / host_link(job)
+        for side in sides[:2]:
+            side["offload"] = max(0.0, moved - sum(side.values()))
+    return Pass(sides[0]), Pass(sides[1]), Pass(sides[2])
+
+
+def _shown(compute_s: float, comm_s: float, layers: int, sms: float) -> float:
+    """What collectives beside a pass add to it: the first layer's, what is longer than the pass,
+    and the SMs that they take while they run.
+    """
+    first = comm_s / layers
+    hidden = min(comm_s - first, compute_s)
+    return first + max(0.0, comm_s - first - compute_s) + sms * hidden
+
+
+def _sends(job: Job) -> tuple[Transfers, ...]:
+    """A micro-batch's activations over each boundary between parts of the model, inside a domain or
+    over NICs as the stages lie.
+    """
+    case, plan, network = job.case, job.plan, job.case.network
+    split = plan.tp if plan.sequence_parallel else 1
+    message = case.tokens * case.model.hidden * ACTIVATION_BYTES / split
+    stride = case.groups.strides["pp"]
+    homes = [_home(job, part) for part in range(job.parts)]
+    found = []
+    for here, there in zip(homes, homes[1:], strict=False):
+        if here == there:
+            found.append(Transfers())
+            continue
+        inside = here * stride // network.domain == there * stride // network.domain
+        shape = network.shape(2, 1 if inside else network.domain)
+        seconds = network.seconds("send_recv", shape, message)
+        found.append(Transfers(seconds, message if inside else 0.0, 0.0 if inside else message))
+    return tuple(found)
+
+
+def _home(job: Job, part: int) -> int:
+    """The stage that holds a part of the model (of DualPipe: its first copy)."""
+    chunk, stage = divmod(part, job.plan.pp)
+    turns = job.schedule == "dualpipe_v" and chunk
+    return job.plan.pp - 1 - stage if turns else stage
+
+
+def _optimizer(job: Job, stage: Stage) -> float:
+    """Seconds of the update of a part of the model on a device.
+
+    Model: ``optimizer_bytes`` moved a parameter of its shard; states on the host cross its link
+    twice.
+    """
+    case, plan = job.case, job.plan
+    dense = stage.trained - stage.trained_experts
+    groups = case.groups
+    shards = (groups.sharded.ranks, groups.expert_sharded.ranks) if plan.zero else (1, 1)
+    mine = dense / shards[0] + stage.trained_experts / shards[1]
+    seconds = case.kernels.stream(mine * case.kernels.software.optimizer_bytes)
+    if plan.offload.optimizer:
+        seconds += 2 * plan.offload.optimizer * mine * OFFLOADED_BYTES / host_link(job)
+    return seconds
+
+
+OFFLOADED_BYTES = 4.0  # gradients one way, updated weights the other, in fp32
+
+
+def host_link(job: Job) -> float:
+    """Bytes/s between a device and the memory of its host."""
+    board = job.machine.topology.board
+    if board is None:
+        return DEFAULT_HOST_LINK
+    return board.pcie / job.machine.chip.devices_per_chip
+
+
+DEFAULT_HOST_LINK = 63e9  # PCIe 5 x16 in one direction (stas00/ml-engineering network README)
+
+
+def activation_bytes_of(job: Job, stage: Stage) -> float:
+    """Bytes that the layers of a part keep of a micro-batch."""
+    content = stage.content
+    plain = content.dense * layer_activation_bytes(job.case, experts=False)
+    return plain + content.experts * layer_activation_bytes(job.case, experts=True)
+
+
+@lru_cache(maxsize=256)
+def laid_out(name: str, pp: int, micro_batches: int, chunks: int) -> Player:
+    """A schedule, ready to be played."""
+    return player(schedule(name, pp, micro_batches, chunks))
+
+
+def schedule_of(job: Job, micro_batches: int | None = None) -> Schedule:
+    """The schedule of a job."""
+    return player_of(job, micro_batches).plan
+
+
+def player_of(job: Job, micro_batches: int | None = None) -> Player:
+    """The schedule of a job, ready to be played, for fewer micro-batches if given."""
+    plan = job.plan
+    chunks = 2 if job.schedule.startswith("dualpipe") else plan.vpp
+    return laid_out(job.schedule, plan.pp, micro_batches or job.micro_batches, chunks)
+
+

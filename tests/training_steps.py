@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cluster_sim.training.schedule import Schedule
-from cluster_sim.training.step_work import Phases, StepWork
+from cluster_sim.training.step_work import Needed, Phases, Ready, StepWork
 from cluster_sim.work import Activity, Phase, kernel, pause, traffic
 
 SM, NVLINK, SEND, RECEIVE = range(4)  # resources of a stage, each of capacity 1
@@ -45,6 +45,8 @@ def random_work(
     expert: float = 0.0,
     buckets: int = 2,
     bucket_sm: float = 0.1,
+    ready: Ready = "after",
+    needed: Needed = "before",
 ) -> StepWork:
     """Kernels, tensor-parallel traffic inside the stage, ``expert`` traffic on the NIC, sends and
     buckets on it, each with its share of the SMs.
@@ -90,6 +92,8 @@ def random_work(
         send_backward=per(virtual - 1, lambda b: send(home(b + 1), home(b))),  # type: ignore[arg-type]
         gradients=per(virtual, lambda v: tuple(bucket(v) for _ in range(buckets))),  # type: ignore[arg-type]
         gathers=per(virtual, lambda v: tuple(bucket(v) for _ in range(buckets))),  # type: ignore[arg-type]
+        gradients_ready=ready,
+        gathers_needed=needed,
         optimizer=per(stages, lambda s: kernel(0.25, {resource(s, SM): 0.1})),  # type: ignore[arg-type]
         barrier_s=0.125,
         capacity=(1.0,) * (RESOURCES * stages),

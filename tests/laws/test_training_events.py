@@ -16,7 +16,7 @@ from cluster_sim.training.events import PlayedStep, play
 from cluster_sim.training.pipeline import play as play_closed
 from cluster_sim.training.pipeline import player
 from cluster_sim.training.schedule import Schedule, schedule
-from cluster_sim.training.step_work import StepWork, times_alone
+from cluster_sim.training.step_work import Needed, Ready, StepWork, times_alone
 from cluster_sim.work import kernel, pause, traffic
 
 ROUNDING = 1e-9
@@ -87,8 +87,10 @@ def test_without_contention_events_are_the_closed_form(
             "send_sm": st.sampled_from([0.0, 0.05, 0.2]),
             "nic": st.sampled_from([0.3, 1.0]),
             "slow_sends": st.sampled_from([1.0, 20.0]),
-            "buckets": st.integers(0, 2),
+            "buckets": st.integers(0, 3),
             "bucket_sm": st.sampled_from([0.1, 0.3]),
+            "ready": st.sampled_from(["during", "after", "end"]),
+            "needed": st.sampled_from(["during", "before"]),
         }
     ),
 )
@@ -106,16 +108,29 @@ def test_instants_change_nothing(plan: Schedule, seed: int, shares: dict[str, fl
 
 
 @settings(max_examples=15, deadline=None)
-@given(plans, seeds, st.sampled_from([0.0, 0.1]))
-def test_books_close_and_sharing_never_speeds_up(plan: Schedule, seed: int, expert: float) -> None:
-    work = random_work(plan, seed, kernel_sm=1.0, expert=expert)
+@given(
+    plans,
+    seeds,
+    st.sampled_from([0.0, 0.1]),
+    st.sampled_from(["during", "after", "end"]),
+    st.sampled_from(["during", "before"]),
+)
+def test_books_close_and_sharing_never_speeds_up(
+    plan: Schedule, seed: int, expert: float, ready: Ready, needed: Needed
+) -> None:
+    work = random_work(
+        plan, seed, kernel_sm=1.0, expert=expert, buckets=3, ready=ready, needed=needed
+    )
     played = play(work)
     closed = play_closed(player(plan), times_alone(work))
     assert played.end_s >= float(closed.step_s) - ROUNDING
     for stage, s in enumerate(played.stages):
         mine = [r for r in played.records if r.stage == stage]
         busy = {(r.start_s, r.end_s) for r in mine if r.kind in "FBW" and r.lane == "compute"}
-        assert s.busy_s == pytest.approx(sum(end - start for start, end in busy))
+        spans_s = sum(end - start for start, end in busy)
+        assert s.busy_s <= spans_s + ROUNDING
+        if needed == "before":
+            assert s.busy_s == pytest.approx(spans_s)
         assert s.slowed_s >= -ROUNDING
         assert s.busy_s - s.slowed_s == pytest.approx(closed.busy_s[stage])
         assert s.bubble_s >= s.p2p_exposed_s - ROUNDING
@@ -125,7 +140,43 @@ def test_books_close_and_sharing_never_speeds_up(plan: Schedule, seed: int, expe
             spans = sorted({(r.start_s, r.end_s) for r in mine if r.lane == lane})
             assert all(a[1] <= b[0] + ROUNDING for a, b in zip(spans, spans[1:], strict=False))
         buckets = [r.kind for r in mine if r.lane == "collective"]
-        assert buckets == ["gather"] * (2 * plan.chunks) + ["gradient"] * (2 * plan.chunks)
+        assert buckets == ["gather"] * (3 * plan.chunks) + ["gradient"] * (3 * plan.chunks)
+
+
+@settings(max_examples=25, deadline=None)
+@given(plans, seeds, st.sampled_from(["during", "after", "end"]), st.integers(1, 4))
+def test_gradients_without_contention_go_one_by_one(
+    plan: Schedule, seed: int, ready: Ready, buckets: int
+) -> None:
+    """Each bucket starts when it is ready and the one before is done."""
+    work = alone(random_work(plan, seed, buckets=buckets, ready=ready))
+    thin = tuple(
+        tuple(replace(a, demand=tuple(d / 100 for d in a.demand)) for a in some)
+        for some in work.gradients or ()
+    )
+    work = replace(work, gathers=None, optimizer=None, gradients=thin, barrier_s=0.0)
+    closed = play_closed(player(plan), times_alone(work))
+    last: dict[int, tuple[float, float]] = {}
+    for node, start, end in zip(plan.nodes, closed.start_s, closed.end_s, strict=True):
+        for op in node.ops:
+            if op.whole or op.kind == "W":
+                last.pop(plan.virtual(node.stage, op.chunk), None)
+                last[plan.virtual(node.stage, op.chunk)] = (float(start), float(end))
+    lanes = [0.0] * plan.stages
+    for v, (start, end) in last.items():
+        stage = plan.home(v)[0]
+        for number, bucket in enumerate(thin[v]):
+            at = {
+                "during": start + (end - start) * (number + 1) / buckets,
+                "after": end,
+                "end": float(closed.last_end_s[stage]),
+            }[ready]
+            lanes[stage] = max(lanes[stage], at) + bucket.alone_s
+    played = play(work)
+    assert played.end_s == pytest.approx(max(lanes), abs=ROUNDING)
+    for stage, s in enumerate(played.stages):
+        exposed_s = max(lanes[stage] - closed.last_end_s[stage], 0)
+        assert s.gradient_exposed_s == pytest.approx(exposed_s, abs=ROUNDING)
 
 
 def one(played: PlayedStep, stage: int, kind: str, lane: str = "compute") -> tuple[float, float]:
@@ -210,6 +261,18 @@ def test_parameters_are_gathered_in_the_order_of_use() -> None:
     # The far end has its parameters long before it needs them.
     deep = play(simple(schedule("1f1b", 2, 1), 1.0, 2.0, gathers=((gather,), (gather,))))
     assert [s.gather_exposed_s for s in deep.stages] == [0.75, 0.0]
+
+
+def test_parameters_are_needed_bucket_by_bucket() -> None:
+    """Two gathers of 3 s for a pass of 2 s: half of it from 3 s, the rest from 6 s on."""
+    work = simple(
+        schedule("1f1b", 1, 2), 2.0, 2.0, gathers=((pause(3.0),) * 2,), gathers_needed="during"
+    )
+    played = play(work)
+    first = [r for r in played.records if r.kind == "F"][0]
+    assert (first.start_s, first.end_s) == (3.0, 7.0)
+    (stage,) = played.stages
+    assert (stage.gather_exposed_s, stage.busy_s, played.end_s) == (5.0, 8.0, 13.0)
 
 
 def test_optimizers_wait_for_the_norm_of_all_gradients() -> None:

@@ -185,9 +185,7 @@ def test_peak_of_activations() -> None:
     for p, m in ((1, 1), (4, 2), (4, 12), (6, 6)):
         assert schedule("gpipe", p, m).peak_alive == (m,) * p
         assert schedule("1f1b", p, m).peak_alive == tuple(min(p - s, m) for s in range(p))
-        assert schedule("zb_h1", p, m).peak_alive == tuple(
-            min(p, m) if m >= p else m for _ in range(p)
-        )
+        assert schedule("zb_h1", p, m).peak_alive == (min(p, m),) * p
     for p, m, v in ((4, 8, 2), (4, 16, 3), (2, 8, 4)):
         peak = schedule("interleaved", p, m, v).peak_alive
         # Narayanan et al.: the first stage holds 1 + (p-1)/(p v) times what 1F1B does.

@@ -3,9 +3,9 @@
 Model: a stage does the operations of its schedule one after the other. What it sends goes at once,
 beside the next operation, and is needed at the other end. Collectives of a stage run one after the
 other on a lane of their own: parameters from the start of the step in the order in which they are
-needed, gradients of a virtual stage when its last is computed. After all stages have all gradients
-comes the norm, then each stage's optimizer. Links, SM time and memory bandwidth are shared by the
-engine's max-min rule.
+needed, gradients when they are ready. After all stages have all gradients comes the norm, then each
+stage's optimizer. An operation during which buckets are needed or become ready has as many equal
+parts. Links, SM time and memory bandwidth are shared by the engine's max-min rule.
 
 What has its resources to itself for the whole step is put on the clock as one instant.
 """
@@ -30,6 +30,7 @@ from cluster_sim.training.step_work import (
     StageSeconds,
     StepWork,
     alone_s,
+    part_of,
 )
 from cluster_sim.work import Activity
 
@@ -63,9 +64,13 @@ class _Step:
         self._lay_out()
         self.seconds = {key: alone_s(phases) for key, phases in self.phases.items()}
         self.free = exclusive(work, self.phases, self.seconds) if instants else Exclusive()
-        self.lanes: list[deque[tuple[str, int, int, Activity]]] = [
-            deque() for _ in range(plan.stages)
-        ]
+        self.lanes: list[deque[tuple[str, int, Activity]]] = [deque() for _ in range(plan.stages)]
+        self.gathered = [0] * plan.virtual_stages  # buckets that are here
+        self.paused: dict[
+            int, tuple[int, float]
+        ] = {}  # first passes: before which part, since when
+        self.paused_s: dict[int, float] = {}  # nodes
+        self.parts: dict[tuple[int, int, int], Phases] = {}
         self.in_lane: list[bool] = [False] * plan.stages
         self.lane_end_s = [0.0] * plan.stages
         self.unfinished = plan.stages  # stages that have not computed and reduced all
@@ -81,6 +86,7 @@ class _Step:
         count = len(nodes)
         self.missing = [0] * count
         self.next = [-1] * count
+        self.completes = [-1] * count  # the virtual stage of which a node has a weight gradient
         self.gets: list[list[tuple[int, int, str]]] = [[] for _ in nodes]
         self.first_forward: dict[int, int] = {}
         self.gradients_left = [0] * plan.virtual_stages
@@ -101,9 +107,26 @@ class _Step:
                     self.first_forward.setdefault(virtual, number)
                 elif op.whole or op.kind == "W":
                     self.gradients_left[virtual] += 1
+                    self.completes[number] = virtual
+        self.completed: list[list[int]] = [[] for _ in range(plan.stages)]
+        last = {virtual: number for number, virtual in enumerate(self.completes) if virtual >= 0}
+        for virtual, number in sorted(last.items(), key=lambda item: item[1]):
+            self.completed[nodes[number].stage].append(virtual)
+        self.in_parts = self._in_parts(last)
         self.done_s = [0.0] * count  # when all that a node needs was done, and had arrived
         self.here_s = [0.0] * count
         self.start_s = [0.0] * count
+
+    def _in_parts(self, last: dict[int, int]) -> dict[int, int]:
+        """The nodes that have several parts: first passes that need parameters bucket by bucket,
+        and last ones after which gradients are ready so.
+        """
+        work, parts = self.work, {}
+        if work.gathers is not None and work.gathers_needed == "during":
+            parts.update({n: len(work.gathers[v]) for v, n in self.first_forward.items()})
+        if work.gradients is not None and work.gradients_ready == "during":
+            parts.update({n: len(work.gradients[v]) for v, n in last.items()})
+        return {number: count for number, count in parts.items() if count > 1}
 
     def begin(self) -> None:
         """Start all that waits for nothing."""
@@ -111,10 +134,9 @@ class _Step:
         free = [number for number, missing in enumerate(self.missing) if not missing]
         if gathers is not None:
             for virtual, number in sorted(self.first_forward.items(), key=lambda item: item[1]):
-                buckets = gathers[virtual]
-                if buckets:
+                if gathers[virtual]:
                     self.missing[number] += 1
-                    self._reduce("gather", virtual, buckets)
+                    self._queue("gather", virtual, gathers[virtual])
         for number in free:
             if not self.missing[number]:
                 self._start(number)
@@ -135,33 +157,56 @@ class _Step:
         self.start_s[number] = now_s
         self.gather_s[node.stage] += now_s - self.here_s[number]
         self.p2p_s[node.stage] += self.here_s[number] - self.done_s[number]
-        key = (node.doing, node.virtual)
-        if key in self.free.always or (
-            key in self.free.beside_idle_lane and not self.in_lane[node.stage]
+        self._go(number, 0)
+
+    def _go(self, number: int, part: int) -> None:
+        """Start a part of an operation; most have one."""
+        node, now_s, parts = self.plan.nodes[number], self.env.now, self.in_parts.get(number, 1)
+        needed = self.first_forward.get(node.virtual) == number
+        if parts > 1 and needed and self.gathered[node.virtual] <= part:
+            self.paused[number] = (part, now_s)
+            return
+        does = (node.doing, node.virtual)
+        if does in self.free.always or (
+            does in self.free.beside_idle_lane and not self.in_lane[node.stage]
         ):
-            event: Event = instant(self.env, now_s + self.seconds[key], END_RANK)
+            event: Event = instant(self.env, now_s + self.seconds[does] / parts, END_RANK)
         else:
-            event = play_phases(self.engine, [self.phases[key]])
+            key = (*does, parts)
+            if key not in self.parts:
+                self.parts[key] = part_of(self.phases[does], parts)
+            event = play_phases(self.engine, [self.parts[key]])
         assert event.callbacks is not None
-        event.callbacks.append(partial(self._end, number))
+        event.callbacks.append(
+            partial(self._end, number) if part + 1 == parts else partial(self._next, number, part)
+        )
+
+    def _next(self, number: int, part: int, event: Event) -> None:
+        virtual, gradients = self.completes[number], self.work.gradients
+        if virtual >= 0 and gradients is not None:
+            self._queue("gradient", virtual, gradients[virtual][part : part + 1])
+        self._go(number, part + 1)
 
     def _end(self, number: int, event: Event) -> None:
         node, now_s, start_s = self.plan.nodes[number], self.env.now, self.start_s[number]
         stage = node.stage
-        self.busy_s[stage] += now_s - start_s
-        self.slowed_s[stage] += now_s - start_s - self.seconds[node.doing, node.virtual]
+        paused_s = self.paused_s.get(number, 0.0)
+        busy_s = now_s - start_s - paused_s
+        self.gather_s[stage] += paused_s
+        self.busy_s[stage] += busy_s
+        self.slowed_s[stage] += busy_s - self.seconds[node.doing, node.virtual]
+        self.nodes_left[stage] -= 1
         for op in node.ops:
             self.records.append(
                 Record(stage, "compute", op.kind, op.micro_batch, op.chunk, start_s, now_s)
             )
-        for op in node.ops:  # before the next node starts, which then has the lane beside it
-            if op.whole or op.kind == "W":
-                self._count_gradient(self.plan.virtual(stage, op.chunk))
+        virtual = self.completes[number]
+        if virtual >= 0:  # before the next node starts, which then has the lane beside it
+            self._count_gradient(number, virtual)
         for target, boundary, kind in self.gets[number]:
             self._send(number, target, boundary, kind)
         if self.next[number] >= 0:
             self._arrive(self.next[number], now_s)
-        self.nodes_left[stage] -= 1
         self.last_end_s[stage] = now_s
         self._check_finished(stage)
 
@@ -181,7 +226,7 @@ class _Step:
 
     def _sent(self, number: int, target: int, kind: str, start_s: float, event: Event) -> None:
         node = self.plan.nodes[number]
-        op = next(op for op in node.ops if op.kind == kind)
+        op = node.ops[-1] if kind == "B" else node.ops[0]
         self.records.append(
             Record(node.stage, "p2p", kind, op.micro_batch, op.chunk, start_s, self.env.now)
         )
@@ -189,17 +234,22 @@ class _Step:
 
     # collectives --------------------------------------------------------------------------------
 
-    def _count_gradient(self, virtual: int) -> None:
+    def _count_gradient(self, number: int, virtual: int) -> None:
         self.gradients_left[virtual] -= 1
-        gradients = self.work.gradients
-        if not self.gradients_left[virtual] and gradients is not None:
-            self._reduce("gradient", virtual, gradients[virtual])
+        gradients, stage = self.work.gradients, self.plan.nodes[number].stage
+        if gradients is None:
+            return
+        if self.work.gradients_ready == "end":
+            if self.nodes_left[stage] == 0:
+                for v in self.completed[stage]:
+                    self._queue("gradient", v, gradients[v])
+        elif not self.gradients_left[virtual]:
+            self._queue("gradient", virtual, gradients[virtual][self.in_parts.get(number, 1) - 1 :])
 
-    def _reduce(self, kind: str, virtual: int, buckets: Sequence[Activity]) -> None:
+    def _queue(self, kind: str, virtual: int, buckets: Sequence[Activity]) -> None:
         """Put buckets on the lane of the stage."""
         stage, _ = self.plan.home(virtual)
-        for number, bucket in enumerate(buckets):
-            self.lanes[stage].append((kind, virtual, len(buckets) - number, bucket))
+        self.lanes[stage].extend((kind, virtual, bucket) for bucket in buckets)
         self._next_bucket(stage)
 
     def _next_bucket(self, stage: int) -> None:
@@ -207,25 +257,41 @@ class _Step:
         if self.in_lane[stage] or not lane:
             return
         self.in_lane[stage] = True
-        kind, virtual, left, bucket = lane.popleft()
+        kind, virtual, bucket = lane.popleft()
         event = self.engine.start(bucket)
         assert event.callbacks is not None
-        event.callbacks.append(partial(self._bucket_done, stage, kind, virtual, left, self.env.now))
+        event.callbacks.append(partial(self._bucket_done, stage, kind, virtual, self.env.now))
 
     def _bucket_done(
-        self, stage: int, kind: str, virtual: int, left: int, start_s: float, event: Event
+        self, stage: int, kind: str, virtual: int, start_s: float, event: Event
     ) -> None:
         now_s, chunk = self.env.now, self.plan.home(virtual)[1]
         self.records.append(Record(stage, "collective", kind, -1, chunk, start_s, now_s))
         self.in_lane[stage] = False
         self.lane_end_s[stage] = now_s
-        if kind == "gather" and left == 1:
-            number = self.first_forward[virtual]
+        self._next_bucket(stage)  # before a node starts, which then has the lane beside it
+        if kind == "gather":
+            self._gathered(virtual)
+        self._check_finished(stage)
+
+    def _gathered(self, virtual: int) -> None:
+        """One more bucket of parameters is here."""
+        self.gathered[virtual] += 1
+        number = self.first_forward[virtual]
+        if number in self.paused:
+            part, since_s = self.paused.pop(number)
+            self.paused_s[number] = self.paused_s.get(number, 0.0) + self.env.now - since_s
+            self._go(number, part)
+        elif self.gathered[virtual] == self._needed_first(virtual):
             self.missing[number] -= 1
             if not self.missing[number]:
                 self._start(number)
-        self._next_bucket(stage)
-        self._check_finished(stage)
+
+    def _needed_first(self, virtual: int) -> int:
+        """Buckets of parameters without which a virtual stage cannot start."""
+        gathers = self.work.gathers
+        during = self.work.gathers_needed == "during"
+        return 1 if during or gathers is None else len(gathers[virtual])
 
     # the end of the step ------------------------------------------------------------------------
 

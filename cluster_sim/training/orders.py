@@ -80,6 +80,7 @@ def zb_h1(stages: int, micro_batches: int, stage: int) -> list[Op]:
     """1F1B with split backward passes: stage s runs its weight gradients s micro-batches late, so
     that input gradients pass without waiting and no stage holds more than p micro-batches.
 
+    Model: of equal stages each waits (p-1) (F + B - 2W), B with W, while W <= F and W <= B - W.
     Source: Qi et al. 2024, Zero Bubble Pipeline Parallelism (arXiv 2401.10241), figure 3 top.
     """
     warm_up = min(stages - stage - 1, micro_batches)
@@ -132,7 +133,12 @@ def bidirectional(
     """DualPipe's order for the stage at ``distance`` from an end of ``depth`` stages, with
     ``micro_batches`` on each of its two chunks, that begin with ``firsts``.
 
-    DualPipe has two halves of p/2 stages; DualPipeV is one of them, with depth p. Source: DeepSeek,
+    DualPipe has two halves of p/2 stages; DualPipeV is one of them, with depth p.
+
+    Model: with n = depth - 1 and b = B - W, the stages in the middle wait
+    max(nF, nb - F) + n (F&B - W - min(b, W)) where a pair F&B takes at least B; the published
+    n (F&B + B - 3W) is that for F = b >= W. Stage d < n - 1 pairs n - 1 - d times less than these,
+    and waits by (n - 1 - d) (F + B - F&B) less. Source: DeepSeek,
     DualPipe (github.com/deepseek-ai/DualPipe), dualpipe.py and dualpipev.py, steps 1 to 8.
     """
     feed, behind = _Feed(near, firsts), depth - distance - 1

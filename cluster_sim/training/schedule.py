@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.training.orders import (
@@ -36,8 +37,11 @@ V_SHAPED = ("dualpipe", "dualpipe_v")
 FORWARD, BACKWARD, WHOLE_BACKWARD, WEIGHT, PAIR = range(5)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+_AFTER: dict[Kind, Kind] = {"B": "F", "W": "B"}  # what goes before on the same virtual stage
+_Key = tuple[Kind, int, int]  # an operation: its kind, virtual stage and micro-batch
+
+
+class Node(NamedTuple):
     """An operation, or an overlapped pair of them, and what it waits for.
 
     ``before`` is the former node of its stage and ``needs`` are the nodes whose results it gets,
@@ -215,40 +219,34 @@ def _peak_alive(ops: Sequence[Op]) -> int:
 
 def _in_valid_order(plan: Schedule) -> tuple[Node, ...]:
     """Runs through all stages, each as far as it gets."""
-    done: dict[tuple[Kind, int, int], int] = {}  # the node of an operation on a virtual stage
-    waiting: dict[tuple[Kind, int, int], int] = {}  # the stage that waits for it
+    feeds = _feeds(plan)
+    done: dict[_Key, int] = {}  # the node of an operation on a virtual stage
+    waiting: dict[_Key, int] = {}  # the stage that waits for it
     at, before = [0] * plan.stages, [-1] * plan.stages
     nodes: list[Node] = []
     ready = deque(range(plan.stages))
     while ready:
         stage = ready.popleft()
         ops = plan.ops[stage]
+        virtual = [plan.virtual(stage, chunk) for chunk in range(plan.chunks)]
         while at[stage] < len(ops):
-            first = at[stage]
-            together = ops[first : first + 2] if ops[first].paired else ops[first : first + 1]
-            needs, missing = _needs(plan, stage, together, done)
+            op = ops[at[stage]]
+            together = (op, ops[at[stage] + 1]) if op.paired else (op,)
+            keys = [(one.kind, virtual[one.chunk], one.micro_batch) for one in together]
+            needs, missing = _needs(feeds, keys, done)
             if missing is not None:
                 waiting[missing] = stage
                 break
             number = len(nodes)
             nodes.append(
-                Node(
-                    stage=stage,
-                    ops=together,
-                    doing=_doing(together),
-                    virtual=plan.virtual(stage, together[0].chunk),
-                    before=before[stage],
-                    needs=needs,
-                )
+                Node(stage, together, _doing(together), keys[0][1], before[stage], tuple(needs))
             )
             before[stage] = number
             at[stage] += len(together)
-            for op in together:
-                key = (op.kind, plan.virtual(stage, op.chunk), op.micro_batch)
+            for key in keys:
                 done[key] = number
-                other = waiting.pop(key, None)
-                if other is not None:
-                    ready.append(other)
+                if key in waiting:
+                    ready.append(waiting.pop(key))
     stuck = [s for s in range(plan.stages) if at[s] < len(plan.ops[s])]
     if stuck:
         s = stuck[0]
@@ -256,30 +254,36 @@ def _in_valid_order(plan: Schedule) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
+def _feeds(plan: Schedule) -> dict[tuple[Kind, int], tuple[int, int]]:
+    """The virtual stage that feeds a pass of another, and the boundary between them (-1: within a
+    stage).
+    """
+    feeds: dict[tuple[Kind, int], tuple[int, int]] = {}
+    for boundary in range(plan.virtual_stages - 1):
+        if (boundary + 1) % plan.parts:
+            crossed = boundary if plan.crosses(boundary) else -1
+            feeds["F", boundary + 1] = boundary, crossed
+            feeds["B", boundary] = boundary + 1, crossed
+    return feeds
+
+
 def _needs(
-    plan: Schedule,
-    stage: int,
-    ops: Sequence[Op],
-    done: dict[tuple[Kind, int, int], int],
-) -> tuple[tuple[tuple[int, int, Kind], ...], tuple[Kind, int, int] | None]:
-    """What operations get from other stages, and the first that is not done yet."""
+    feeds: dict[tuple[Kind, int], tuple[int, int]], keys: Sequence[_Key], done: dict[_Key, int]
+) -> tuple[list[tuple[int, int, Kind]], _Key | None]:
+    """What operations get from others, and the first of all that is not done yet."""
     needs: list[tuple[int, int, Kind]] = []
-    for op in ops:
-        v = plan.virtual(stage, op.chunk)
-        own: Kind | None = {"F": None, "B": "F", "W": "B"}[op.kind]
-        if own is not None and (own, v, op.micro_batch) not in done:
-            return (), (own, v, op.micro_batch)
-        if op.kind == "W":
-            continue
-        source = v - 1 if op.kind == "F" else v + 1
-        boundary = min(v, source)
-        if boundary < 0 or (boundary + 1) % plan.parts == 0:
-            continue
-        key: tuple[Kind, int, int] = (op.kind, source, op.micro_batch)
-        if key not in done:
-            return (), key
-        needs.append((done[key], boundary if plan.crosses(boundary) else -1, op.kind))
-    return tuple(needs), None
+    for kind, virtual, micro_batch in keys:
+        own = _AFTER.get(kind)
+        if own is not None and (own, virtual, micro_batch) not in done:
+            return needs, (own, virtual, micro_batch)
+        feed = feeds.get((kind, virtual))
+        if feed is not None:
+            key = (kind, feed[0], micro_batch)
+            number = done.get(key)
+            if number is None:
+                return needs, key
+            needs.append((number, feed[1], kind))
+    return needs, None
 
 
 def _doing(ops: Sequence[Op]) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from cluster_sim.training.pipeline import Times
@@ -16,6 +16,12 @@ from cluster_sim.work import Activity, Phase
 
 Phases = tuple[Phase, ...]
 Lane = Literal["compute", "p2p", "collective"]
+# When buckets of gradients are ready: bucket by bucket during the last pass over the virtual stage,
+# after it, or after all passes of the stage.
+Ready = Literal["during", "after", "end"]
+# What of its parameters a virtual stage needs: a bucket for as large a part of its first pass, or
+# all before it.
+Needed = Literal["during", "before"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +31,8 @@ class StepWork:
     Per virtual stage: phases of a ``forward`` pass, of a ``backward`` pass (the gradient of its
     inputs), of its ``weight`` gradient, and of the overlapped ``forward_backward`` pair of its
     forward pass with a whole backward pass of the stage's other chunk (None: those one after the
-    other); ``gradients``: buckets that are reduced when its last gradient is done; ``gathers``:
-    buckets of parameters that are gathered from the start of the step on, before its first forward
-    pass.
+    other); ``gradients``: buckets, reduced from when they are ready on; ``gathers``: buckets of
+    parameters, gathered from the start of the step on for its first forward pass.
 
     Per boundary (v: between virtual stages v and v + 1): the sends, None where they take no time;
     those within a stage are not used. Per stage: the ``optimizer``, None for none. ``barrier_s``
@@ -44,7 +49,9 @@ class StepWork:
     send_forward: tuple[Activity | None, ...] | None = None
     send_backward: tuple[Activity | None, ...] | None = None
     gradients: tuple[tuple[Activity, ...], ...] | None = None
+    gradients_ready: Ready = "after"
     gathers: tuple[tuple[Activity, ...], ...] | None = None
+    gathers_needed: Needed = "before"
     optimizer: tuple[Activity | None, ...] | None = None
     barrier_s: float = 0.0
     capacity: tuple[float, ...] = ()
@@ -101,10 +108,10 @@ class StageSeconds:
     time and ``p2p_exposed_s`` of the bubble.
 
     ``slowed_s``: by how much operations took longer than alone.
-    ``gather_exposed_s``: it had everything but parameters. ``gradient_exposed_s``: from its last
-    operation to its last gradient bucket. ``norm_s``: the norm of all gradients. ``bubble_s``: it
-    waited for other stages. ``p2p_exposed_s``: the part of the bubble in which what it needed was
-    done but still on its way.
+    ``gather_exposed_s``: it had everything but parameters, before or in an operation.
+    ``gradient_exposed_s``: from its last operation to its last gradient bucket. ``norm_s``: the
+    norm of all gradients. ``bubble_s``: it waited for other stages. ``p2p_exposed_s``: what it
+    needed was done but still on its way.
     """
 
     busy_s: float
@@ -120,6 +127,24 @@ class StageSeconds:
 def alone_s(phases: Sequence[Phase]) -> float:
     """How long phases take one after the other when nobody else is there."""
     return sum(phase.activity.alone_s for phase in phases)
+
+
+def part_of(phases: Phases, parts: int) -> Phases:
+    """One of so many equal parts of phases."""
+    if parts == 1:
+        return phases
+    return tuple(
+        replace(
+            phase,
+            activity=replace(
+                phase.activity,
+                alone_s=phase.activity.alone_s / parts,
+                size=phase.activity.size / parts,
+                demand=tuple(demand / parts for demand in phase.activity.demand),
+            ),
+        )
+        for phase in phases
+    )
 
 
 def times_alone(work: StepWork) -> Times:

@@ -90,12 +90,14 @@ def software_of(case: Case) -> str:
     release = _RELEASE.search(framework)
     if release is None:
         return "megatron-25.11"
-    year, month = int(release[1]), int(release[2])
-    if (year, month) >= (26, 5):
+    date = int(release[1]), int(release[2])
+    if date >= (26, 5):
         return "megatron-26.06"
-    if (year, month) >= (26, 1):
+    if date >= (26, 1):
         return "megatron-26.04"
-    return "megatron-25.11" if year >= 25 and "Bridge" in framework else "megatron-24.12"
+    if "Bridge" in framework:
+        return "megatron-25.11"
+    return "megatron-24.12" if date > (24, 7) else "megatron-24.07"
 
 
 def run_of(case: Case) -> TrainingRun:

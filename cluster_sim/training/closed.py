@@ -98,12 +98,14 @@ class Ends:
     reduced_s: float
     gather_s: float
     slowed_s: float
+    p2p_s: float
     optimizer_s: float
 
 
 def _finish(priced: Priced, plan: Schedule, played: Played) -> tuple[float, list[Ends]]:
     """The end of the step after gradients, norm, updates and the host, and each stage's ends."""
     sms = priced.job.case.kernels.software.comm_sms
+    micro_batches, played_batches = priced.job.micro_batches, plan.micro_batches
     found, spans = [], _last_backward(plan, played)
     for stage in range(plan.stages):
         parts = [plan.virtual(stage, chunk) for chunk in range(plan.chunks)]
@@ -117,6 +119,7 @@ def _finish(priced: Priced, plan: Schedule, played: Played) -> tuple[float, list
                 reduced_s=max(last_s, lane_s),
                 gather_s=gather_s,
                 slowed_s=slowed_s,
+                p2p_s=float(played.p2p_exposed_s[stage]) * micro_batches / played_batches,
                 optimizer_s=sum(priced.optimizer_s[v % len(priced.stages)] for v in parts)
                 / plan.copies,
             )
@@ -184,10 +187,11 @@ def close(priced: Priced, plan: Schedule, end_s: float, ends: list[Ends]) -> Ste
     rows = []
     for stage, end in enumerate(ends):
         row = dict.fromkeys(OWNERS, 0.0)
-        for owner, seconds in _passes_by_owner(priced, plan, stage).items():
+        for owner, seconds in passes_by_owner(priced, plan, stage).items():
             row[owner] += seconds
-        row["compute"] += end.slowed_s
         row["dp"] += end.gather_s + max(0.0, end.reduced_s - end.last_s) + priced.barrier_s
+        row["dp"] += end.slowed_s
+        row["pp"] += end.p2p_s
         row["optimizer"] = end.optimizer_s
         row["host"] += priced.host_s
         row["straggler"] = straggler
@@ -195,11 +199,11 @@ def close(priced: Priced, plan: Schedule, end_s: float, ends: list[Ends]) -> Ste
         rows.append(row)
     mean = {owner: float(np.mean([row[owner] for row in rows])) for owner in OWNERS}
     return Step(
-        seconds=total, owners=mean, parts=_mean_parts(priced, plan), per_stage=tuple(rows)
+        seconds=total, owners=mean, parts=mean_parts(priced, plan), per_stage=tuple(rows)
     )
 
 
-def _passes_by_owner(priced: Priced, plan: Schedule, stage: int) -> dict[str, float]:
+def passes_by_owner(priced: Priced, plan: Schedule, stage: int) -> dict[str, float]:
     """Seconds of all micro-batches of a stage by owner."""
     found: dict[str, float] = {}
     for v, share in _held(priced, plan, stage):
@@ -221,7 +225,8 @@ def _held(priced: Priced, plan: Schedule, stage: int) -> list[tuple[int, float]]
     return [(plan.virtual(stage, c) % count, micro_batches) for c in range(plan.chunks)]
 
 
-def _mean_parts(priced: Priced, plan: Schedule) -> dict[str, float]:
+def mean_parts(priced: Priced, plan: Schedule) -> dict[str, float]:
+    """Seconds of all passes of a mean stage by kind of kernel or collective."""
     found: dict[str, float] = {}
     for stage in range(plan.stages):
         for v, share in _held(priced, plan, stage):

@@ -112,7 +112,8 @@ def groups_of(network: Network, plan: TrainingPlan, dp: int) -> Groups:
     side; gradients of experts are summed over the rest of the stage.
     """
     degrees = {"tp": plan.tp, "cp": plan.cp, "dp": dp, "pp": plan.pp}
-    strides, stride = {}, 1
+    strides: dict[str, int] = {}
+    stride = 1
     for axis in plan.order:
         strides[axis], stride = stride, stride * degrees[axis]
     stage = plan.tp * plan.cp * dp

@@ -35,9 +35,7 @@ def work_of(priced: Priced) -> StepWork:
     home = [plan.home(v)[0] for v in range(count)]
 
     def phases(passes: tuple[Pass, ...]) -> tuple[Phases, ...]:
-        return tuple(
-            _phases(case, passes[v % parts].parts, rates, home[v]) for v in range(count)
-        )
+        return tuple(_phases(case, passes[v % parts].parts, rates, home[v]) for v in range(count))
 
     def sends(ahead: int) -> tuple[Activity | None, ...]:
         return tuple(
@@ -46,9 +44,7 @@ def work_of(priced: Priced) -> StepWork:
         )
 
     sms = case.kernels.software.comm_sms
-    gradients = tuple(
-        _buckets(priced, v % parts, home[v], sms, gather=False) for v in range(count)
-    )
+    gradients = tuple(_buckets(priced, v % parts, home[v], sms, gather=False) for v in range(count))
     gathers = tuple(_buckets(priced, v % parts, home[v], sms, gather=True) for v in range(count))
     optimizers = tuple(
         sum(priced.optimizer_s[plan.virtual(stage, c) % parts] for c in range(plan.chunks))
@@ -176,7 +172,5 @@ def played_step(priced: Priced) -> tuple[Step, PlayedStep]:
         row["bubble"] = total - sum(row.values())
         rows.append(row)
     mean = {owner: float(np.mean([row[owner] for row in rows])) for owner in OWNERS}
-    step = Step(
-        seconds=total, owners=mean, parts=mean_parts(priced, plan), per_stage=tuple(rows)
-    )
+    step = Step(seconds=total, owners=mean, parts=mean_parts(priced, plan), per_stage=tuple(rows))
     return step, played

@@ -72,6 +72,11 @@ def make_job(
         cut_to(given.model, given.workload.layers),
     )
     devices = machine.topology.chips * machine.chip.devices_per_chip
+    if plan.placement and sorted(plan.placement) != list(range(devices)):
+        raise SpecError(
+            f"plan.placement must name each of the {devices} devices once "
+            f"(it has {len(plan.placement)} entries)"
+        )
     dp = _replicas(machine, plan, devices)
     schedule = _schedule(plan)
     _check_model(model, plan, dp, schedule)

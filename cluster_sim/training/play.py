@@ -15,6 +15,7 @@ from cluster_sim.perf.train_layer import Case
 from cluster_sim.perf.train_stage import Transfers
 from cluster_sim.training.closed import OWNERS, Step, mean_parts, passes_by_owner
 from cluster_sim.training.events import PlayedStep, play
+from cluster_sim.training.jitter import straggler_s
 from cluster_sim.training.priced import Pass, Priced, schedule_of
 from cluster_sim.training.step_work import Phases, StepWork
 from cluster_sim.work import Activity, Phase, kernel, pause, traffic
@@ -156,7 +157,11 @@ def played_step(priced: Priced) -> tuple[Step, PlayedStep]:
     """Play a step on the clock, and close its books."""
     played = play(work_of(priced))
     plan = schedule_of(priced.job)
-    straggler = priced.spread * (played.end_s + priced.host_s)
+    sigma, seed = priced.job.case.job.jitter, priced.job.case.job.seed
+    if sigma is None:
+        straggler = priced.spread * (played.end_s + priced.host_s)
+    else:
+        straggler = straggler_s(priced, sigma, seed)
     total = played.end_s + priced.host_s + straggler
     rows = []
     for stage, seconds in enumerate(played.stages):

@@ -17,6 +17,7 @@ from cluster_sim.studies.validate_scores import (
     Replayed,
     Score,
     Scorecard,
+    as_times,
     framework,
     half,
     operation,
@@ -24,6 +25,7 @@ from cluster_sim.studies.validate_scores import (
     scorecard,
 )
 from cluster_sim.studies.validate_scores import score as score_of
+from cluster_sim.studies.validate_training import FAMILIES, family
 
 FIGURES = ("n", "skipped", "median", "mean", "p90", "signed", "rank")
 LONGEST = 38  # characters of a value in a table
@@ -213,6 +215,7 @@ def markdown(replayed: Sequence[Replayed]) -> str:
     alone = scorecard([one for one in replayed if one.case.kind in ("operator", "collective")])
     for dimension in ("operation", "half"):
         parts += [f"## Operators and collectives by {dimension}", _wide(alone, dimension)]
+    parts += _training(replayed)
     parts += ["## Not scored", "| reason | cases |\n|---|---:|"]
     lines = [f"| {reason} | {count} |" for reason, count in card.skipped.items()]
     parts[-1] = "\n".join([parts[-1], *lines])
@@ -232,6 +235,10 @@ def _short_table(replayed: Sequence[Replayed]) -> str:
                 and one.case.text("metric").startswith(begins)
             ],
         )
+    runs = as_times([one for one in replayed if one.case.kind == "training"])
+    for name in FAMILIES:
+        mine = [one for one in runs if family(one.case) == name and half(one.case) == "score"]
+        lines += _short_line(f"training step, {name}, half that no constant was fitted to", mine)
     for kind, words in (("operator", "kernels alone"), ("collective", "collectives alone")):
         mine = [one for one in replayed if one.case.kind == kind]
         mine = [one for one in mine if one.case.text("metric") == "time_us"]
@@ -239,6 +246,28 @@ def _short_table(replayed: Sequence[Replayed]) -> str:
         kept = [one for one in mine if half(one.case) == "score"]
         lines += _short_line(f"{words}, no constant fitted to them", kept)
     return "\n".join(lines)
+
+
+def _training(replayed: Sequence[Replayed]) -> list[str]:
+    """Training runs, each by its best measured metric as a time."""
+    runs = as_times([one for one in replayed if one.case.kind == "training"])
+    if not any(one.predicted is not None for one in runs):
+        return []
+    parts = []
+    for title, value_of in (
+        ("kind and half", lambda one: f"{family(one.case)}, {half(one.case)}"),
+        ("kind and chip", lambda one: f"{family(one.case)}, {one.case.text('chip')}"),
+        ("kind and precision", lambda one: f"{family(one.case)}, {precision(one.case)}"),
+        ("model", lambda one: one.case.text("model")),
+        ("software profile", lambda one: framework(one.case)),
+        ("source", lambda one: one.case.text("source")),
+    ):
+        groups: dict[str, list[Replayed]] = {}
+        for one in runs:
+            groups.setdefault(value_of(one), []).append(one)
+        lines = [line for value in sorted(groups) for line in _short_line(value, groups[value])]
+        parts += [f"## Training by {title}", "\n".join([_COLUMNS, _RULE, *lines])]
+    return parts
 
 
 def _short_line(words: str, replayed: Sequence[Replayed]) -> list[str]:

@@ -13,12 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster_sim.errors import SimulationError, SpecError, nearest
-from cluster_sim.studies import validate_collectives, validate_operators, validate_serving
+from cluster_sim.studies import (
+    validate_collectives,
+    validate_operators,
+    validate_serving,
+    validate_training,
+)
 from cluster_sim.studies.validate_cases import LEFT_OUT, Case
 from cluster_sim.studies.validate_jobs import Job, SkippedError, job_of
 from cluster_sim.studies.validate_scores import Replayed
 
-ROWS_AT_ONCE = 400  # operators and collectives that are priced in one task
+ROWS_AT_ONCE = 400  # operators, collectives, training steps that are priced in one task
 TASKS_A_WORKER = 16  # so many make it worth to start one
 TASKS_AT_ONCE = 4  # handed to a worker
 SAMPLE_SEED = 0
@@ -27,7 +32,7 @@ NOT_SAMPLED = "outside the sample of --limit"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Operators or collectives that are priced together."""
+    """Operators, collectives or training steps that are priced together."""
 
     cases: tuple[Case, ...]
 
@@ -142,7 +147,7 @@ def _job(case: Case, include: frozenset[str]) -> Job | None:
     if flagged:
         raise SkippedError(f"flag {flagged[0]}")
     if case.kind == "training":
-        raise SkippedError("training is not simulated")
+        validate_training.run_of(case)  # raises where nothing can be priced
     return job_of(case) if case.kind == "serving" else None
 
 
@@ -176,8 +181,10 @@ def _play(task: Task) -> Outcome:
 
 
 def _priced(case: Case) -> float | SkippedError:
-    """An operator or a collective, which needs no run."""
+    """An operator, a collective or a training step, which needs no run."""
     try:
+        if case.kind == "training":
+            return validate_training.predicted(case)
         if case.kind == "operator":
             return validate_operators.operator_us(case)
         return validate_collectives.predicted(case)

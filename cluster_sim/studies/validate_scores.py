@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.studies import validate_collectives, validate_operators
+from cluster_sim.studies import validate_collectives, validate_operators, validate_training
 from cluster_sim.studies.validate_cases import Case
 from cluster_sim.studies.validate_jobs import PROFILES, profile_of
 
@@ -59,7 +59,8 @@ def half_of(case: Case) -> str:
         return HALVES[not validate_operators.fitted(case)]
     if case.kind == "collective":
         return HALVES[not validate_collectives.fitted(case)]
-    visible = "|".join(case.text(column) for column in HALF_KEY)
+    key = validate_training.HALF_KEY if case.kind == "training" else HALF_KEY
+    visible = "|".join(case.text(column) for column in key)
     return HALVES[hashlib.sha256(visible.encode()).digest()[0] % 2]
 
 
@@ -76,17 +77,20 @@ def _plan(case: Case) -> str:
 
 def half(case: Case) -> str:
     """Its half, empty where no constant was fitted to anything of its kind."""
-    fits = case.kind in ("operator", "collective") or case.text("mode") == "closed_loop"
+    fits = case.kind != "serving" or case.text("mode") == "closed_loop"
     return half_of(case) if fits else ""
 
 
 def precision(case: Case) -> str:
-    """Dtype of the weights, of a kernel or of what is sent."""
-    return case.text("weights_dtype") or case.text("dtype") or case.text("payload_dtype")
+    """Dtype of the weights, of a kernel, of what is sent, or of a training step."""
+    named = (case.text(name) for name in ("weights_dtype", "dtype", "payload_dtype", "precision"))
+    return next(filter(None, named), "")
 
 
 def framework(case: Case) -> str:
-    """Inference engine, or library of a collective."""
+    """Inference engine, library of a collective, or software profile of a training run."""
+    if case.kind == "training":
+        return validate_training.software_of(case)
     return case.text("library_family") or case.text("framework")
 
 
@@ -113,6 +117,7 @@ DIMENSIONS: dict[str, Callable[[Case], str]] = {
     "chip": lambda case: case.text("chip"),
     "model": lambda case: case.text("model"),
     "operation": operation,
+    "training": lambda case: validate_training.family(case) if case.kind == "training" else "",
     "precision": precision,
     "framework": framework,
     "profile": profile,
@@ -213,6 +218,21 @@ def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | No
     first, second = first - first.mean(), second - second.mean()
     spread = float(np.sqrt((first * first).sum() * (second * second).sum()))
     return float((first * second).sum()) / spread if spread > 0 else None
+
+
+def as_times(replayed: Sequence[Replayed]) -> list[Replayed]:
+    """Training runs by their best measured metric, rates turned into times, so that they can be
+    scored together: an error above zero is too slow.
+    """
+    found = []
+    for one in replayed:
+        if "primary" not in one.case.flags:
+            continue
+        if one.case.text("metric") != "step_time_s":
+            case = replace(one.case, value=1 / one.case.value)
+            one = replace(one, case=case, predicted=one.predicted and 1 / one.predicted)
+        found.append(one)
+    return found
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

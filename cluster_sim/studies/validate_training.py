@@ -42,6 +42,8 @@ MACHINES = {  # by chip: pods of it as they are usually built
     "gb200": "gb200_nvl72_pod",
     "gb300": "gb300_nvl72_pod",
 }
+# What tells set-ups apart: repeats, releases and the whole of a weak-scaling series share a half.
+HALF_KEY = ("chip", "model", "precision", "seq_len", "micro_batch", "tp", "pp", "cp", "ep")
 PRECISIONS = ("bf16", "fp16", "fp8", "fp8_block", "mxfp8", "fp4", "int8")
 # The B200 of SimuMax multiplies at 0.45 to 0.50 of its peak where others reach 0.65 to 0.72 (its
 # own table of products, MooreThreads/SimuMax configs/system); fitted on half of its runs.
@@ -246,11 +248,14 @@ def predicted(case: Case) -> float:
     return rate / chip.peak[dtype]  # type: ignore[index]
 
 
+FAMILIES = ("dense", "MoE", "LoRA", "llm-foundry FSDP", "SimuMax B200")
+
+
 def family(case: Case) -> str:
     """The kind of a training run that its errors are shown by."""
     task, source = case.text("task") or "pretrain", case.text("source")
     if task == "lora":
-        return "lora"
+        return "LoRA"
     if source.startswith("MosaicML"):
         return "llm-foundry FSDP"
     if source.startswith("SimuMax"):

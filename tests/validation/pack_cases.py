@@ -2,10 +2,10 @@
 
     python tests/validation/pack_cases.py FOLDER
 
-FOLDER holds serving_cases.csv, op_cases.csv and collective_cases.csv with the columns that ``docs/
-reference.md`` names under "Measured cases". Notes are dropped but for limits and settings that a
-replay needs, which get columns of their own; columns that are always empty are dropped; the
-licence of each source is added.
+FOLDER holds serving_cases.csv, op_cases.csv, collective_cases.csv and training_cases.csv with the
+columns that ``docs/reference.md`` names under "Measured cases". Notes are dropped but for limits and
+settings that a replay needs, which get columns of their own; columns that are always empty are
+dropped; the licence of each source is added.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ FILES = {
     "serving": "serving_cases.csv",
     "operators": "op_cases.csv",
     "collectives": "collective_cases.csv",
+    "training": "training_cases.csv",
 }
 # Licence of what each source publishes, by the beginning of its name; numbers alone were taken.
 LICENCES = {
@@ -39,6 +40,15 @@ LICENCES = {
     "microsoft/": "MIT",
     "aws-samples/": "MIT-0",
     "stas00/ml-engineering": "CC-BY-SA-4.0",
+    "NVIDIA DGX Cloud": "MIT",
+    "NVIDIA Megatron-Bridge": "Apache-2.0",
+    "NVIDIA NeMo": "Apache-2.0",
+    "MosaicML llm-foundry": "Apache-2.0",
+    "MLPerf Training": "Apache-2.0",
+    "SimuMax": "Apache-2.0",
+    "torchtitan": "BSD-3-Clause",
+    "Megatron-LM": "BSD-3-Clause",
+    "Korthikanti": "Apache-2.0",
 }
 AS_PUBLISHED = "as published"
 DROPPED = ("note", "split")

@@ -75,12 +75,18 @@ class Stage:
 
 
 def cut_to(model: Model, layers: int | None) -> Model:
-    """The model with so many layers, the first ones; dense ones come before those with experts."""
+    """The model with so many layers, of each kind about its share and at least one.
+
+    Published runs of cut models keep one dense layer of DeepSeek's, as the memory that they measure
+    says (SimuMax B200: 104 GiB with four layers).
+    """
     if layers is None or layers == model.layers:
         return model
-    dense = min(model.dense_layers, layers)
     moe = model.moe
     share = layers / model.layers
+    dense = layers
+    if moe is not None:
+        dense = max(min(model.dense_layers, 1), round(model.dense_layers * share))
     local, linear = model.local, model.linear
     return replace(
         model,

@@ -62,11 +62,11 @@ class TrainingSoftware:
 
     ``step_factor`` stretches all that devices compute; ``launch`` is the floor of a product;
     ``elementwise`` the share of the bytes of unfused kernels that still moves; ``quantise`` the
-    passes over an activation that its dtype needs; ``exposed_tp`` the part of tensor-parallel
-    communication that nothing hides where it overlaps; ``exposed_cp`` that of a ring; ``step`` the
-    host's time a step (data, norm, logging); ``scale`` what every doubling of the devices beyond a
-    host adds, as a share; ``scale_fp8``: with dtypes whose scales
-    are reduced over all ranks; ``comm_sms`` the share of the SMs that a collective beside kernels
+    passes over an activation that its dtype needs; ``exposed_tp`` what shows of each second of
+    tensor-parallel collectives alone (above 1: ranks that wait for each other); ``exposed_cp`` that
+    of a ring; ``step`` the host's time a step (data, norm, logging); ``scale`` what every doubling
+    of the devices beyond a host adds, as a share; ``scale_fp8``: with dtypes whose scales are
+    reduced over all ranks; ``comm_sms`` the share of the SMs that a collective beside kernels
     holds; ``optimizer_bytes`` moved for each local parameter.
     """
 
@@ -83,7 +83,7 @@ class TrainingSoftware:
     attention: AttentionKernel
     elementwise: PositiveFloat
     quantise: dict[str, Annotated[float, Ge(0)]]
-    exposed_tp: Exposed
+    exposed_tp: Annotated[float, Ge(0)]
     exposed_cp: Exposed
     experts: ExpertKernels
     optimizer_bytes: PositiveFloat

@@ -45,6 +45,7 @@ _TRAINING = (
     *("n_chips", "scale_up", "scale_out", "model", "params_b", "active_params_b", "precision"),
     *("seq_len", "global_batch", "micro_batch", "tp", "pp", "vpp", "cp", "ep", "dp"),
     *("zero_stage", "fsdp", "sequence_parallel", "recompute", "task", "layers_override"),
+    "peak_memory_gib",
 )
 _LATENCIES = tuple(
     f"{name}_ms_{stat}" for name in ("ttft", "tpot", "e2e") for stat in ("mean", "p50", "p99")

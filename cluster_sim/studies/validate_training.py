@@ -47,7 +47,7 @@ HALF_KEY = ("chip", "model", "precision", "seq_len", "micro_batch", "tp", "pp", 
 PRECISIONS = ("bf16", "fp16", "fp8", "fp8_block", "mxfp8", "fp4", "int8")
 # The B200 of SimuMax multiplies at 0.45 to 0.50 of its peak where others reach 0.65 to 0.72 (its
 # own table of products, MooreThreads/SimuMax configs/system); fitted on half of its runs.
-SIMUMAX_BOX = 0.671
+SIMUMAX_BOX = 0.688
 MOST_CHUNKS = 12  # of a stage, where a source does not print them
 # Sources whose runs interleave as far as the layers allow where they print nothing.
 INTERLEAVED = ("NVIDIA", "MLPerf", "Megatron-LM DeepSeek")
@@ -167,7 +167,7 @@ def _plan(case: Case, model: Model, software: str) -> TrainingPlan:
         zero=3 if sharded else case.count("zero_stage", 1),
         sequence_parallel=case.text("sequence_parallel") != "0",
         recompute=recompute,  # type: ignore[arg-type]
-        overlap_tp=software != "megatron_lm-2022",
+        overlap_tp=True,
         reduce_dtype="fp32" if fp32 else "bf16",
     )
 
@@ -178,7 +178,8 @@ def _most_chunks(layers: int, pp: int) -> int:
 
 
 @cache
-def _machine(chip: str, chips: int) -> tuple[TopologyInput, Network]:
+def machine_of(chip: str, chips: int) -> tuple[TopologyInput, Network]:
+    """A pod of a chip with so many of them, and its network."""
     machine = load_topology(MACHINES[chip], [f"topology.chips={chips}"])
     return machine, network_of(machine)
 
@@ -213,7 +214,7 @@ def input_of(run: TrainingRun) -> TrainingInput:
 @cache
 def step(run: TrainingRun) -> Step:
     """The step of a run; raises SkippedError for degrees that cannot be placed."""
-    machine, network = _machine(run.chip, run.n_chips)
+    machine, network = machine_of(run.chip, run.n_chips)
     try:
         return step_of(price(make_job(machine, input_of(run), network=network)))
     except ClusterSimError as error:
@@ -240,7 +241,7 @@ def predicted(case: Case) -> float:
     rate = flop * tokens / seconds / run.n_chips
     if metric == "model_tflops_per_chip":
         return rate / 1e12
-    chip = _machine(run.chip, run.n_chips)[0].chip
+    chip = machine_of(run.chip, run.n_chips)[0].chip
     narrow = "mfu_fp8_peak" in case.flags
     dtype = (
         "fp8" if narrow else "bf16" if "mfu_bf16_peak" in case.flags else peak_dtype(run.precision)

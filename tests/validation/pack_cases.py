@@ -3,8 +3,8 @@
     python tests/validation/pack_cases.py FOLDER
 
 FOLDER holds serving_cases.csv, op_cases.csv, collective_cases.csv and training_cases.csv with the
-columns that ``docs/reference.md`` names under "Measured cases". Notes are dropped but for limits and
-settings that a replay needs, which get columns of their own; columns that are always empty are
+columns that ``docs/reference.md`` names under "Measured cases". Notes are dropped but for limits
+and settings that a replay needs, which get columns of their own; columns that are always empty are
 dropped; the licence of each source is added.
 """
 
@@ -53,6 +53,7 @@ LICENCES = {
 AS_PUBLISHED = "as published"
 DROPPED = ("note", "split")
 _LIMITS = re.compile(r"p99 limits TTFT / TPOT ([\d.]+) s / ([\d.]+) ms")
+_PEAK = re.compile(r"measured peak memory ([\d.]+) GiB")
 _KERNEL = re.compile(r"kernel (\w+)")
 _VERSION = re.compile(r"version ([\w.]+)")
 
@@ -73,6 +74,8 @@ def from_note(kind: str, note: str) -> dict[str, str]:
         for name in ("max_num_seqs", "max_num_batched_tokens"):
             if value := re.search(rf"{name} (\d+)", note):
                 found[name] = value[1]
+    if kind == "training" and (peak := _PEAK.search(note)):
+        found["peak_memory_gib"] = peak[1]
     if kind == "operators":
         if kernel := _KERNEL.search(note):
             found["kernel"] = kernel[1]

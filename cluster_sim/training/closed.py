@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster_sim.training.job import Job
-from cluster_sim.training.pipeline import Played, Times, play
+from cluster_sim.training.pipeline import FloatArray, Played, Times, play
 from cluster_sim.training.priced import Pass, Priced, last_gradients, player_of
 from cluster_sim.training.schedule import Schedule
 
@@ -44,12 +44,14 @@ def step_of(priced: Priced) -> Step:
     job = priced.job
     rounds, extra = _played_rounds(job)
     first, plan = _run(priced, rounds)
-    end, stages = _finish(priced, plan, first)
+    p2p_s, later_s = first.p2p_exposed_s, 0.0
     if extra:
         less, _ = _run(priced, rounds - job.plan.pp)
-        period = (first.step_s - less.step_s) / job.plan.pp
-        end += float(period) * extra
-    return close(priced, plan, end, stages)
+        periods = extra / job.plan.pp
+        later_s = float(first.step_s - less.step_s) * periods
+        p2p_s = p2p_s + (p2p_s - less.p2p_exposed_s) * periods
+    end, stages = _finish(priced, plan, first, p2p_s)
+    return close(priced, plan, end + later_s, stages)
 
 
 def _played_rounds(job: Job) -> tuple[int, int]:
@@ -100,10 +102,11 @@ class Ends:
     optimizer_s: float
 
 
-def _finish(priced: Priced, plan: Schedule, played: Played) -> tuple[float, list[Ends]]:
+def _finish(
+    priced: Priced, plan: Schedule, played: Played, p2p_s: FloatArray
+) -> tuple[float, list[Ends]]:
     """The end of the step after gradients, norm, updates and the host, and each stage's ends."""
     sms = priced.job.case.kernels.software.comm_sms
-    micro_batches, played_batches = priced.job.micro_batches, plan.micro_batches
     found, spans = [], _last_backward(plan, played)
     for stage in range(plan.stages):
         parts = [plan.virtual(stage, chunk) for chunk in range(plan.chunks)]
@@ -117,7 +120,7 @@ def _finish(priced: Priced, plan: Schedule, played: Played) -> tuple[float, list
                 reduced_s=max(last_s, lane_s),
                 gather_s=gather_s,
                 slowed_s=slowed_s,
-                p2p_s=float(played.p2p_exposed_s[stage]) * micro_batches / played_batches,
+                p2p_s=float(p2p_s[stage]),
                 optimizer_s=sum(priced.optimizer_s[v % len(priced.stages)] for v in parts)
                 / plan.copies,
             )

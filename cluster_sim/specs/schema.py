@@ -42,7 +42,7 @@ def json_schema(family: str) -> dict[str, Any]:
 
 
 def forms(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The forms that a file may have: the schema itself, or the definitions that it chooses from."""
+    """The forms that a file may have: the schema itself, or definitions that it chooses from."""
     if "anyOf" not in schema:
         return [schema]
     return [schema["$defs"][one["$ref"].rsplit("/", 1)[-1]] for one in schema["anyOf"]]

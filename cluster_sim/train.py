@@ -13,7 +13,7 @@ from cluster_sim.metrics import SUMMARY_COLUMNS
 from cluster_sim.perf.power import chip_power_w
 from cluster_sim.perf.train_flops import attention_flop, model_flop_per_token
 from cluster_sim.perf.train_kernels import peak_dtype
-from cluster_sim.simulation import Result, config_hash
+from cluster_sim.result import Result, config_hash
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
 from cluster_sim.specs.load import load_topology
 from cluster_sim.specs.load_training import load_training

@@ -281,7 +281,19 @@ def _manifest(facts: TrainingFacts, row: Mapping[str, Any]) -> dict[str, Any]:
             "parts": dict(facts.step.parts),
         },
         "provenance": dict(facts.trust.provenance),
-        "trust": dataclasses.asdict(facts.trust),
+        "bands": {
+            "headlines": {
+                "step_time_s": {
+                    "base": facts.step.seconds,
+                    "low": facts.trust.low_s,
+                    "high": facts.trust.high_s,
+                    "sigma": facts.trust.sigma,
+                    "contributions": [
+                        {"key": key, "effect": effect} for key, effect in facts.trust.parts
+                    ],
+                }
+            }
+        },
         "economics": {
             "usd_per_chip_hour": row["chip_usd_per_h"],
             "basis": machine.chip.price.rent_basis

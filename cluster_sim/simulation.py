@@ -27,7 +27,7 @@ from cluster_sim.serving.service import Service, serve
 from cluster_sim.serving.stepper import ReplicaSpec
 from cluster_sim.serving.trace_rows import TraceOptions
 from cluster_sim.serving.traces import read_trace, trace_digest
-from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
+from cluster_sim.specs.inputs import TopologyInput, TrainingInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.specs.workload import Economics, Workload
 from cluster_sim.summary import summarise_run
@@ -42,8 +42,8 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row of numbers, the requests behind it, and the manifest with their origin; ``facts`` if
-    they are to be kept.
+    """One row of numbers, the rows behind it (requests, of training steps: ``table`` names them),
+    and the manifest with their origin; ``facts`` if they are to be kept.
     """
 
     summary: dict[str, Any]
@@ -51,6 +51,7 @@ class Result:
     manifest: dict[str, Any]
     partial: bool
     facts: Facts | None = None
+    table: str = "requests"
 
 
 def simulate(
@@ -223,7 +224,7 @@ def _shared_prefixes(job: WorkloadInput, requests: Requests) -> Prefixes | None:
 
 def config_hash(
     machine: TopologyInput,
-    job: WorkloadInput,
+    job: WorkloadInput | TrainingInput,
     economics: Economics,
     trace: str | None = None,
     others: Sequence[str] = (),

@@ -12,6 +12,7 @@ from cluster_sim.cli.collective import collective
 from cluster_sim.cli.compare import compare
 from cluster_sim.cli.inspect import check, explain, list_names, schema, show
 from cluster_sim.cli.measure import measure
+from cluster_sim.cli.replay import replay
 from cluster_sim.cli.run import run
 from cluster_sim.cli.validate import validate
 
@@ -36,6 +37,7 @@ def cli() -> None:
 for command in (
     run,
     collective,
+    replay,
     list_names,
     show,
     check,

@@ -11,7 +11,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,38 +59,65 @@ class ResultWriter:
         All but run.log have the same bytes for the same inputs. An older folder of the same run is
         replaced.
         """
-        final = self.folder / str(result.summary["run_id"])
+        return self._publish(
+            str(result.summary["run_id"]), lambda to: _fill(to, result, log or {}, timeline)
+        )
+
+    def write_tables(
+        self,
+        run_id: str,
+        tables: Mapping[str, Sequence[Mapping[str, object]]],
+        manifest: Mapping[str, Any],
+        log: Mapping[str, object] | None = None,
+        timeline: Timeline | None = None,
+    ) -> Path:
+        """Write tables by the name of their file, manifest.json, run.log and, if there is one,
+        timeline.json.gz; returns the folder, which is as ``write`` makes it.
+        """
+
+        def fill(to: Path) -> None:
+            for name, rows in tables.items():
+                (to / name).write_text(format_csv(rows) if rows else "", encoding="utf-8")
+            _fill_about(to, manifest, log or {}, timeline)
+
+        return self._publish(run_id, fill)
+
+    def _publish(self, name: str, fill: Callable[[Path], None]) -> Path:
+        """Fill a temporary folder and give it its name; it goes away if that fails."""
+        final = self.folder / name
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             staging = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=self.folder))
-            self._fill(staging, result, log or {}, timeline)
+            try:
+                fill(staging)
+                staging.chmod(0o755)
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
             _swap(staging, final)
         except OSError as error:
             raise _unwritable(self.folder, error) from None
         return final
 
-    def _fill(
-        self,
-        staging: Path,
-        result: Result,
-        log: Mapping[str, object],
-        timeline: Timeline | None,
-    ) -> None:
-        """Write the files of a run into its temporary folder; it goes away if that fails."""
-        try:
-            with (staging / "summary.csv").open("w", newline="", encoding="utf-8") as file:
-                file.write(format_csv([result.summary]))
-            with (staging / "requests.csv").open("w", newline="", encoding="utf-8") as file:
-                _write_columns(file.write, result.requests)
-            text = json.dumps(result.manifest, indent=1, sort_keys=True)
-            (staging / "manifest.json").write_text(text + "\n", encoding="utf-8")
-            if timeline is not None:
-                _write_timeline(staging / "timeline.json.gz", timeline)
-            (staging / "run.log").write_text(_run_log(log), encoding="utf-8")
-            staging.chmod(0o755)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
+
+def _fill(to: Path, result: Result, log: Mapping[str, object], timeline: Timeline | None) -> None:
+    """The files of a run."""
+    with (to / "summary.csv").open("w", newline="", encoding="utf-8") as file:
+        file.write(format_csv([result.summary]))
+    with (to / "requests.csv").open("w", newline="", encoding="utf-8") as file:
+        _write_columns(file.write, result.requests)
+    _fill_about(to, result.manifest, log, timeline)
+
+
+def _fill_about(
+    to: Path, manifest: Mapping[str, Any], log: Mapping[str, object], timeline: Timeline | None
+) -> None:
+    """What every folder of results has beside its tables."""
+    text = json.dumps(manifest, indent=1, sort_keys=True)
+    (to / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    if timeline is not None:
+        _write_timeline(to / "timeline.json.gz", timeline)
+    (to / "run.log").write_text(_run_log(log), encoding="utf-8")
 
 
 def _swap(staging: Path, final: Path) -> None:

@@ -116,14 +116,15 @@ def attention_s(
     peak = chip.device_peak("bf16")
     if kernel.kind == "unfused":
         pairs = sequences * heads * seq_len * seq_len
-        flop_s = 2 * pairs * head_dims(model) / (peak * OLD_ATTENTION_RATE * kernel.rate)
+        flop_s = 2 * pairs * head_dims(model) / (peak * OLD_ATTENTION_RATE)
         scores_s = kernels.stream(pairs * kernel.score_bytes)
         return flop_s + scores_s, 2 * flop_s + scores_s
     if model.mla is not None:
         curve, _ = mla_curves(kernels.machine, "bf16")
     else:
         curve, _ = attention_curves(kernels.machine, "bf16")
-    rate = peak * curve.compute * kernels.rate.sustained * kernels.rate.attention * kernel.rate
+    rate = peak * curve.compute * kernels.rate.sustained * kernels.rate.attention
+    rate *= kernel.rate_on(chip.architecture)
     if model.mla is None and model.head_dim < WIDE_HEAD:
         rate *= (model.head_dim / WIDE_HEAD) ** NARROW_POWER
     full, local = attention_pairs(model, seq_len)

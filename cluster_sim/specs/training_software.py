@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
@@ -17,7 +17,7 @@ _STRICT: dict[str, Any] = {"extra": "forbid"}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionKernel:
     """``flash``: causal, never writes scores; its rate is ``rate`` times that of the prompt kernels
-    of the chip's curves. ``unfused``: two full products at ``rate`` of the GEMM peak and
+    of the chip's curves (``rates``: by the first word of the chip's architecture). ``unfused``: two full products at ``rate`` of the GEMM peak and
     ``score_bytes`` a score. The backward pass does ``backward_flop`` times the FLOP at
     ``backward_rate`` of the forward rate.
     """
@@ -25,10 +25,15 @@ class AttentionKernel:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     kind: Literal["flash", "unfused"] = "flash"
     rate: PositiveFloat = 1.0
+    rates: dict[str, PositiveFloat] = field(default_factory=dict)
     score_bytes: Annotated[float, Ge(0)] = 0.0
     backward_flop: PositiveFloat = 2.5
     backward_rate: PositiveFloat = 0.75
     source: Text
+
+    def rate_on(self, architecture: str) -> float:
+        """The rate on a chip of an architecture."""
+        return self.rates.get(architecture.split()[0], self.rate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

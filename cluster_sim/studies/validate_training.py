@@ -45,7 +45,7 @@ MACHINES = {  # by chip: pods of it as they are usually built
 PRECISIONS = ("bf16", "fp16", "fp8", "fp8_block", "mxfp8", "fp4", "int8")
 # The B200 of SimuMax multiplies at 0.45 to 0.50 of its peak where others reach 0.65 to 0.72 (its own
 # table of products, MooreThreads/SimuMax configs/system); fitted on half of its runs.
-SIMUMAX_BOX = 0.75
+SIMUMAX_BOX = 0.671
 MOST_CHUNKS = 12  # of a stage, where a source does not print them
 # Sources whose runs interleave as far as the layers allow where they print nothing.
 INTERLEAVED = ("NVIDIA", "MLPerf", "Megatron-LM DeepSeek")
@@ -75,13 +75,14 @@ def software_of(case: Case) -> str:
     """The software profile of a measured run, by framework, release and source."""
     framework, source = case.text("framework"), case.text("source")
     if "llm-foundry" in framework:
-        return "llm_foundry"
+        return "llm_foundry-2024.02"
     if framework.startswith(("MaxText", "Paxml")):
-        return "maxtext"
+        return "maxtext-25.01"
     if "torchtitan" in framework:
-        return "torchtitan"
+        return "torchtitan-2025.06"
     if source.startswith("MLPerf"):
-        return "mlperf"
+        rounds = re.search(r"v(\d\.\d)", source)
+        return f"mlperf-{max(rounds[1], '4.1') if rounds else '4.1'}"
     if source.startswith(("Korthikanti", "Megatron-LM SC21")):
         return "megatron_lm-2022"
     if source.startswith("SimuMax"):
@@ -89,12 +90,14 @@ def software_of(case: Case) -> str:
     release = _RELEASE.search(framework)
     if release is None:
         return "megatron-25.11"
-    year, month = int(release[1]), int(release[2])
-    if (year, month) >= (26, 5):
+    date = int(release[1]), int(release[2])
+    if date >= (26, 5):
         return "megatron-26.06"
-    if (year, month) >= (26, 1):
+    if date >= (26, 1):
         return "megatron-26.04"
-    return "megatron-25.11" if year >= 25 and "Bridge" in framework else "megatron-24.12"
+    if "Bridge" in framework:
+        return "megatron-25.11"
+    return "megatron-24.12" if date > (24, 7) else "megatron-24.07"
 
 
 def run_of(case: Case) -> TrainingRun:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cluster_sim.training.job import Job
 from cluster_sim.training.pipeline import Played, Times, play
-from cluster_sim.training.priced import Pass, Priced, player_of
+from cluster_sim.training.priced import Pass, Priced, last_gradients, player_of
 from cluster_sim.training.schedule import Schedule
 
 MOST_ROUNDS = 6  # of p micro-batches that are played; more repeat
@@ -98,18 +98,20 @@ class Ends:
     reduced_s: float
     gather_s: float
     slowed_s: float
+    p2p_s: float
     optimizer_s: float
 
 
 def _finish(priced: Priced, plan: Schedule, played: Played) -> tuple[float, list[Ends]]:
     """The end of the step after gradients, norm, updates and the host, and each stage's ends."""
     sms = priced.job.case.kernels.software.comm_sms
-    found = []
+    micro_batches, played_batches = priced.job.micro_batches, plan.micro_batches
+    found, spans = [], _last_backward(plan, played)
     for stage in range(plan.stages):
         parts = [plan.virtual(stage, chunk) for chunk in range(plan.chunks)]
         last_s = float(played.last_end_s[stage])
         gather_s, hidden_s = _gathers(priced, parts)
-        lane_s, beside_s = _lane(priced, plan, played, parts)
+        lane_s, beside_s = _lane(priced, spans, parts)
         slowed_s = sms * (hidden_s + beside_s)
         found.append(
             Ends(
@@ -117,6 +119,7 @@ def _finish(priced: Priced, plan: Schedule, played: Played) -> tuple[float, list
                 reduced_s=max(last_s, lane_s),
                 gather_s=gather_s,
                 slowed_s=slowed_s,
+                p2p_s=float(played.p2p_exposed_s[stage]) * micro_batches / played_batches,
                 optimizer_s=sum(priced.optimizer_s[v % len(priced.stages)] for v in parts)
                 / plan.copies,
             )
@@ -144,12 +147,11 @@ def _gathers(priced: Priced, parts: list[int]) -> tuple[float, float]:
 
 
 def _lane(
-    priced: Priced, plan: Schedule, played: Played, parts: list[int]
+    priced: Priced, last: Mapping[int, tuple[float, float]], parts: list[int]
 ) -> tuple[float, float]:
     """When a stage's lane has reduced all gradients, and the seconds of it beside kernels."""
     count, overlap = len(priced.stages), priced.job.plan.overlap_gradients
     ready: list[tuple[float, float]] = []
-    last = _last_backward(plan, played)
     end_s = max(last[v][1] for v in parts)
     for v in parts:
         stage, (start, end) = priced.stages[v % count], last[v]
@@ -172,15 +174,10 @@ def _lane(
 
 def _last_backward(plan: Schedule, played: Played) -> dict[int, tuple[float, float]]:
     """Start and end of the last pass that adds to the gradients of each virtual stage."""
-    found: dict[int, tuple[float, float]] = {}
-    for number, node in enumerate(plan.nodes):
-        for op in node.ops:
-            if op.kind == "W" or op.whole:
-                v = plan.virtual(node.stage, op.chunk)
-                span = float(played.start_s[number]), float(played.end_s[number])
-                if v not in found or span[1] > found[v][1]:
-                    found[v] = span
-    return found
+    return {
+        v: (float(played.start_s[number]), float(played.end_s[number]))
+        for v, number in last_gradients(plan)
+    }
 
 
 def close(priced: Priced, plan: Schedule, end_s: float, ends: list[Ends]) -> Step:
@@ -190,10 +187,11 @@ def close(priced: Priced, plan: Schedule, end_s: float, ends: list[Ends]) -> Ste
     rows = []
     for stage, end in enumerate(ends):
         row = dict.fromkeys(OWNERS, 0.0)
-        for owner, seconds in _passes_by_owner(priced, plan, stage).items():
+        for owner, seconds in passes_by_owner(priced, plan, stage).items():
             row[owner] += seconds
-        row["compute"] += end.slowed_s
         row["dp"] += end.gather_s + max(0.0, end.reduced_s - end.last_s) + priced.barrier_s
+        row["dp"] += end.slowed_s
+        row["pp"] += end.p2p_s
         row["optimizer"] = end.optimizer_s
         row["host"] += priced.host_s
         row["straggler"] = straggler
@@ -201,11 +199,11 @@ def close(priced: Priced, plan: Schedule, end_s: float, ends: list[Ends]) -> Ste
         rows.append(row)
     mean = {owner: float(np.mean([row[owner] for row in rows])) for owner in OWNERS}
     return Step(
-        seconds=total, owners=mean, parts=_mean_parts(priced, plan), per_stage=tuple(rows)
+        seconds=total, owners=mean, parts=mean_parts(priced, plan), per_stage=tuple(rows)
     )
 
 
-def _passes_by_owner(priced: Priced, plan: Schedule, stage: int) -> dict[str, float]:
+def passes_by_owner(priced: Priced, plan: Schedule, stage: int) -> dict[str, float]:
     """Seconds of all micro-batches of a stage by owner."""
     found: dict[str, float] = {}
     for v, share in _held(priced, plan, stage):
@@ -227,7 +225,8 @@ def _held(priced: Priced, plan: Schedule, stage: int) -> list[tuple[int, float]]
     return [(plan.virtual(stage, c) % count, micro_batches) for c in range(plan.chunks)]
 
 
-def _mean_parts(priced: Priced, plan: Schedule) -> dict[str, float]:
+def mean_parts(priced: Priced, plan: Schedule) -> dict[str, float]:
+    """Seconds of all passes of a mean stage by kind of kernel or collective."""
     found: dict[str, float] = {}
     for stage in range(plan.stages):
         for v, share in _held(priced, plan, stage):

@@ -189,6 +189,17 @@ def laid_out(name: str, pp: int, micro_batches: int, chunks: int) -> Player:
     return player(schedule(name, pp, micro_batches, chunks))
 
 
+@lru_cache(maxsize=256)
+def last_gradients(plan: Schedule) -> tuple[tuple[int, int], ...]:
+    """The last node that adds to the gradients of each virtual stage."""
+    found: dict[int, int] = {}
+    for number, node in enumerate(plan.nodes):
+        for op in node.ops:
+            if op.kind == "W" or op.whole:
+                found[plan.virtual(node.stage, op.chunk)] = number
+    return tuple(sorted(found.items()))
+
+
 def schedule_of(job: Job, micro_batches: int | None = None) -> Schedule:
     """The schedule of a job."""
     return player_of(job, micro_batches).plan

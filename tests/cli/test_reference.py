@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import fields
 from fnmatch import fnmatch
 from typing import get_args
 
@@ -13,6 +14,7 @@ from cluster_sim.cli import cli
 from cluster_sim.cli.calibrate import calibrate
 from cluster_sim.cli.collective import collective
 from cluster_sim.cli.measure import measure
+from cluster_sim.cli.replay import replay
 from cluster_sim.cli.run import run
 from cluster_sim.cli.validate import validate
 from cluster_sim.metrics import SUMMARY_COLUMNS
@@ -21,6 +23,8 @@ from cluster_sim.specs.campaign import Campaign, Checkpoint, Failures, FleetName
 from cluster_sim.studies.collective import Row
 from cluster_sim.studies.measure_cases import OP_COLUMNS, SHAPES, STEP_COLUMNS
 from cluster_sim.studies.validate_cases import KINDS
+from cluster_sim.training.replay_rows import REPLAY_COLUMNS, CollectiveRow, RankRow
+from cluster_sim.training.traces import FORMATS
 
 
 def table(heading: str) -> list[str]:
@@ -45,6 +49,15 @@ def test_every_option_of_collective() -> None:
     options = {option for parameter in collective.params for option in parameter.opts}
     words = {word for word in table("Options of collective") if word.startswith("--")}
     assert words - {"--help"} == options
+
+
+def test_every_option_and_column_of_replay() -> None:
+    words = table("Options of replay")
+    options = {option for parameter in replay.params for option in parameter.opts}
+    given = {word for word in words if word.startswith("--")}
+    assert given - {"--help"} == options - {"files"}
+    columns = {field.name for kind in (RankRow, CollectiveRow) for field in fields(kind)}
+    assert {*FORMATS, *columns, *REPLAY_COLUMNS} == set(words) - given
 
 
 def test_every_option_of_calibrate() -> None:

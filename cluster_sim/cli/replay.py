@@ -1,0 +1,234 @@
+"""``cluster-sim replay``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cluster_sim.cli.live import Bar
+from cluster_sim.cli.params import Name
+
+if TYPE_CHECKING:
+    from cluster_sim.machine.classes import Machine
+    from cluster_sim.specs.inputs import TopologyInput
+    from cluster_sim.training.replay import Replay
+    from cluster_sim.training.task_graph import TaskGraph
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--topo", type=Name("topology"), required=True, help="Topology, name or file.")
+@click.option("--chips", type=click.IntRange(min=1), help="So many chips; a pod grows to it.")
+@click.option(
+    "--trace-format",
+    type=click.Choice(["chakra", "simai", "aicb"]),
+    help="Recognised from the content unless given.",
+)
+@click.option("--ranks", type=click.IntRange(min=1), help="Ranks in all.")
+@click.option("--repeat", is_flag=True, help="Ranks without a file do what the first does.")
+@click.option("--cut", is_flag=True, help="Nodes may depend on some that were cut off.")
+@click.option("--groups", type=click.Path(path_type=Path), help="Ranks of named groups, JSON.")
+@click.option("--map", "placed", type=click.Path(path_type=Path), help="Lines 'rank device'.")
+@click.option("--unfold", is_flag=True, help="Play every rank of a text workload.")
+@click.option("--library", help="nccl, hccl ...; of the chip's vendor unless given.")
+@click.option("--ideal-network", is_flag=True, help="Communication takes no time.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
+@click.option("--timeline", is_flag=True, help="Write a trace that Perfetto opens.")
+@click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
+@click.option("--set", "overrides", multiple=True, metavar="ROOT.KEY=VALUE", help="Any input.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def replay(files: tuple[Path, ...], **options: Any) -> None:
+    """Play execution traces (Chakra, SimAI, AICB) on a topology."""
+    from cluster_sim.output.results import ResultWriter, check_writable
+
+    check_writable(options["out"])
+    bar, started = Bar(options["quiet"]), time.perf_counter()
+    try:
+        topology, machine = _machine(options)
+        for note in () if options["quiet"] else machine.notes:
+            click.echo(f"Note: {note}", err=True)
+        played = _played(files, options, topology, machine, bar)
+    except KeyboardInterrupt:
+        bar.close()
+        click.echo("Interrupted before the replay itself began: nothing to write.", err=True)
+        raise SystemExit(130) from None
+    finally:
+        bar.close()
+    tables, manifest, text, timeline = _results(files, options, played)
+    log = {"simulated_s": f"{time.perf_counter() - started:.3f}"}
+    run_id = str(tables["replay.csv"][0]["run_id"])
+    folder = ResultWriter(options["out"]).write_tables(run_id, tables, manifest, log, timeline)
+    if options["form"] == "table":
+        click.echo(text)
+        click.echo(f"\nWritten to {folder}")
+    else:
+        _print_row(tables["replay.csv"][0], options["form"])
+    if timeline is not None and not options["quiet"]:
+        click.echo(f"Timeline: {folder / 'timeline.json.gz'}, {timeline.note}", err=True)
+    if played.partial:
+        click.echo("Interrupted: the results are partial.", err=True)
+        raise SystemExit(130)
+
+
+def _machine(options: dict[str, Any]) -> tuple[TopologyInput, Machine]:
+    from cluster_sim.machine.build import build_machine
+    from cluster_sim.specs.load import load_topology
+
+    topology = load_topology(options["topo"], list(options["overrides"]))
+    chips = options["chips"]
+    if chips is not None and topology.topology.fabric is not None:
+        grown = [*options["overrides"], f"topology.chips={chips}"]
+        topology = load_topology(options["topo"], grown)
+    machine = build_machine(topology)
+    if chips is not None and chips > machine.chips:
+        raise click.UsageError(f"--chips {chips}: {machine.name} has {machine.chips} chips")
+    return topology, machine
+
+
+def _played(
+    files: tuple[Path, ...],
+    options: dict[str, Any],
+    topology: TopologyInput,
+    machine: Machine,
+    bar: Bar,
+) -> Replay:
+    from cluster_sim.training.chakra import read_groups
+    from cluster_sim.training.replay import replay as play
+    from cluster_sim.training.replay_price import Place
+    from cluster_sim.training.traces import read_map, read_text, read_traces
+
+    chips = options["chips"]
+    devices = min(machine.devices, (chips or machine.chips) * machine.devices_per_chip)
+    groups = options["groups"]
+    graph = read_traces(
+        files,
+        devices=devices,
+        form=options["trace_format"],
+        ranks=options["ranks"],
+        groups=read_groups(groups, read_text(groups)) if groups else None,
+        cut=options["cut"],
+        repeat=options["repeat"],
+        folded=not options["unfold"],
+    )
+    placed = tuple(range(devices))
+    if options["placed"]:
+        placed = read_map(options["placed"], graph.ranks)
+    place = Place(
+        topology=topology,
+        machine=machine,
+        devices=placed,
+        library=options["library"],
+        ideal_network=options["ideal_network"],
+    )
+    return play(graph, place, bar.update)
+
+
+def _results(files: tuple[Path, ...], options: dict[str, Any], played: Replay) -> Any:
+    """The tables, the manifest, the page and the timeline of a replay."""
+    from dataclasses import asdict
+
+    from cluster_sim.output.replay_text import replay_report
+    from cluster_sim.training.replay_price import roofline_words
+    from cluster_sim.training.replay_rows import (
+        REPLAY_COLUMNS,
+        collective_rows,
+        notes,
+        rank_rows,
+        spans,
+        totals,
+    )
+
+    lanes = spans(played)
+    ranks, calls = rank_rows(played, lanes), collective_rows(played)
+    graph, topology = played.graph, played.place.topology
+    manifest = _manifest(files, played) | {"notes": list(notes(played))}
+    name, short = _name(graph, files), manifest["config_hash"][:6]
+    found = {
+        "run_id": f"{name}@{topology.topology.name}-{short}",
+        "kind": "replay",
+        "topology": topology.topology.name,
+        "chip": topology.chip.name,
+        "workload": name,
+        "form": graph.form,
+        "ranks": graph.ranks,
+        "folded": graph.folded,
+        "nodes": len(graph.nodes),
+        "tasks": len(played.tasks),
+        **totals(played, ranks),
+        "compute_source": roofline_words(graph, topology),
+        "ideal_network": played.place.ideal_network,
+        "partial": played.partial,
+        "config_hash": manifest["config_hash"],
+    }
+    row = {column: found[column] for column in REPLAY_COLUMNS}
+    manifest["summary"] = row
+    tables = {
+        "replay.csv": [row],
+        "ranks.csv": [asdict(one) for one in ranks],
+        "collectives.csv": [asdict(one) for one in calls],
+    }
+    timeline = None
+    if options["timeline"]:
+        from cluster_sim.output.timeline_replay import replay_timeline
+
+        timeline = replay_timeline(lanes, list(graph.files))
+    return tables, manifest, replay_report(row, ranks, calls, notes(played)), timeline
+
+
+def _name(graph: TaskGraph, files: tuple[Path, ...]) -> str:
+    """The name of the files without rank and suffix."""
+    from cluster_sim.training.chakra import rank_of
+
+    first = min(files, key=lambda file: file.name)
+    stem = first.stem
+    if graph.form == "chakra" and rank_of(first) is not None:
+        stem = stem.rstrip("0123456789").rstrip("._-") or stem
+    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in stem)
+
+
+def _manifest(files: tuple[Path, ...], played: Replay) -> dict[str, Any]:
+    """What the replay was made from, and the hash of all that decides its numbers."""
+    import hashlib
+    import json
+    from dataclasses import asdict
+
+    from cluster_sim import __version__
+
+    graph, place = played.graph, played.place
+    ordered = sorted(files, key=lambda file: file.name)
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in ordered}
+    options = {
+        "form": graph.form,
+        "ranks": graph.ranks,
+        "cut": graph.cut,
+        "folded": graph.folded,
+        "groups": {name: parts for name, parts in graph.groups.items() if not graph.folded},
+        "devices": list(place.devices[: graph.ranks]),
+        "library": place.library,
+        "ideal_network": place.ideal_network,
+    }
+    machine = [asdict(part) for part in (place.topology.topology, place.topology.chip)]
+    machine.append(asdict(place.topology.fits))
+    text = json.dumps([__version__, machine, sorted(hashes.values()), options], sort_keys=True)
+    return {
+        "version": __version__,
+        "config_hash": hashlib.sha256(text.encode()).hexdigest(),
+        "traces": hashes,
+        "options": options,
+        "files": [asdict(file) for file in place.topology.files],
+    }
+
+
+def _print_row(row: dict[str, object], form: str) -> None:
+    import json
+
+    from cluster_sim.output.results import format_csv
+
+    if form == "csv":
+        click.echo(format_csv([row]), nl=False)
+    else:
+        click.echo(json.dumps(row, indent=1))

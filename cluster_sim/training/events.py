@@ -21,7 +21,7 @@ from simpy.core import Environment
 from simpy.events import Event
 
 from cluster_sim.engine.clock import END_RANK, instant
-from cluster_sim.engine.fluid import FluidEngine
+from cluster_sim.engine.fluid import FluidEngine, Handle
 from cluster_sim.engine.fluid_play import play as play_phases
 from cluster_sim.training.exclusive import Exclusive, exclusive, phases_of
 from cluster_sim.training.step_work import (
@@ -109,6 +109,7 @@ class _Step:
         self.nodes_left = list(self.wiring.nodes_of)
         self.lanes: list[deque[tuple[str, int, Activity]]] = [deque() for _ in range(plan.stages)]
         self.in_lane = [False] * plan.stages
+        self.slowable = [0] * plan.stages  # sends on their way that the engine runs
         self.unfinished = plan.stages
 
     def _in_parts(self) -> dict[int, int]:
@@ -209,15 +210,23 @@ class _Step:
         if activity is None or not activity.alone_s:
             self._arrive(target, now_s)
             return
-        if (kind, boundary) in self.free.sends:
+        stage = self.plan.nodes[number].stage
+        if (kind, boundary) in self.free.sends or (
+            (kind, boundary) in self.free.sends_beside_idle_lane
+            and not self.in_lane[stage]
+            and not self.slowable[stage]
+        ):
             event: Event = instant(self.env, now_s + activity.alone_s, END_RANK)
         else:
             event = self.engine.start(activity)
+            self.slowable[stage] += 1
         assert event.callbacks is not None
         event.callbacks.append(partial(self._sent, number, target, kind, now_s))
 
     def _sent(self, number: int, target: int, kind: str, start_s: float, event: Event) -> None:
         node = self.plan.nodes[number]
+        if isinstance(event, Handle):
+            self.slowable[node.stage] -= 1
         op = node.ops[-1] if kind == "B" else node.ops[0]
         self.records.append(
             Record(node.stage, "p2p", kind, op.micro_batch, op.chunk, start_s, self.env.now)

@@ -1,4 +1,4 @@
-"""train(topology, workload) -> Result: a training step, and on request the run that it is part of."""
+"""train(topology, workload) -> Result: one training step, from the inputs to the row of numbers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster_sim import __version__
-from cluster_sim.economics import chip_usd_per_hour, wall_power_w
+from cluster_sim.economics import chip_usd_per_hour, how_to_price, wall_power_w
 from cluster_sim.metrics import SUMMARY_COLUMNS
-from cluster_sim.economics import how_to_price
 from cluster_sim.perf.power import chip_power_w
 from cluster_sim.perf.train_flops import attention_flop, model_flop_per_token
 from cluster_sim.perf.train_kernels import peak_dtype

@@ -9,6 +9,7 @@ import click
 
 from cluster_sim.cli.options import resolve_inputs, run_options
 from cluster_sim.cli.topology import checked_machine, is_graph, print_file, show_topology
+from cluster_sim.cli.training import is_training, resolve_training
 from cluster_sim.specs.find import HUGGING_FACE_FILE, chip_marks, names
 
 FAMILIES = {
@@ -17,13 +18,14 @@ FAMILIES = {
     "models": "model",
     "workloads": "workload",
     "software": "software",
+    "training": "training",
 }
 
 
 @click.command("list")
 @click.argument("family", required=False, type=click.Choice(list(FAMILIES)))
 def list_names(family: str | None) -> None:
-    """List the names of topologies, chips, models, workloads, software.
+    """List the names of topologies, chips, models, workloads, software and training profiles.
 
     Behind a chip stand its status unless it ships, and what a run of it lacks.
     """
@@ -108,6 +110,13 @@ def explain(**options: Any) -> None:
     """Show how the numbers of a run come about: plan, memory, price of a step."""
     from cluster_sim.output.explain import explain_run
 
+    if is_training(options):
+        from cluster_sim.output.train_tables import explain_training
+        from cluster_sim.train import train
+
+        _, facts = train(*resolve_training(options)[:2])
+        click.echo(explain_training(facts))
+        return
     machine, job, economics = resolve_inputs(options)
     skip = options["skip_bad_rows"]
     click.echo(explain_run(machine, job, economics, skip_bad_rows=skip))
@@ -140,7 +149,11 @@ def _family_of(file: str) -> str:
     keys = set(read("topology", file)[1]) if ("/" in file or file.endswith("ml")) else set()
     marks = {"chip": "topology", "arrivals": "workload", "layers": "model", "host": "software"}
     marks |= {"peak": "chip", "memory": "chip", "scale_up": "topology", "isl": "workload"}
-    for mark in ("layers", "peak", "arrivals", "isl", "scale_up", "host", "chip", "memory"):
+    marks |= {"seq_len": "workload", "step_factor": "training"}
+    for mark in (
+        *("seq_len", "step_factor", "layers", "peak", "arrivals", "isl", "scale_up", "host"),
+        *("chip", "memory"),
+    ):
         if mark in keys:
             return marks[mark]
     raise SpecError(f"{file}: cannot tell what kind of file this is; say so with --as")
@@ -150,12 +163,15 @@ def _load(family: str, name: str) -> Any:
     """A file of a family as what a run would read; raises every problem of it."""
     from cluster_sim.specs.chip import Chip
     from cluster_sim.specs.load import load_spec, load_workload
+    from cluster_sim.specs.load_training import kind_of, load_training
     from cluster_sim.specs.model import Model
     from cluster_sim.specs.software import Software
+    from cluster_sim.specs.training_software import TrainingSoftware
 
     kinds: dict[str, type[Any]] = {"chip": Chip, "model": Model, "software": Software}
+    kinds["training"] = TrainingSoftware
     if family == "topology":
         return checked_machine(name, [])[1]
     if family == "workload":
-        return load_workload(name)
+        return load_training(name) if kind_of(name) == "training" else load_workload(name)
     return load_spec(family, name, kinds[family])[1]

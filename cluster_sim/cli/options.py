@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 TRACES = ("azure", "burstgpt", "mooncake", "neutral", "ragpulse", "servegen")
-PRECISIONS = ("auto", "bf16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4a16")
+PRECISIONS = (
+    *("auto", "bf16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4a16"),
+    *("fp16", "mxfp8"),
+)
 DEGREES = ("tp", "pp", "ep", "attn_dp", "replicas")
 
 _OPTIONS = (
@@ -35,8 +38,17 @@ _OPTIONS = (
     click.option("--pp", type=click.IntRange(min=1), help="Pipeline stages."),
     click.option("--ep", type=click.IntRange(min=1), help="Devices that experts are spread over."),
     click.option("--attn-dp", type=click.IntRange(min=1), help="Attention groups of a replica."),
+    click.option(
+        "--vpp", type=click.IntRange(min=1), help="Chunks of a pipeline stage (training)."
+    ),
+    click.option("--cp", type=click.IntRange(min=1), help="Context parallel degree (training)."),
+    click.option("--dp", type=click.IntRange(min=1), help="Data parallel replicas (training)."),
+    click.option("--micro-batch", type=click.IntRange(min=1), help="Sequences (training)."),
+    click.option("--global-batch", type=click.IntRange(min=1), help="Sequences (training)."),
+    click.option("--seq-len", type=click.IntRange(min=1), help="Tokens (training)."),
+    click.option("--until", metavar="TOKENS", help="Simulate the run to 15.6T tokens (training)."),
     click.option("--replicas", type=click.IntRange(min=1), help="Copies of the model."),
-    click.option("--plan", type=PlanType(), help="auto, tp2, tp2x4 or tp1-ep8-dp8x1."),
+    click.option("--plan", help="auto, tp2, tp2x4 or tp1-ep8-dp8x1; of training a preset's name."),
     click.option("--precision", type=click.Choice(PRECISIONS)),
     click.option("--slo", type=SloType(), help="ttft=2s,tpot=50ms,attainment=99%."),
     click.option("--rate", type=Rate(), help="Open traffic at so many requests/s."),
@@ -65,7 +77,7 @@ def resolve_inputs(options: dict[str, Any]) -> tuple[TopologyInput, WorkloadInpu
     if machine.topology.fabric is not None and options["chips"] is not None:
         overrides = [*overrides, f"topology.chips={options['chips']}"]  # a pod grows and shrinks
         machine = load_topology(options["topo"], overrides)
-    machine = _with_chips(machine, options["chips"])
+    machine = with_chips(machine, options["chips"])
     job = load_workload(options["workload"], overrides, _replacements(options))
     _refuse_without_effect(options, job)
     return machine, job, load_economics(overrides)
@@ -85,7 +97,7 @@ def _refuse_without_effect(options: dict[str, Any], job: WorkloadInput) -> None:
         )
 
 
-def _with_chips(machine: TopologyInput, chips: int | None) -> TopologyInput:
+def with_chips(machine: TopologyInput, chips: int | None) -> TopologyInput:
     """The topology with only so many of its chips, and the hosts that they fill."""
     import dataclasses
 
@@ -119,13 +131,21 @@ def _replacements(options: dict[str, Any]) -> dict[str, Any]:
 
 def _plan(options: dict[str, Any]) -> dict[str, int | None]:
     """The plan's keys; ``--plan`` sets all, so that ``auto`` takes back what the workload says."""
+    plan = _degrees(options["plan"])
     given = {name: options[name] for name in DEGREES if options[name] is not None}
-    if options["plan"] is None:
+    if plan is None:
         return {f"plan.{name}": value for name, value in given.items()}
     if given:
         twice = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise click.UsageError(f"--plan already says TP and replicas; leave out {twice}")
-    return {f"plan.{name}": options["plan"].get(name) for name in DEGREES}
+    return {f"plan.{name}": plan.get(name) for name in DEGREES}
+
+
+def _degrees(text: str | None) -> dict[str, int] | None:
+    try:
+        return None if text is None else PlanType().convert(text, None, None)
+    except click.BadParameter as error:
+        raise click.BadParameter(error.message, param_hint="'--plan'") from None
 
 
 def _arrivals(options: dict[str, Any]) -> dict[str, Any]:

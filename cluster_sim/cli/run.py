@@ -12,6 +12,7 @@ import click
 from cluster_sim.cli.live import Bar, Panel
 from cluster_sim.cli.options import resolve_inputs, run_options
 from cluster_sim.cli.params import Window
+from cluster_sim.cli.training import is_training, run_training
 
 if TYPE_CHECKING:
     from cluster_sim.output.timeline import Timeline
@@ -55,6 +56,17 @@ def run(
     from cluster_sim.output.results import ResultWriter, check_writable
     from cluster_sim.simulation import simulate
 
+    if is_training(options):
+        _refuse_for_training(
+            seeds=seeds,
+            step_by_step=step_by_step,
+            timeline_window=timeline_window,
+            band=band,
+            background=background,
+            live=live,
+        )
+        run_training(options, out=out, form=form, quiet=quiet, timeline=timeline)
+        return
     if timeline_window and not timeline:
         raise click.UsageError("--timeline-window has no effect without --timeline")
     for name, given in (("--seeds", seeds), ("--background", background)):
@@ -113,6 +125,13 @@ def run(
     if results[-1].partial:
         click.echo("Interrupted: the results are partial.", err=True)
         raise SystemExit(130)
+
+
+def _refuse_for_training(**given: Any) -> None:
+    for name, value in given.items():
+        if value:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{flag} has no effect on a workload of training")
 
 
 def _add_band(result: Result, band: Literal["run", "capacity"], bar: Bar | Panel) -> None:

@@ -53,8 +53,8 @@ class ResultWriter:
         log: Mapping[str, object] | None = None,
         timeline: Timeline | None = None,
     ) -> Path:
-        """Write summary.csv, requests.csv, manifest.json, run.log and, if there is one,
-        timeline.json.gz; returns the folder.
+        """Write summary.csv, requests.csv or steps.csv, manifest.json, run.log and, if there is
+        one, timeline.json.gz; returns the folder.
 
         All but run.log have the same bytes for the same inputs. An older folder of the same run is
         replaced.
@@ -104,7 +104,7 @@ def _fill(to: Path, result: Result, log: Mapping[str, object], timeline: Timelin
     """The files of a run."""
     with (to / "summary.csv").open("w", newline="", encoding="utf-8") as file:
         file.write(format_csv([result.summary]))
-    with (to / "requests.csv").open("w", newline="", encoding="utf-8") as file:
+    with (to / f"{result.table}.csv").open("w", newline="", encoding="utf-8") as file:
         _write_columns(file.write, result.requests)
     _fill_about(to, result.manifest, log, timeline)
 

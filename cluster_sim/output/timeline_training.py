@@ -9,6 +9,7 @@ from itertools import groupby
 
 import numpy as np
 
+from cluster_sim.output.timeline import Timeline
 from cluster_sim.output.trace_events import (
     Event,
     lane_events,
@@ -45,6 +46,13 @@ def training_events(plan: Schedule, records: Sequence[Record]) -> Iterator[Event
                 args = _args(plan, record)
                 yield slice_event(process, first + number, _name(record), start, end, args)
             first += max(numbers) + 1
+
+
+def training_timeline(plan: Schedule, records: Sequence[Record]) -> Timeline:
+    """The timeline of a step on one pipeline."""
+    about = {"schedule": plan.name, "stages": plan.stages, "micro_batches": plan.micro_batches}
+    note = f"one pipeline of {plan.stages} stages, {len(records):,} operations"
+    return Timeline(events=training_events(plan, records), about=about, note=note)
 
 
 def _name(record: Record) -> str:

@@ -48,6 +48,15 @@ def choice_probabilities(moe: Moe) -> FloatArray:
             return chosen
 
 
+def group_imbalance(moe: Moe, groups: int) -> float:
+    """Picks of the fullest of so many equal groups of experts over the mean, in the long run;
+    experts are placed by a seeded shuffle.
+    """
+    order = np.random.default_rng(PLACEMENT_SEED).permutation(moe.experts)
+    loads = choice_probabilities(moe)[order].reshape(groups, -1).sum(axis=1)
+    return float(loads.max() / loads.mean())
+
+
 @dataclass(frozen=True, slots=True)
 class ExpertTime:
     """Seconds of one layer's routed experts by tokens in the step, split by what they wait for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Network:
     fits: CollectiveFits
     domain: int
     nic_bytes_per_s: float
+    devices: tuple[int, ...] = ()
     priced: dict[tuple[str, Shape, float], tuple[float, str]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -55,11 +56,20 @@ class Network:
             return message_bytes * (inside - 1) / shape.ranks, out
         return link, bus_factor(operation, domains) * message_bytes / inside
 
+    def placed(self, devices: tuple[int, ...]) -> Network:
+        """The same with rank r on ``devices[r]``."""
+        return replace(self, devices=devices, priced=self.priced)
+
     def shape(self, ranks: int, stride: int) -> Shape:
-        """``ranks`` devices that lie ``stride`` apart, in the domains that they then stand in."""
+        """``ranks`` devices that lie ``stride`` apart, in the domains that they then stand in; with
+        a placement, of the group that stands in most domains.
+        """
         machine, domain = self.machine, self.domain
         inside = max(1, domain // stride)
         domains = 1 if ranks <= inside else math.ceil(ranks / inside)
+        if self.devices:
+            domains = _most_domains(self.devices, domain, ranks, stride)
+            inside = math.ceil(ranks / domains)
         scale_up, fabric = machine.topology.scale_up, machine.topology.fabric
         per_host = machine.topology.chips_per_host or machine.topology.chips
         in_host = max(1, per_host * machine.chip.devices_per_chip // stride)
@@ -76,6 +86,15 @@ class Network:
             architecture=machine.chip.architecture,
             ranks_per_package=machine.chip.devices_per_chip if stride == 1 else 1,
         )
+
+
+def _most_domains(devices: tuple[int, ...], domain: int, ranks: int, stride: int) -> int:
+    """Domains of the group of ``ranks`` ranks, ``stride`` apart, that stands in most of them."""
+    homes = np.array(devices, dtype=np.int64) // domain
+    block = ranks * stride
+    rows = homes[: len(homes) // block * block].reshape(-1, ranks, stride)
+    groups = np.sort(rows.transpose(0, 2, 1).reshape(-1, ranks), axis=1)
+    return int((1 + (np.diff(groups, axis=1) != 0).sum(axis=1)).max())
 
 
 def network_of(machine: TopologyInput) -> Network:
@@ -106,18 +125,22 @@ class Groups:
 
 
 def groups_of(network: Network, plan: TrainingPlan, dp: int) -> Groups:
-    """The groups of a plan whose ranks are numbered along ``plan.order``.
+    """The groups of a plan whose ranks are numbered along ``plan.order``, or stand where
+    ``plan.placement`` puts them.
 
     Model: experts lie on ``ep x etp`` consecutive ranks of a stage, the slices of an expert side by
     side; gradients of experts are summed over the rest of the stage.
     """
     degrees = {"tp": plan.tp, "cp": plan.cp, "dp": dp, "pp": plan.pp}
-    strides, stride = {}, 1
+    strides: dict[str, int] = {}
+    stride = 1
     for axis in plan.order:
         strides[axis], stride = stride, stride * degrees[axis]
     stage = plan.tp * plan.cp * dp
     first = min(strides[axis] for axis in ("tp", "cp", "dp"))
     shard = min(plan.shard or dp * plan.cp, dp * plan.cp)
+    if plan.placement:
+        network = network.placed(plan.placement)
     between = strides["dp"] if plan.cp == 1 else min(strides["cp"], strides["dp"])
     return Groups(
         tp=network.shape(plan.tp, strides["tp"]),

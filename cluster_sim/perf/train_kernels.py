@@ -18,13 +18,15 @@ from cluster_sim.specs.model import Model
 from cluster_sim.specs.training_software import TrainingSoftware
 
 Shape3 = tuple[float, float, float]  # m, n, k of a product (m x k) (k x n)
-# What a training dtype multiplies like. MXFP8 has scales of 32 elements in hardware, as blocks have.
+# What a training dtype multiplies like; MXFP8 has scales of 32 elements in hardware.
 CURVE_OF = {"fp16": "bf16", "mxfp8": "fp8_block"}
 STREAM = 0.85  # share of the memory bandwidth that streaming kernels reach
 STREAM_SOURCE = "assumed; copies reach 0.8 to 0.9 of the datasheet on the chips measured"
 OLD_ATTENTION_RATE = 0.55  # of the peak, batched products of one head (Megatron-LM 2021, assumed)
 QUANTISE_BYTES = 3  # a pass over an activation: read two bytes, write one
 LOGIT_BYTES = 16  # fp32 logits, their softmax and gradient, for each logit
+WIDE_HEAD = 128
+NARROW_POWER = 0.41  # heads of 64 reach 0.75 of the rate of heads of 128 (assumed)
 STATE_FLOP = 6  # of linear attention for each element of the state and token
 
 
@@ -48,7 +50,8 @@ class Kernels:
         """Seconds of each product (m x k) (k x n) in a dtype.
 
         Model: the chip's GEMM curve with its compute share times the sustained rate, the launch of
-        the software as floor, and (``quantise``) the passes that bring the left side into the dtype.
+        the software as floor, and (``quantise``) the passes that bring the left side into the
+        dtype.
         """
         if not shapes:
             return []
@@ -75,7 +78,10 @@ def kernels_of(
     dtypes: Sequence[str],
     machine_rate: float = 1.0,
 ) -> Kernels:
-    """The kernels of a job on a machine whose products reach ``machine_rate`` of the chip's; raises SpecError when the chip lacks a curve or a sustained rate."""
+    """The kernels of a job on a machine whose products reach ``machine_rate`` of the chip's.
+
+    Raises SpecError when the chip lacks a curve or a sustained rate.
+    """
     rate = machine.fits.training
     if rate is None:
         raise SpecError(
@@ -139,7 +145,3 @@ def attention_s(
         forward += STATE_FLOP * linear.layers * state * seq_len * sequences / rate
     forward /= model.layers
     return forward, forward * kernel.backward_flop / kernel.backward_rate
-
-
-WIDE_HEAD = 128
-NARROW_POWER = 0.41  # heads of 64 reach 0.75 of the rate of heads of 128

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cluster_sim.perf.collective_shape import unique_destinations
+from cluster_sim.perf.experts import group_imbalance
 from cluster_sim.perf.layout import Layout
 from cluster_sim.perf.train_groups import Groups, Network
 from cluster_sim.perf.train_kernels import (
@@ -155,11 +156,12 @@ def _products(case: Case, gemms: list[Gemm], part: Part, layers: int | None) -> 
 
 def _product(case: Case, part: Part, shapes: list[Shape3], dtype: str | None = None) -> Work:
     """Products y = x w: forward (m, n, k), inputs' gradient (m, k, n), weights' gradient
-    (k, n, m), whose sides both others have brought into the dtype. Adapters of low rank leave the weights' gradient of the frozen products out.
+    (k, n, m), whose sides both others have brought into the dtype. Adapters of low rank leave the
+    weights' gradient of the frozen products out.
     """
     used = dtype or case.dtype(part)
     kernels, name = case.kernels, "head" if part == "head" else "gemm"
-    forward = sum(kernels.products(used, shapes))
+    forward = sum(kernels.products(used, shapes), 0.0)
     inputs = sum(kernels.products(used, [(m, k, n) for m, n, k in shapes]))
     if case.job.task == "lora":
         return Work({name: forward}, {name: inputs})
@@ -182,7 +184,7 @@ def _elementwise(case: Case, width: float) -> Work:
     split = tp if case.plan.sequence_parallel else 1
     if model.mla is not None:
         queries = model.heads / tp * (model.mla.nope_dim + model.mla.rope_dim)
-        keys = model.mla.kv_rank + model.mla.rope_dim
+        keys: float = model.mla.kv_rank + model.mla.rope_dim
     else:
         queries = model.heads / tp * model.head_dim
         keys = 2.0 * kv_heads_per_device(model, tp) * model.head_dim
@@ -194,7 +196,7 @@ def _elementwise(case: Case, width: float) -> Work:
 
 
 def _tensor_parallel(case: Case, blocks: int) -> Work:
-    """Gathers and scatters around each block of a layer (with sequence parallelism), or all-reduces.
+    """Gathers and scatters around each block of a layer, or all-reduces.
 
     Model: with sequence parallelism each block gathers its input and scatters its output, forward
     and backward; without it one all-reduce each way. What the software overlaps with products is
@@ -264,7 +266,8 @@ def _experts(case: Case) -> Work:
     routing, kernels = plan.routing, software.experts
     kept = moe.top_k * (1 - routing.dropped)
     own = case.tokens / plan.tp
-    rows = own * kept * plan.etp * routing.imbalance
+    imbalance = expert_imbalance(case)
+    rows = own * kept * plan.etp * imbalance
     grouped = _grouped(case, rows, moe.expert_hidden / plan.etp, moe.experts / plan.ep)
     moved = case.kernels.stream(kernels.permute_bytes * model.hidden * rows / plan.etp)
     work = grouped.plus(
@@ -282,14 +285,20 @@ def _experts(case: Case) -> Work:
     copies = min(kept, unique_destinations(moe.top_k, plan.ep) / (1 - 1 / plan.ep))
     if routing.nodes is not None and shape.domains > 1:
         copies = min(copies, routing.nodes * copies / min(shape.domains, copies))
-    nominal = own * copies * model.hidden * routing.imbalance
+    nominal = own * copies * model.hidden * imbalance
     there = min(BYTES_PER_ELEMENT[curve_of(case.dtype("experts"))], ACTIVATION_BYTES)
     dispatch = case.network.seconds("all_to_all", shape, nominal * there)
     combine = case.network.seconds("all_to_all", shape, nominal * ACTIVATION_BYTES)
     exposed = kernels.exposed if shape.domains == 1 else kernels.exposed_nic
-    return work.plus(
-        Work({"ep": exposed * (dispatch + combine)}, {"ep": exposed * 2 * combine})
-    )
+    return work.plus(Work({"ep": exposed * (dispatch + combine)}, {"ep": exposed * 2 * combine}))
+
+
+def expert_imbalance(case: Case) -> float:
+    """Rows of the fullest expert group over the mean: as given, or of a power law of loads."""
+    routing, moe = case.plan.routing, case.model.moe
+    if routing.kind == "balanced" or moe is None:
+        return routing.imbalance
+    return routing.imbalance * group_imbalance(moe, case.plan.ep)
 
 
 def _grouped(case: Case, rows: float, width: float, experts: float) -> Work:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from cluster_sim.perf.train_kernels import curve_of
-from cluster_sim.perf.train_layer import Case
+from cluster_sim.perf.train_layer import Case, expert_imbalance
 from cluster_sim.perf.train_stage import REDUCE_BYTES, Stage
 from cluster_sim.perf.transformer import ACTIVATION_BYTES, kv_heads_per_device
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
@@ -67,7 +67,7 @@ def layer_activation_bytes(case: Case, *, experts: bool) -> float:
     halves = 2.0 if model.gated else 1.0
     if experts and model.moe is not None:
         moe, routing = model.moe, plan.routing
-        rows = moe.top_k * (1 - routing.dropped) * routing.imbalance / tp
+        rows = moe.top_k * (1 - routing.dropped) * expert_imbalance(case) / tp
         kept += halves * (moe.shared_hidden / tp + rows * moe.expert_hidden)
         inputs += moe.shared_hidden / tp + rows * (h + moe.expert_hidden)
     else:
@@ -97,8 +97,9 @@ def stage_memory(
 ) -> StageMemory:
     """What a stage of these parts keeps; ``alive`` micro-batches of each part at the most.
 
-    Model: two bytes a weight (frozen ones in the dtype of their products), gradients in the dtype of their reduction, twelve bytes of optimizer;
-    sharding divides optimizer (1), gradients (2), weights (3). What is on the host is not here.
+    Model: two bytes a weight (frozen ones in the dtype of their products), gradients in the dtype
+    of their reduction, twelve bytes of optimizer; sharding divides optimizer (1), gradients (2),
+    weights (3). What is on the host is not here.
     """
     plan, groups = case.plan, case.groups
     dense = sum(part.parameters - part.expert_parameters for part in parts)

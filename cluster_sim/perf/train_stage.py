@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from cluster_sim.perf.collective_shape import Shape
 from cluster_sim.perf.counts import (
     attention_parameters,
     index_parameters,
@@ -11,7 +12,6 @@ from cluster_sim.perf.counts import (
     mlp_parameters,
     router_parameters,
 )
-from cluster_sim.perf.collective_shape import Shape
 from cluster_sim.perf.train_layer import Case, Layers, Work, layers_of
 from cluster_sim.perf.transformer import ACTIVATION_BYTES
 from cluster_sim.specs.model import Model
@@ -56,9 +56,9 @@ class Transfers:
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A virtual stage. ``work`` of one micro-batch; ``recompute`` of its forward pass before the
-    backward one; ``parameters`` on one device, ``expert_parameters`` of them in experts, ``trained``
-    those that change; ``gradients`` and ``gather`` are collectives once a step, ``micro_gather``
-    and ``micro_scatter`` those of sharded parameters in every pass.
+    backward one; ``parameters`` on one device, ``expert_parameters`` of them in experts,
+    ``trained`` those that change; ``gradients`` and ``gather`` are collectives once a step,
+    ``micro_gather`` and ``micro_scatter`` those of sharded parameters in every pass.
     """
 
     content: Content

@@ -85,7 +85,9 @@ def _take(data: dict[str, Any], source: Source, name: str, preset: str) -> None:
         near = nearest(preset, presets)
         known = ", ".join(presets) or "none"
         hint = f"; did you mean '{near[0]}'?" if near else f"; {name} has {known}"
-        raise SpecError(f"--plan {preset}: no preset of that name, and not a plan like {PLAN_FORM}{hint}")
+        raise SpecError(
+            f"--plan {preset}: no preset of that name, and not a plan like {PLAN_FORM}{hint}"
+        )
     plan = dict(data.get("plan") or {})
     for key in (*DEGREES, "layers", "placement"):
         plan.pop(key, None)

@@ -12,7 +12,7 @@ from cluster_sim.specs.training import TrainingWorkload
 from cluster_sim.specs.training_software import TrainingSoftware
 from cluster_sim.specs.workload import Workload
 
-KINDS: dict[str, type[Any]] = {
+KINDS: dict[str, Any] = {
     "topology": Topology,
     "chip": Chip,
     "model": Model,

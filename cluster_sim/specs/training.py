@@ -7,12 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 
+from cluster_sim.specs.campaign import Campaign
 from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
 from cluster_sim.units import Bytes, ShareOrZero
 
-ScheduleName = Literal[
-    "auto", "gpipe", "1f1b", "interleaved", "zb_h1", "dualpipe", "dualpipe_v"
-]
+ScheduleName = Literal["auto", "gpipe", "1f1b", "interleaved", "zb_h1", "dualpipe", "dualpipe_v"]
 TrainDtype = Literal["bf16", "fp16", "fp8", "fp8_block", "mxfp8", "fp4", "int8"]
 Part = Literal["attention", "dense", "experts", "head"]
 Recompute = Literal["none", "selective", "full"]
@@ -26,12 +25,14 @@ ORDER: tuple[Axis, ...] = ("tp", "cp", "dp", "pp")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routing:
-    """How tokens choose experts: ``balanced`` (forced, as benchmarks do), or with the load of the
-    fullest expert group ``imbalance`` times the mean. ``dropped``: the share of choices that a
-    capacity limit drops. ``nodes``: a token goes to experts of at most so many domains.
+    """How tokens choose experts: ``balanced`` (forced, as benchmarks do), or by a power law as
+    served models do; ``imbalance`` times that is the load of the fullest expert group over the
+    mean. ``dropped``: the share of choices that a capacity limit drops. ``nodes``: a token goes to
+    experts of at most so many domains.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    kind: Literal["balanced", "power_law"] = "balanced"
     imbalance: Annotated[float, Ge(1)] = 1.0
     dropped: ShareOrZero = 0.0
     nodes: PositiveInt | None = None
@@ -118,8 +119,10 @@ class TrainingWorkload:
 
     ``precision`` is the dtype of all products but the head's, ``precisions`` those of single parts.
     ``mtp``: layers that predict further tokens are trained too; ``dropout`` keeps masks.
-    ``machine_rate``: what products reach on this machine, as a share of what the chip's curves say. ``presets`` are published plans by
-    name; ``plan`` may be changed key by key from the one that ``preset`` names.
+    ``machine_rate``: what products reach on this machine, as a share of what the chip's curves say.
+    ``jitter``: standard deviation of each pass of each replica as a share of it, instead of what
+    the software profile adds for stragglers. ``presets`` are published plans by name, with keys of
+    the workload that belong to them. ``run`` is the whole run that steps are of.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -140,6 +143,7 @@ class TrainingWorkload:
     machine_rate: PositiveFloat = 1.0
     plan: TrainingPlan = field(default_factory=TrainingPlan)
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    run: Campaign | None = None
     seed: NonNegativeInt = 0
     jitter: Annotated[float, Ge(0)] | None = None
     sources: dict[str, str] = field(default_factory=dict)
@@ -152,4 +156,3 @@ class TrainingWorkload:
     def tokens(self) -> int:
         """Tokens of a step."""
         return self.global_batch * self.seq_len
-

@@ -17,9 +17,9 @@ _STRICT: dict[str, Any] = {"extra": "forbid"}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionKernel:
     """``flash``: causal, never writes scores; its rate is ``rate`` times that of the prompt kernels
-    of the chip's curves (``rates``: by the first word of the chip's architecture). ``unfused``: two full products at ``rate`` of the GEMM peak and
-    ``score_bytes`` a score. The backward pass does ``backward_flop`` times the FLOP at
-    ``backward_rate`` of the forward rate.
+    of the chip's curves (``rates``: by the first word of the chip's architecture). ``unfused``: two
+    full products at 0.55 of the peak and ``score_bytes`` a score. The backward pass does
+    ``backward_flop`` times the FLOP at ``backward_rate`` of the forward rate.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -38,11 +38,11 @@ class AttentionKernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertKernels:
-    """What a layer of experts costs beside its products: ``sync`` of the host in each direction, the
-    time ``launch`` that the host needs for its kernels (shows where it is longer than they are),
-    ``permute_bytes`` moved for each routed row and hidden element, the part of dispatch and combine
-    that nothing hides inside a domain and over NICs, and the rate of grouped products against one
-    large product at a width of 2,880 (``rate`` x (sqrt(n k) / 2880)^``width_power``).
+    """What a layer of experts costs beside its products: ``sync`` of the host in each direction,
+    the time ``launch`` that the host needs for its kernels (shows where it is longer than they
+    are), ``permute_bytes`` moved for each routed row and hidden element, the part of dispatch and
+    combine that nothing hides inside a domain and over NICs, and the rate of grouped products
+    against one large product at a width of 2,880 (``rate`` x (sqrt(n k) / 2880)^``width_power``).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT

@@ -43,8 +43,8 @@ MACHINES = {  # by chip: pods of it as they are usually built
     "gb300": "gb300_nvl72_pod",
 }
 PRECISIONS = ("bf16", "fp16", "fp8", "fp8_block", "mxfp8", "fp4", "int8")
-# The B200 of SimuMax multiplies at 0.45 to 0.50 of its peak where others reach 0.65 to 0.72 (its own
-# table of products, MooreThreads/SimuMax configs/system); fitted on half of its runs.
+# The B200 of SimuMax multiplies at 0.45 to 0.50 of its peak where others reach 0.65 to 0.72 (its
+# own table of products, MooreThreads/SimuMax configs/system); fitted on half of its runs.
 SIMUMAX_BOX = 0.671
 MOST_CHUNKS = 12  # of a stage, where a source does not print them
 # Sources whose runs interleave as far as the layers allow where they print nothing.
@@ -240,7 +240,9 @@ def predicted(case: Case) -> float:
         return rate / 1e12
     chip = _machine(run.chip, run.n_chips)[0].chip
     narrow = "mfu_fp8_peak" in case.flags
-    dtype = "fp8" if narrow else "bf16" if "mfu_bf16_peak" in case.flags else peak_dtype(run.precision)
+    dtype = (
+        "fp8" if narrow else "bf16" if "mfu_bf16_peak" in case.flags else peak_dtype(run.precision)
+    )
     return rate / chip.peak[dtype]  # type: ignore[index]
 
 

@@ -71,9 +71,7 @@ def times_of(priced: Priced, plan: Schedule) -> Times:
     def each(passes: tuple[Pass, ...]) -> list[float]:
         return [passes[v % parts].seconds for v in range(count)]
 
-    sends = [
-        priced.sends[v % parts].seconds if (v + 1) % parts else 0.0 for v in range(count - 1)
-    ]
+    sends = [priced.sends[v % parts].seconds if (v + 1) % parts else 0.0 for v in range(count - 1)]
     return Times(
         forward_s=each(priced.forward),
         backward_s=each(priced.backward),
@@ -162,8 +160,10 @@ def _lane(
         if not overlap:
             ready.append((end_s, total))
             continue
-        for layer in range(layers):
-            ready.append((start + (end - start) * (layer + 1) / layers, total / layers))
+        ready += [
+            (start + (end - start) * (layer + 1) / layers, total / layers)
+            for layer in range(layers)
+        ]
     lane, busy = 0.0, 0.0
     for at, seconds in sorted(ready):
         begin = max(lane, at)
@@ -198,9 +198,7 @@ def close(priced: Priced, plan: Schedule, end_s: float, ends: list[Ends]) -> Ste
         row["bubble"] = total - sum(row.values())
         rows.append(row)
     mean = {owner: float(np.mean([row[owner] for row in rows])) for owner in OWNERS}
-    return Step(
-        seconds=total, owners=mean, parts=mean_parts(priced, plan), per_stage=tuple(rows)
-    )
+    return Step(seconds=total, owners=mean, parts=mean_parts(priced, plan), per_stage=tuple(rows))
 
 
 def passes_by_owner(priced: Priced, plan: Schedule, stage: int) -> dict[str, float]:

@@ -66,13 +66,24 @@ def make_job(
     Raises DoesNotFitError for degrees that do not multiply to the devices or do not divide heads,
     layers, experts or the batch, each with the nearest that do; SpecError for what the chip lacks.
     """
-    job, plan, model = given.workload, given.workload.plan, cut_to(given.model, given.workload.layers)
+    job, plan, model = (
+        given.workload,
+        given.workload.plan,
+        cut_to(given.model, given.workload.layers),
+    )
     devices = machine.topology.chips * machine.chip.devices_per_chip
+    if plan.placement and sorted(plan.placement) != list(range(devices)):
+        raise SpecError(
+            f"plan.placement must name each of the {devices} devices once "
+            f"(it has {len(plan.placement)} entries)"
+        )
     dp = _replicas(machine, plan, devices)
     schedule = _schedule(plan)
     _check_model(model, plan, dp, schedule)
     if job.mtp and not model.mtp_layers:
-        raise SpecError(f"mtp: {model.name} has no layers that predict further tokens; leave it out")
+        raise SpecError(
+            f"mtp: {model.name} has no layers that predict further tokens; leave it out"
+        )
     micro_batches = _micro_batches(job, plan, dp)
     net = network or network_of(machine)
     dtypes = [job.precision, *job.precisions.values()]
@@ -163,7 +174,12 @@ def _check_model(model: Model, plan: TrainingPlan, dp: int, schedule: str) -> No
                 raise DoesNotFitError(f"{name}={degree} needs experts; {model.name} is dense.")
         return
     if moe.experts % plan.ep:
-        _refuse("ep", plan.ep, f"the {moe.experts} experts of {model.name}", divisors(moe.experts, stage))
+        _refuse(
+            "ep",
+            plan.ep,
+            f"the {moe.experts} experts of {model.name}",
+            divisors(moe.experts, stage),
+        )
     if stage % (plan.ep * plan.etp):
         _refuse(
             "ep x etp",

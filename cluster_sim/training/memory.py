@@ -63,7 +63,9 @@ def check_memory(machine: TopologyInput, given: TrainingInput, memory: Memory) -
     full, gib = memory.fullest, 2.0**30
     stage = memory.stages.index(full)
     fits = list(islice(_that_fit(machine, given), OFFERED))
-    way_out = f"What would fit: {'; '.join(fits)}." if fits else "No single change of the plan fits."
+    way_out = (
+        f"What would fit: {'; '.join(fits)}." if fits else "No single change of the plan fits."
+    )
     raise DoesNotFitError(
         f"stage {stage} needs {full.total / gib:.1f} GiB of {memory.capacity / gib:.1f} GiB "
         f"(weights {full.weights / gib:.1f}, gradients {full.gradients / gib:.1f}, optimizer "

@@ -15,6 +15,7 @@ from cluster_sim.perf.train_layer import Case
 from cluster_sim.perf.train_stage import Transfers
 from cluster_sim.training.closed import OWNERS, Step, mean_parts, passes_by_owner
 from cluster_sim.training.events import PlayedStep, play
+from cluster_sim.training.jitter import straggler_s
 from cluster_sim.training.priced import Pass, Priced, schedule_of
 from cluster_sim.training.step_work import Phases, StepWork
 from cluster_sim.work import Activity, Phase, kernel, pause, traffic
@@ -35,9 +36,7 @@ def work_of(priced: Priced) -> StepWork:
     home = [plan.home(v)[0] for v in range(count)]
 
     def phases(passes: tuple[Pass, ...]) -> tuple[Phases, ...]:
-        return tuple(
-            _phases(case, passes[v % parts].parts, rates, home[v]) for v in range(count)
-        )
+        return tuple(_phases(case, passes[v % parts].parts, rates, home[v]) for v in range(count))
 
     def sends(ahead: int) -> tuple[Activity | None, ...]:
         return tuple(
@@ -46,9 +45,7 @@ def work_of(priced: Priced) -> StepWork:
         )
 
     sms = case.kernels.software.comm_sms
-    gradients = tuple(
-        _buckets(priced, v % parts, home[v], sms, gather=False) for v in range(count)
-    )
+    gradients = tuple(_buckets(priced, v % parts, home[v], sms, gather=False) for v in range(count))
     gathers = tuple(_buckets(priced, v % parts, home[v], sms, gather=True) for v in range(count))
     optimizers = tuple(
         sum(priced.optimizer_s[plan.virtual(stage, c) % parts] for c in range(plan.chunks))
@@ -160,7 +157,11 @@ def played_step(priced: Priced) -> tuple[Step, PlayedStep]:
     """Play a step on the clock, and close its books."""
     played = play(work_of(priced))
     plan = schedule_of(priced.job)
-    straggler = priced.spread * (played.end_s + priced.host_s)
+    sigma, seed = priced.job.case.job.jitter, priced.job.case.job.seed
+    if sigma is None:
+        straggler = priced.spread * (played.end_s + priced.host_s)
+    else:
+        straggler = straggler_s(priced, sigma, seed)
     total = played.end_s + priced.host_s + straggler
     rows = []
     for stage, seconds in enumerate(played.stages):
@@ -176,7 +177,5 @@ def played_step(priced: Priced) -> tuple[Step, PlayedStep]:
         row["bubble"] = total - sum(row.values())
         rows.append(row)
     mean = {owner: float(np.mean([row[owner] for row in rows])) for owner in OWNERS}
-    step = Step(
-        seconds=total, owners=mean, parts=mean_parts(priced, plan), per_stage=tuple(rows)
-    )
+    step = Step(seconds=total, owners=mean, parts=mean_parts(priced, plan), per_stage=tuple(rows))
     return step, played

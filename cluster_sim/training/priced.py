@@ -54,7 +54,7 @@ class Priced:
 
 def price(job: Job) -> Priced:
     """Price a step."""
-    case, plan = job.case, job.plan
+    case = job.case
     software = case.kernels.software
     stages = tuple(stages_of(case, job.parts))
     passes = {id(stage): _passes(job, stage) for stage in stages}
@@ -78,7 +78,7 @@ def price(job: Job) -> Priced:
 def _spread(job: Job) -> float:
     """What stragglers add to a step, as a share: ``scale`` for every doubling beyond a host."""
     software, machine = job.case.kernels.software, job.machine
-    host = (machine.topology.chips_per_host or machine.topology.chips)
+    host = machine.topology.chips_per_host or machine.topology.chips
     doublings = max(0.0, math.log2(job.devices / (host * machine.chip.devices_per_chip)))
     narrow = job.case.job.precision in NARROW
     return (software.scale_fp8 if narrow else software.scale) * doublings if job.dp > 1 else 0.0
@@ -210,5 +210,3 @@ def player_of(job: Job, micro_batches: int | None = None) -> Player:
     plan = job.plan
     chunks = 2 if job.schedule.startswith("dualpipe") else plan.vpp
     return laid_out(job.schedule, plan.pp, micro_batches or job.micro_batches, chunks)
-
-

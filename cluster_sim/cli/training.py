@@ -1,0 +1,125 @@
+"""What ``run`` and ``explain`` do with a training workload."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cluster_sim.cli.live import Bar
+from cluster_sim.cli.options import with_chips
+
+if TYPE_CHECKING:
+    from cluster_sim.simulation import Result
+    from cluster_sim.specs.inputs import TopologyInput, TrainingInput
+    from cluster_sim.specs.workload import Economics
+
+TRAINING_KEYS = {  # options that set a key of the workload
+    "model": "model",
+    "precision": "precision",
+    "seed": "seed",
+    "global_batch": "global_batch",
+    "seq_len": "seq_len",
+    "micro_batch": "plan.micro_batch",
+    "tp": "plan.tp",
+    "pp": "plan.pp",
+    "vpp": "plan.vpp",
+    "cp": "plan.cp",
+    "ep": "plan.ep",
+    "dp": "plan.dp",
+}
+ONLY_TRAINING = ("vpp", "cp", "dp", "micro_batch", "global_batch", "seq_len", "until")
+ONLY_SERVING = (
+    *("trace", "trace_format", "time_scale", "skip_bad_rows", "attn_dp", "replicas", "slo"),
+    *("rate", "concurrency", "requests", "duration"),
+)
+
+
+def is_training(options: dict[str, Any]) -> bool:
+    """Whether the workload is one of training; options of the other kind are errors."""
+    from cluster_sim.specs.load_training import kind_of
+
+    training = kind_of(options["workload"]) == "training"
+    for name in ONLY_SERVING if training else ONLY_TRAINING:
+        if options.get(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"{flag} has no effect: {options['workload']} is a workload of "
+                f"{'training' if training else 'serving'}"
+            )
+    return training
+
+
+def resolve_training(
+    options: dict[str, Any],
+) -> tuple[TopologyInput, TrainingInput, Economics]:
+    """Load what the options name, with their changes applied."""
+    from cluster_sim.specs.load import load_economics, load_topology
+    from cluster_sim.specs.load_training import load_training
+
+    overrides = list(options["overrides"])
+    machine = load_topology(options["topo"], overrides)
+    if machine.topology.fabric is not None and options["chips"] is not None:
+        overrides = [*overrides, f"topology.chips={options['chips']}"]
+        machine = load_topology(options["topo"], overrides)
+    machine = with_chips(machine, options["chips"])
+    changes = {
+        key: options[name] for name, key in TRAINING_KEYS.items() if options.get(name) is not None
+    }
+    given = load_training(options["workload"], overrides, changes, preset=options["plan"])
+    return machine, given, load_economics(overrides)
+
+
+def run_training(
+    options: dict[str, Any], *, out: Path, form: str, quiet: bool, timeline: bool
+) -> None:
+    """Simulate a training step, and with ``--until`` the run; print and write what came out."""
+    from cluster_sim.output.results import ResultWriter, check_writable
+    from cluster_sim.output.train_tables import training_report
+    from cluster_sim.train import train
+
+    machine, given, economics = resolve_training(options)
+    check_writable(out)
+    started = time.perf_counter()
+    result, facts = train(machine, given, economics=economics)
+    bar = Bar(quiet)
+    if options["until"] is not None:
+        result = _add_run(result, facts, options["until"], bar)
+    seconds = time.perf_counter() - started
+    trace = None
+    if timeline:
+        from cluster_sim.output.timeline_training import training_timeline
+
+        trace = training_timeline(facts.schedule, facts.played.records)
+    folder = ResultWriter(out).write(result, {"simulated_s": f"{seconds:.3f}"}, trace)
+    if trace is not None and not quiet:
+        click.echo(f"Timeline: {folder / 'timeline.json.gz'}, {trace.note}", err=True)
+    if form == "table":
+        click.echo(training_report(result, simulated_s=seconds, folder=str(folder)))
+    else:
+        _print_row(result, form)
+    if result.partial:
+        click.echo("Interrupted: the results are partial.", err=True)
+        raise SystemExit(130)
+
+
+def _add_run(result: Result, facts: Any, until: str, bar: Bar) -> Result:
+    from cluster_sim.train_run import whole_run, with_run
+
+    try:
+        return with_run(result, whole_run(facts, until, progress=bar.update))
+    finally:
+        bar.close()
+
+
+def _print_row(result: Result, form: str) -> None:
+    from cluster_sim.output.results import format_csv
+
+    if form == "csv":
+        click.echo(format_csv([result.summary]), nl=False)
+    else:
+        import json
+
+        click.echo(json.dumps(result.summary, indent=1))

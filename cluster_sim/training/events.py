@@ -35,6 +35,11 @@ from cluster_sim.training.step_work import (
 from cluster_sim.training.wiring import wire
 from cluster_sim.work import Activity
 
+# Rounds of the phases of an operation beside something else. Source: against 80 rounds, random steps
+# of PP8 to PP16 differ by up to 0.05 % beside collectives (8 rounds: 0.04 %), and by up to 1 % where
+# passes use the NIC that sends use (8 rounds: 0.6 %).
+ALTERNATIONS = 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayedStep:
@@ -48,7 +53,7 @@ class PlayedStep:
 def play(work: StepWork, *, instants: bool = True) -> PlayedStep:
     """Play a step. Without ``instants`` all of it goes through the engine, with the same result."""
     env = Environment()
-    step = _Step(work, FluidEngine(env, work.capacity), instants)
+    step = _Step(work, FluidEngine(env, work.capacity, alternations=ALTERNATIONS), instants)
     step.begin()
     env.run()
     return step.result()

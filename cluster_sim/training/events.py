@@ -35,9 +35,9 @@ from cluster_sim.training.step_work import (
 from cluster_sim.training.wiring import wire
 from cluster_sim.work import Activity
 
-# Rounds of the phases of an operation beside something else. Source: against 80 rounds, random steps
-# of PP8 to PP16 differ by up to 0.05 % beside collectives (8 rounds: 0.04 %), and by up to 1 % where
-# passes use the NIC that sends use (8 rounds: 0.6 %).
+# Rounds of the phases of an operation beside something else. Source: against 80 rounds, random
+# steps of PP8 to PP16 differ by up to 0.05 % beside collectives (8 rounds: 0.04 %), and by up to
+# 1 % where passes use the NIC that sends use (8 rounds: 0.6 %).
 ALTERNATIONS = 2
 
 

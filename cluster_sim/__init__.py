@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cluster_sim.output.results import read_results
-    from cluster_sim.simulation import Result, simulate
+    from cluster_sim.result import Result
+    from cluster_sim.simulation import simulate
     from cluster_sim.specs.load import load_topology, load_workload
 
 __version__ = "0.1.0"
 __all__ = ["Result", "load_topology", "load_workload", "read_results", "simulate"]
 
 _HOMES = {
-    "Result": "cluster_sim.simulation",
+    "Result": "cluster_sim.result",
     "simulate": "cluster_sim.simulation",
     "load_topology": "cluster_sim.specs.load",
     "load_workload": "cluster_sim.specs.load",

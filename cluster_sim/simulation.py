@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster_sim import __version__
 from cluster_sim.capacity import Capacity, FlatOut, find_capacity, run_flat_out
@@ -18,6 +15,7 @@ from cluster_sim.metrics import Targets, targets
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.result import Result, config_hash
 from cluster_sim.serving.event_driven import Live, Watcher
 from cluster_sim.serving.generators import draw_requests, planned
 from cluster_sim.serving.records import Outcomes
@@ -27,7 +25,7 @@ from cluster_sim.serving.service import Service, serve
 from cluster_sim.serving.stepper import ReplicaSpec
 from cluster_sim.serving.trace_rows import TraceOptions
 from cluster_sim.serving.traces import read_trace, trace_digest
-from cluster_sim.specs.inputs import TopologyInput, TrainingInput, WorkloadInput
+from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.specs.workload import Economics, Workload
 from cluster_sim.summary import summarise_run
@@ -38,20 +36,6 @@ if TYPE_CHECKING:
 DEFAULT_REQUESTS = 10_000
 CLOSED_ROUNDS = 10  # requests (sessions) per client of a closed loop, unless given
 Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One row of numbers, the rows behind it (requests, of training steps: ``table`` names them),
-    and the manifest with their origin; ``facts`` if they are to be kept.
-    """
-
-    summary: dict[str, Any]
-    requests: dict[str, Any]
-    manifest: dict[str, Any]
-    partial: bool
-    facts: Facts | None = None
-    table: str = "requests"
 
 
 def simulate(
@@ -220,34 +204,6 @@ def _shared_prefixes(job: WorkloadInput, requests: Requests) -> Prefixes | None:
             "tokens do not divide; set engine.block_tokens or engine.prefix_cache=false"
         )
     return prefixes
-
-
-def config_hash(
-    machine: TopologyInput,
-    job: WorkloadInput | TrainingInput,
-    economics: Economics,
-    trace: str | None = None,
-    others: Sequence[str] = (),
-) -> str:
-    """SHA-256 of everything that decides the numbers: resolved inputs, what a trace holds, who else
-    is on the machine (processes by name), and the version of the program.
-    """
-    resolved = [
-        dataclasses.asdict(part)
-        for part in (
-            machine.topology,
-            machine.chip,
-            machine.fits,
-            job.workload,
-            job.model,
-            job.software,
-            economics,
-        )
-    ]
-    traced = [] if trace is None else [trace]
-    beside = [list(others)] if others else []
-    text = json.dumps([__version__, resolved, *traced, *beside], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _limits(

@@ -13,7 +13,7 @@ from cluster_sim.metrics import SUMMARY_COLUMNS
 from cluster_sim.perf.power import chip_power_w
 from cluster_sim.perf.train_flops import attention_flop, head_flop, model_flop_per_token
 from cluster_sim.perf.train_kernels import peak_dtype
-from cluster_sim.simulation import Result, config_hash
+from cluster_sim.result import Result, config_hash
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
 from cluster_sim.specs.load import load_topology
 from cluster_sim.specs.load_training import load_training
@@ -281,7 +281,19 @@ def _manifest(facts: TrainingFacts, row: Mapping[str, Any]) -> dict[str, Any]:
             "parts": dict(facts.step.parts),
         },
         "provenance": dict(facts.trust.provenance),
-        "trust": dataclasses.asdict(facts.trust),
+        "bands": {
+            "headlines": {
+                "step_time_s": {
+                    "base": facts.step.seconds,
+                    "low": facts.trust.low_s,
+                    "high": facts.trust.high_s,
+                    "sigma": facts.trust.sigma,
+                    "contributions": [
+                        {"key": key, "effect": effect} for key, effect in facts.trust.parts
+                    ],
+                }
+            }
+        },
         "economics": {
             "usd_per_chip_hour": row["chip_usd_per_h"],
             "basis": machine.chip.price.rent_basis

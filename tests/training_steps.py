@@ -42,6 +42,7 @@ def random_work(
     send_sm: float = 0.05,
     nic: float = 1.0,
     slow_sends: float = 1.0,
+    receive: bool = True,
     expert: float = 0.0,
     buckets: int = 2,
     bucket_sm: float = 0.1,
@@ -72,7 +73,9 @@ def random_work(
         if source == target:
             return None
         s = float(draw.uniform(0.01, 0.2)) * slow_sends
-        links = {resource(source, SEND): s * nic, resource(target, RECEIVE): s * nic}
+        links = {resource(source, SEND): s * nic}
+        if receive:
+            links[resource(target, RECEIVE)] = s * nic
         return traffic(s, links, {resource(source, SM): s * send_sm} if send_sm else None)
 
     def bucket(v: int) -> Activity:

@@ -16,7 +16,7 @@ from cluster_sim.cli.training import is_training, run_training
 
 if TYPE_CHECKING:
     from cluster_sim.output.timeline import Timeline
-    from cluster_sim.simulation import Result
+    from cluster_sim.result import Result
 
 
 @click.command()

@@ -12,7 +12,7 @@ from cluster_sim.cli.live import Bar
 from cluster_sim.cli.options import with_chips
 
 if TYPE_CHECKING:
-    from cluster_sim.simulation import Result
+    from cluster_sim.result import Result
     from cluster_sim.specs.inputs import TopologyInput, TrainingInput
     from cluster_sim.specs.workload import Economics
 

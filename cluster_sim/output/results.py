@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cluster_sim.output.timeline import Timeline
-    from cluster_sim.simulation import Result
+    from cluster_sim.result import Result
 
 ROWS_AT_ONCE = 65_536
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cluster_sim.simulation import Result
+    from cluster_sim.result import Result
 
 WIDTH = 80
 LABEL = 11

@@ -32,7 +32,7 @@ from cluster_sim.output.trace_events import (
     slice_event,
     ticks,
 )
-from cluster_sim.simulation import Result
+from cluster_sim.result import Result
 
 MAX_SLICES = 200_000  # in all: above it viewers get slow
 DETAIL_SLICES = 100_000  # of them for steps with their operators

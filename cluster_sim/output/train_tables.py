@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_sim.output.tables import WIDTH, grid, labelled, number
 
 if TYPE_CHECKING:
-    from cluster_sim.simulation import Result
+    from cluster_sim.result import Result
     from cluster_sim.train import TrainingFacts
 
 OWNER_WORDS = {

@@ -22,8 +22,9 @@ from cluster_sim.perf.residuals import (
     whole_residuals,
 )
 from cluster_sim.perf.step_price import scaled_price
+from cluster_sim.result import Result
 from cluster_sim.serving.service import Service, serve
-from cluster_sim.simulation import Result, make_service
+from cluster_sim.simulation import make_service
 from cluster_sim.summary import summarise_run
 
 REPLICATIONS = 16

@@ -26,7 +26,15 @@ METRICS = (
     "slo_attainment",
     "usd_per_m_output_tokens",
     "j_per_output_token",
+    "step_time_s",
+    "train_tokens_per_s_per_chip",
+    "tflops_per_chip",
+    "mfu",
+    "mem_peak_gib",
+    "usd_per_step",
+    "power_w",
 )
+STEP_HEADLINE = "step_time_s"  # of training
 MOST_SHOWN = 6  # values in a warning
 # Columns that must agree for a fair comparison, and what it means when they do not.
 MUST_AGREE = {
@@ -90,7 +98,7 @@ def compare_bands(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[li
     band of the ratio leaves out 1.
     """
     table = [["headline", "ratio", "low", "high", ""]]
-    for name in HEADLINES:
+    for name in (*HEADLINES, STEP_HEADLINE):
         here, there = first.get(name), other.get(name)
         if here is None or there is None or not here["base"] or not there["base"]:
             continue

@@ -11,7 +11,8 @@ import numpy as np
 
 from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.perf.plan import Choice, resolve
-from cluster_sim.simulation import Result, simulate
+from cluster_sim.result import Result
+from cluster_sim.simulation import simulate
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import apply_engine, load_spec, load_topology, read
 from cluster_sim.specs.model import Model

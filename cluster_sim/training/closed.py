@@ -10,14 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from cluster_sim.training.job import Job
 from cluster_sim.training.pipeline import FloatArray, Played, Times, play
-from cluster_sim.training.priced import Pass, Priced, last_gradients, player_of
+from cluster_sim.training.priced import (
+    Pass,
+    Priced,
+    forward_node,
+    last_gradients,
+    player_of,
+)
 from cluster_sim.training.schedule import Schedule
 
+WHOLE = ("gpipe", "dualpipe")  # schedules that do not repeat micro-batch by micro-batch
+STEADY = 1e-9  # relative difference of rounds that are alike
 MOST_ROUNDS = 6  # of p micro-batches that are played; more repeat
 # Of a step: what it is spent on.
 OWNERS = (
@@ -44,26 +53,57 @@ def step_of(priced: Priced) -> Step:
     job = priced.job
     rounds, extra = _played_rounds(job)
     first, plan = _run(priced, rounds)
-    p2p_s, later_s = first.p2p_exposed_s, 0.0
+    period = _period_s(plan, first) if extra else 0.0
+    if period is None:
+        first, plan = _run(priced, job.micro_batches)
+        period, extra = 0.0, 0
+    p2p_s = first.p2p_exposed_s
     if extra:
-        less, _ = _run(priced, rounds - job.plan.pp)
-        periods = extra / job.plan.pp
-        later_s = float(first.step_s - less.step_s) * periods
-        p2p_s = p2p_s + (p2p_s - less.p2p_exposed_s) * periods
+        p2p_s = p2p_s + extra / plan.stages * _round_p2p_s(priced, plan, first)
     end, stages = _finish(priced, plan, first, p2p_s)
-    return close(priced, plan, end + later_s, stages)
+    return close(priced, plan, end + period * extra, stages)
 
 
 def _played_rounds(job: Job) -> tuple[int, int]:
     """Micro-batches to play, and how many more there are."""
     p, m = job.plan.pp, job.micro_batches
-    if p == 1:
-        return min(m, 2), max(0, m - 2)
     most = MOST_ROUNDS * p
-    if m <= most or job.schedule.startswith("dualpipe"):
+    if m <= most or job.schedule.startswith(WHOLE):
         return m, 0
     rounds = most + m % p
     return rounds, m - rounds
+
+
+def _period_s(plan: Schedule, played: Played) -> float | None:
+    """Seconds that each further micro-batch adds, in the middle of a long step: from a forward pass
+    to that of p micro-batches later. None where the first and the last part of the model do not
+    agree on it, or rounds before and after took another time: the pipeline is not periodic yet.
+    """
+    p, later = plan.stages, _later(plan)
+    steps = []
+    for part in (0, plan.virtual_stages - 1):
+        ends = [
+            float(played.end_s[forward_node(plan, part, micro_batch)])
+            for micro_batch in (later - 2 * p, later - p, later, later + p)
+        ]
+        steps += [after - before for before, after in pairwise(ends)]
+    if max(steps) - min(steps) > STEADY * max(steps):
+        return None
+    return steps[1] / p
+
+
+def _later(plan: Schedule) -> int:
+    """The last micro-batch of a round in the middle of a step."""
+    return plan.micro_batches // 2 // plan.stages * plan.stages + plan.stages - 1
+
+
+def _round_p2p_s(priced: Priced, plan: Schedule, played: Played) -> FloatArray:
+    """Seconds that the sends of a round of p micro-batches in the middle show on each stage."""
+    laid_out = player_of(priced.job, plan.micro_batches)
+    last = _later(plan)
+    ours = (laid_out.micro_batch > last - plan.stages) & (laid_out.micro_batch <= last)
+    waited = played.on_way_s[ours]
+    return np.bincount(laid_out.stage[ours], weights=waited, minlength=plan.stages)
 
 
 def times_of(priced: Priced, plan: Schedule) -> Times:

@@ -1,18 +1,18 @@
 """Which work of a step never has to share, whatever else runs: it needs no engine.
 
 Model: a resource cannot fill up while all who could use it at a time at their rates alone fit into
-its capacity. Users are stages (one operation at a time), sends over a boundary in a direction (one
-at a time if each is done before the next can begin, and is never slowed), and the collective lane
-of a stage (one bucket at a time). Optimizers run when all others have ended. A stage's lane starts
-only at the end of one of its operations, so that an operation that starts beside an idle lane has
-none beside it.
+its capacity. Users are stages (one operation at a time), the sends of a stage or over a boundary
+(one at a time if each is done before the next can begin, and is never slowed), and the collective
+lane of a stage (one bucket at a time). Optimizers run when all others have ended. A stage's lane
+starts only at the end of an operation or of a part of one, so that what starts beside an idle lane
+and is done by then has none beside it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from cluster_sim.engine.fluid_loops import TIE
 from cluster_sim.training.schedule import (
@@ -32,13 +32,14 @@ Does = tuple[int, int]  # what a node does, on which virtual stage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exclusive:
-    """What never shares: nodes always, nodes while the lane of their stage is idle, and sends by
-    kind and boundary.
+    """What never shares: nodes, sends by kind and boundary, and both while the lane of their stage
+    is idle; sends then only if none of the stage is still on its way that could have been slowed.
     """
 
     always: frozenset[Does] = frozenset()
     beside_idle_lane: frozenset[Does] = frozenset()
     sends: frozenset[tuple[str, int]] = frozenset()
+    sends_beside_idle_lane: frozenset[tuple[str, int]] = frozenset()
 
 
 def exclusive(
@@ -51,9 +52,11 @@ def exclusive(
     """
     home = work.schedule.home
     sends = _sends(work)
+    apart_s = _stages_apart_s(work, seconds)
     steady = {key for key, send in sends.items() if send.alone_s <= _apart_s(work, key, seconds)}
     while True:
-        rates = _rates(work, phases, sends, steady)
+        users = _users(work, sends, steady, apart_s)
+        rates = _rates(work, phases, sends, users)
         kept = {key for key in steady if _clear(work, rates, sends[key].resources, None)}
         if kept == steady:
             break
@@ -66,8 +69,41 @@ def exclusive(
         elif _clear(work, rates, used, ("lane", home(does[1])[0])):
             idle.add(does)
     return Exclusive(
-        always=frozenset(always), beside_idle_lane=frozenset(idle), sends=frozenset(steady)
+        always=frozenset(always),
+        beside_idle_lane=frozenset(idle),
+        sends=frozenset(steady),
+        sends_beside_idle_lane=_beside_idle_lane(work, rates, sends, steady, apart_s),
     )
+
+
+def _beside_idle_lane(
+    work: StepWork,
+    rates: Mapping[int, Mapping[_User, float]],
+    sends: Mapping[_User, Activity],
+    steady: Collection[_User],
+    apart_s: Sequence[float],
+) -> frozenset[_User]:
+    """The sends that are clear beside an idle lane, all sends of their stage being as alone."""
+    found: set[_User] = set()
+    for stage in range(work.schedule.stages):
+        mine = {key: send for key, send in sends.items() if _sender(work, key) == stage}
+        parts = _most_parts(work, stage)
+        if all(key in steady for key in mine) or any(
+            send.alone_s * parts > apart_s[stage] for send in mine.values()
+        ):
+            continue
+        users = _users(work, mine, mine, apart_s)
+        own = _rates(replace(work, gradients=None, gathers=None), {}, mine, users)
+        hidden = {("lane", stage), ("out", stage), *mine}
+        for key, send in mine.items():
+            if all(
+                sum(rate for user, rate in rates[r].items() if user not in hidden)
+                + sum(own[r].values())
+                <= work.capacity[r] * (1 + TIE)
+                for r in send.resources
+            ):
+                found.add(key)
+    return frozenset(found)
 
 
 def phases_of(work: StepWork, node: Node) -> Phases:
@@ -97,6 +133,53 @@ def _sends(work: StepWork) -> dict[_User, Activity]:
     }
 
 
+def _sender(work: StepWork, send: _User) -> int:
+    kind, boundary = send
+    return work.schedule.home(boundary if kind == "F" else boundary + 1)[0]
+
+
+def _stages_apart_s(work: StepWork, seconds: Mapping[Does, float]) -> list[float]:
+    """The least time between the ends of two operations of a stage."""
+    apart_s = [math.inf] * work.schedule.stages
+    for (_, virtual), takes_s in seconds.items():
+        stage = work.schedule.home(virtual)[0]
+        apart_s[stage] = min(apart_s[stage], takes_s)
+    return apart_s
+
+
+def _most_parts(work: StepWork, stage: int) -> int:
+    """The most parts that an operation of a stage has."""
+    buckets = []
+    if work.gradients is not None and work.gradients_ready == "during":
+        buckets.append(work.gradients)
+    if work.gathers is not None and work.gathers_needed == "during":
+        buckets.append(work.gathers)
+    of_stage = [v for v in range(work.schedule.virtual_stages) if work.schedule.home(v)[0] == stage]
+    return max((len(some[v]) for some in buckets for v in of_stage), default=1) or 1
+
+
+def _users(
+    work: StepWork,
+    sends: Mapping[_User, Activity],
+    steady: Collection[_User],
+    apart_s: Sequence[float],
+) -> dict[_User, _User]:
+    """As whose the steady sends count: as their stage's, where these come one after the other. A
+    pair of operations sends twice at its end.
+    """
+    users = {key: key for key in sends if key in steady}
+    if work.schedule.v_shaped:
+        return users
+    late = {
+        _sender(work, key)
+        for key, send in sends.items()
+        if key not in steady or send.alone_s > apart_s[_sender(work, key)]
+    }
+    return {
+        key: key if _sender(work, key) in late else ("out", _sender(work, key)) for key in users
+    }
+
+
 def _apart_s(work: StepWork, send: _User, seconds: Mapping[Does, float]) -> float:
     """The least time between two sends over a boundary: that of the shortest sender."""
     kind, boundary = send
@@ -113,9 +196,9 @@ def _rates(
     work: StepWork,
     phases: Mapping[Does, Phases],
     sends: Mapping[_User, Activity],
-    steady: Collection[_User],
+    users_of: Mapping[_User, _User],
 ) -> dict[int, dict[_User, float]]:
-    """The highest rate of each user of each resource."""
+    """The highest rate of each user of each resource; ``users_of``: as whose steady sends count."""
     home = work.schedule.home
     rates: dict[int, dict[_User, float]] = {}
 
@@ -128,8 +211,8 @@ def _rates(
     for (_, virtual), some in phases.items():
         note(("stage", home(virtual)[0]), [phase.activity for phase in some])
     for send, activity in sends.items():
-        if send in steady:
-            note(send, [activity])
+        if send in users_of:
+            note(users_of[send], [activity])
         else:
             for r, most in _most(work, activity).items():
                 rates.setdefault(r, {})[send] = most

@@ -136,10 +136,11 @@ def bidirectional(
     DualPipe has two halves of p/2 stages; DualPipeV is one of them, with depth p.
 
     Model: with n = depth - 1 and b = B - W, the stages in the middle wait
-    max(nF, nb - F) + n (F&B - W - min(b, W)) where a pair F&B takes at least B; the published
-    n (F&B + B - 3W) is that for F = b >= W. Stage d < n - 1 pairs n - 1 - d times less than these,
-    and waits by (n - 1 - d) (F + B - F&B) less. Source: DeepSeek,
-    DualPipe (github.com/deepseek-ai/DualPipe), dualpipe.py and dualpipev.py, steps 1 to 8.
+    max(nF, nb - F) + n (F&B - W - min(b, W)) where a pair F&B takes no less than F or B; the
+    published n (F&B + B - 3W) is that for F = b >= W. Stage d < n - 1 has n - 1 - d pairs less than
+    these, and waits (n - 1 - d) (F + B - F&B) less.
+    Source: DeepSeek, DualPipe (github.com/deepseek-ai/DualPipe), dualpipe.py and dualpipev.py,
+    steps 1 to 8.
     """
     feed, behind = _Feed(near, firsts), depth - distance - 1
     for _ in range(2 * behind):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from cluster_sim.perf.train_layer import Work
 from cluster_sim.perf.train_memory import layer_activation_bytes
@@ -125,17 +126,24 @@ def _sends(job: Job) -> tuple[Transfers, ...]:
     split = plan.tp if plan.sequence_parallel else 1
     message = case.tokens * case.model.hidden * ACTIVATION_BYTES / split
     stride = case.groups.strides["pp"]
+    domains = [_home(job, part) * stride // network.domain for part in range(job.parts)]
+    send = {
+        inside: network.seconds(
+            "send_recv", network.shape(2, 1 if inside else network.domain), message
+        )
+        if any((a == b) == inside for a, b in pairwise(domains))
+        else 0.0
+        for inside in (True, False)
+    }
     homes = [_home(job, part) for part in range(job.parts)]
-    found = []
-    for here, there in zip(homes, homes[1:], strict=False):
-        if here == there:
-            found.append(Transfers())
-            continue
-        inside = here * stride // network.domain == there * stride // network.domain
-        shape = network.shape(2, 1 if inside else network.domain)
-        seconds = network.seconds("send_recv", shape, message)
-        found.append(Transfers(seconds, message if inside else 0.0, 0.0 if inside else message))
-    return tuple(found)
+    return tuple(
+        Transfers()
+        if homes[v] == homes[v + 1]
+        else Transfers(send[True], message, 0.0)
+        if domains[v] == domains[v + 1]
+        else Transfers(send[False], 0.0, message)
+        for v in range(job.parts - 1)
+    )
 
 
 def _home(job: Job, part: int) -> int:
@@ -198,6 +206,17 @@ def last_gradients(plan: Schedule) -> tuple[tuple[int, int], ...]:
             if op.kind == "W" or op.whole:
                 found[plan.virtual(node.stage, op.chunk)] = number
     return tuple(sorted(found.items()))
+
+
+@lru_cache(maxsize=1024)
+def forward_node(plan: Schedule, part: int, micro_batch: int) -> int:
+    """The node of a micro-batch's forward pass over a virtual stage."""
+    for number, node in enumerate(plan.nodes):
+        for op in node.ops:
+            here = op.kind == "F" and plan.virtual(node.stage, op.chunk) == part
+            if here and op.micro_batch == micro_batch:
+                return number
+    raise ValueError(f"micro_batch(={micro_batch}) does not pass virtual stage {part}")
 
 
 def schedule_of(job: Job, micro_batches: int | None = None) -> Schedule:

@@ -23,14 +23,15 @@ Z80 = 1.2816  # of a normal: four fifths lie within
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """Shares of the step's time by provenance, the spread, and the band that four of five
-    measured runs should lie in.
+    """Shares of the step's time by provenance, the spread and what it is of (``parts``), and the
+    band that four of five measured runs should lie in.
     """
 
     provenance: dict[str, float]
     sigma: float
     low_s: float
     high_s: float
+    parts: tuple[tuple[str, float], ...]
     notes: tuple[str, ...]
 
 
@@ -72,8 +73,22 @@ def trust_of(job: Job, step: Step) -> Trust:
         sigma=sigma,
         low_s=seconds * math.exp(-Z80 * sigma),
         high_s=seconds * math.exp(Z80 * sigma),
+        parts=_parts(job, sigma),
         notes=tuple(notes),
     )
+
+
+def _parts(job: Job, sigma: float) -> tuple[tuple[str, float], ...]:
+    """What the spread is of, so that two runs can tell what they have in common: software profile,
+    rate of the chip, model and precision, in equal parts (assumed).
+    """
+    case = job.case
+    keys = (
+        f"software {case.kernels.software.name}",
+        f"rate of {job.machine.chip.name}",
+        f"{case.model.name} in {case.job.precision}",
+    )
+    return tuple((key, sigma / math.sqrt(len(keys))) for key in keys)
 
 
 def _collectives(job: Job) -> str:

@@ -8,7 +8,8 @@ import pytest
 
 from cluster_sim.perf.layout import Layout, recipe
 from cluster_sim.perf.step_price import compile_step_price
-from cluster_sim.simulation import Result, simulate
+from cluster_sim.result import Result
+from cluster_sim.simulation import simulate
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_workload
 

@@ -112,9 +112,9 @@ def test_dualpipe_bubble_for_any_times(
     p: int, more: int, v_shaped: bool, f: float, b: float, w: float, overlap: float
 ) -> None:
     """With n = p/2 - 1: max(nF, n b - F) + n (F&B - W - min(b, W)), b the input gradient, while
-    a pair takes no less than its backward pass.
+    a pair takes no less than either of its passes.
     """
-    pair = f + b + w - overlap * f
+    pair = f + b + w - overlap * min(f, b + w)
     plan, distances, depth = bidirectional(p, more, v_shaped)
     played = step(plan, forward_s=f, backward_s=b, weight_s=w, forward_backward_s=pair)
     n = depth - 1

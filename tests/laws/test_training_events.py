@@ -77,7 +77,7 @@ def test_without_contention_events_are_the_closed_form(
         assert (r.start_s, r.end_s) == pytest.approx(wanted, abs=ROUNDING)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     plans,
     seeds,
@@ -86,7 +86,9 @@ def test_without_contention_events_are_the_closed_form(
             "kernel_sm": st.sampled_from([0.5, 0.8, 0.95]),
             "send_sm": st.sampled_from([0.0, 0.05, 0.2]),
             "nic": st.sampled_from([0.3, 1.0]),
-            "slow_sends": st.sampled_from([1.0, 20.0]),
+            "slow_sends": st.sampled_from([1.0, 5.0, 20.0]),
+            "receive": st.booleans(),
+            "expert": st.sampled_from([0.0, 0.0, 0.05]),
             "buckets": st.integers(0, 3),
             "bucket_sm": st.sampled_from([0.1, 0.3]),
             "ready": st.sampled_from(["during", "after", "end"]),
@@ -249,6 +251,25 @@ def test_sends_in_flight_together_take_more() -> None:
     ends = [r.end_s for r in played.records if (r.stage, r.kind, r.lane) == (0, "F", "compute")]
     assert ends == pytest.approx([1.0, 2.0, 2.5 + (1 - 0.5 * 0.2 / 0.5)])
     assert played.stages[0].slowed_s == pytest.approx(0.3)
+
+
+def test_a_slowed_send_meets_the_next() -> None:
+    """A gather of 1.4 bytes has 0.4 left when the first send of 0.9 starts at 1 s: half each until
+    1.8 s. At 2 s, when the lane is idle, 0.3 byte of it meets the second send: half each to 2.6 s.
+    """
+    nic = resource(0, SEND)
+    work = simple(
+        schedule("interleaved", 2, 2, 2),
+        1.0,
+        2.0,
+        send_forward=(traffic(0.9, {nic: 0.9}), None, None),
+        gathers=((), (), (traffic(1.4, {nic: 1.4}),), ()),
+        capacity=(1.0,) * 8,
+    )
+    played = play(work)
+    ends = [r.end_s for r in played.records if r.lane == "p2p"]
+    assert ends == pytest.approx([2.6, 3.2])
+    assert one(played, 0, "gather", "collective") == pytest.approx((0.0, 1.8))
 
 
 def test_parameters_are_gathered_in_the_order_of_use() -> None:

@@ -12,7 +12,7 @@ from cluster_sim import read_results
 from cluster_sim.errors import SpecError
 from cluster_sim.output import results
 from cluster_sim.output.results import ResultWriter, cell, check_writable, format_csv, read_summary
-from cluster_sim.simulation import Result
+from cluster_sim.result import Result
 
 
 def stub(run_id: str = "w@t-123456", rate: float = 0.1 + 0.2) -> Result:

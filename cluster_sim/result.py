@@ -1,0 +1,59 @@
+"""What a simulation gives, whatever it was of, and what identifies its inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cluster_sim import __version__
+from cluster_sim.specs.inputs import TopologyInput, TrainingInput, WorkloadInput
+from cluster_sim.specs.workload import Economics
+
+if TYPE_CHECKING:
+    from cluster_sim.facts import Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row of numbers, the rows behind it (requests, of training steps: ``table`` names them),
+    and the manifest with their origin; ``facts`` if they are to be kept.
+    """
+
+    summary: dict[str, Any]
+    requests: dict[str, Any]
+    manifest: dict[str, Any]
+    partial: bool
+    facts: Facts | None = None
+    table: str = "requests"
+
+
+def config_hash(
+    machine: TopologyInput,
+    job: WorkloadInput | TrainingInput,
+    economics: Economics,
+    trace: str | None = None,
+    others: Sequence[str] = (),
+) -> str:
+    """SHA-256 of everything that decides the numbers: resolved inputs, what a trace holds, who else
+    is on the machine (processes by name), and the version of the program.
+    """
+    resolved = [
+        dataclasses.asdict(part)
+        for part in (
+            machine.topology,
+            machine.chip,
+            machine.fits,
+            job.workload,
+            job.model,
+            job.software,
+            economics,
+        )
+    ]
+    traced = [] if trace is None else [trace]
+    beside = [list(others)] if others else []
+    text = json.dumps([__version__, resolved, *traced, *beside], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -103,7 +103,9 @@ def _round_p2p_s(priced: Priced, plan: Schedule, played: Played) -> FloatArray:
     last = _later(plan)
     ours = (laid_out.micro_batch > last - plan.stages) & (laid_out.micro_batch <= last)
     waited = played.on_way_s[ours]
-    return np.bincount(laid_out.stage[ours], weights=waited, minlength=plan.stages)
+    found = np.zeros(plan.stages)
+    np.add.at(found, laid_out.stage[ours], waited)
+    return found
 
 
 def times_of(priced: Priced, plan: Schedule) -> Times:

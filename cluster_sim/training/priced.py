@@ -77,8 +77,12 @@ def price(job: Job) -> Priced:
 
 
 def _spread(job: Job) -> float:
-    """What stragglers add to a step, as a share: ``scale`` for every doubling beyond a host."""
+    """What stragglers add to a step, as a share: ``scale`` for every doubling beyond a host; with
+    ``jitter`` they are drawn instead.
+    """
     software, machine = job.case.kernels.software, job.machine
+    if job.case.job.jitter is not None:
+        return 0.0
     host = machine.topology.chips_per_host or machine.topology.chips
     doublings = max(0.0, math.log2(job.devices / (host * machine.chip.devices_per_chip)))
     narrow = job.case.job.precision in NARROW
@@ -125,24 +129,23 @@ def _sends(job: Job) -> tuple[Transfers, ...]:
     case, plan, network = job.case, job.plan, job.case.network
     split = plan.tp if plan.sequence_parallel else 1
     message = case.tokens * case.model.hidden * ACTIVATION_BYTES / split
-    stride = case.groups.strides["pp"]
-    domains = [_home(job, part) * stride // network.domain for part in range(job.parts)]
-    send = {
-        inside: network.seconds(
-            "send_recv", network.shape(2, 1 if inside else network.domain), message
-        )
-        if any((a == b) == inside for a, b in pairwise(domains))
-        else 0.0
-        for inside in (True, False)
-    }
     homes = [_home(job, part) for part in range(job.parts)]
+    inside = {
+        (here, there): case.groups.stages_meet(network.domain, here, there)
+        for here, there in dict.fromkeys(pairwise(homes))
+        if here != there
+    }
+    seconds = {
+        near: network.seconds("send_recv", network.shape(2, 1 if near else network.domain), message)
+        for near in dict.fromkeys(inside.values())
+    }
     return tuple(
         Transfers()
-        if homes[v] == homes[v + 1]
-        else Transfers(send[True], message, 0.0)
-        if domains[v] == domains[v + 1]
-        else Transfers(send[False], 0.0, message)
-        for v in range(job.parts - 1)
+        if here == there
+        else Transfers(seconds[True], message, 0.0)
+        if inside[here, there]
+        else Transfers(seconds[False], 0.0, message)
+        for here, there in pairwise(homes)
     )
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from cluster_sim.perf.train_layer import Work
-from cluster_sim.perf.train_memory import layer_activation_bytes
+from cluster_sim.perf.train_memory import stored_bytes
 from cluster_sim.perf.train_stage import Stage, Transfers, stages_of
 from cluster_sim.perf.transformer import ACTIVATION_BYTES
 from cluster_sim.training.job import Job
@@ -107,7 +107,7 @@ def _passes(job: Job, stage: Stage) -> tuple[Pass, Pass, Pass]:
         sides[1]["dp"] = _shown(backward, gather + scatter, layers, software.comm_sms)
     offloaded = job.plan.offload.activations
     if offloaded:
-        moved = offloaded * activation_bytes_of(job, stage) / host_link(job)
+        moved = offloaded * stored_bytes(job.case, stage) / host_link(job)
         for side in sides[:2]:
             side["offload"] = max(0.0, moved - sum(side.values()))
     return Pass(sides[0]), Pass(sides[1]), Pass(sides[2])
@@ -185,13 +185,6 @@ def host_link(job: Job) -> float:
 
 
 DEFAULT_HOST_LINK = 63e9  # PCIe 5 x16 in one direction (stas00/ml-engineering network README)
-
-
-def activation_bytes_of(job: Job, stage: Stage) -> float:
-    """Bytes that the layers of a part keep of a micro-batch."""
-    content = stage.content
-    plain = content.dense * layer_activation_bytes(job.case, experts=False)
-    return plain + content.experts * layer_activation_bytes(job.case, experts=True)
 
 
 @lru_cache(maxsize=256)

@@ -4,8 +4,6 @@ what a step holds over its time.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from training_jobs import bare, job, memory, pod, priced
 
@@ -21,10 +19,9 @@ STATES = ("weights", "gradients", "optimizer")
 
 def gpt(unfused: bool = True, **plan: object) -> TrainingInput:
     """A GPT as in arXiv 2205.05198, with dropout."""
-    return job(
-        "gpt3_175b_train", software="megatron_lm-2022" if unfused else "megatron-24.12",
-        precision="fp16", dropout=True, global_batch=64, layers=8, **plan,
-    )  # fmt: skip
+    software = "megatron_lm-2022" if unfused else "megatron-24.12"
+    given = {"precision": "fp16", "dropout": True, "global_batch": 64, "layers": 8, **plan}
+    return job("gpt3_175b_train", software=software, **given)
 
 
 T = 8
@@ -81,14 +78,9 @@ def test_a_stage_of_1f1b_holds_as_many_micro_batches_as_follow(batches: int, sta
 @pytest.mark.parametrize("vpp", [2, 4])
 def test_interleaved_holds_more(vpp: int) -> None:
     """By 1 + (p - 1) / (p v): arXiv 2205.05198, on the first stage."""
-    layers = {"global_batch": 64, "plan__tp": 8, "plan__pp": 4}
-    plain = replace_layers(gpt(**layers), 16)
-    held = full(replace_layers(gpt(**layers, plan__vpp=vpp), 16)).activations
-    assert held == pytest.approx((1 + 3 / (4 * vpp)) * full(plain).activations, rel=1e-12)
-
-
-def replace_layers(given: TrainingInput, layers: int) -> TrainingInput:
-    return replace(given, workload=replace(given.workload, layers=layers))
+    plan = {"layers": 16, "plan__tp": 8, "plan__pp": 4}
+    held, plain = full(gpt(**plan, plan__vpp=vpp)), full(gpt(**plan))
+    assert held.activations == pytest.approx((1 + 3 / (4 * vpp)) * plain.activations, rel=1e-12)
 
 
 @pytest.mark.parametrize(("dtype", "gradient"), [("fp32", 4), ("bf16", 2)])
@@ -132,7 +124,7 @@ def test_frozen_weights_have_no_states() -> None:
 
 def test_what_is_on_the_host_is_not_on_the_device() -> None:
     on_device = full(gpt(plan__tp=8))
-    half = full(gpt(plan__tp=8, plan__offload={"optimizer": 0.5, "activations": 0.25}))
+    half = full(gpt(plan__tp=8, plan__offload={"optimizer": "50 %", "activations": "25 %"}))
     assert half.optimizer == pytest.approx(on_device.optimizer / 2)
     assert half.activations == pytest.approx(0.75 * on_device.activations)
 

@@ -125,7 +125,7 @@ def stage_memory(
         weights=_weight_bytes(case) * kept(dense, experts, 3),
         gradients=width * kept(trained, trained_experts, 2),
         optimizer=optimizer * (1 - plan.offload.optimizer),
-        activations=stored * (1 - plan.offload.activations) + _working(case, parts),
+        activations=stored * (1 - plan.offload.activations) + working_bytes(case, parts),
         logits=logits,
         buffers=fetched,
         reserve=CONTEXT_BYTES + FRAGMENTED * capacity_bytes,
@@ -155,7 +155,7 @@ def stored_bytes(case: Case, part: Stage) -> float:
     return held
 
 
-def _working(case: Case, parts: list[Stage]) -> float:
+def working_bytes(case: Case, parts: list[Stage]) -> float:
     """With full recomputation: all that one layer keeps while its backward pass runs."""
     if case.plan.recompute != "full":
         return 0.0

@@ -12,7 +12,8 @@ from cluster_sim.perf.train_memory import StageMemory, layer_activation_bytes
 from cluster_sim.specs.inputs import TrainingInput
 from cluster_sim.train import train
 from cluster_sim.training.job import make_job
-from cluster_sim.training.memory import memory_of
+from cluster_sim.training.memory import memory_of, memory_over_time
+from cluster_sim.training.play import played_step
 
 STATES = ("weights", "gradients", "optimizer")
 
@@ -153,3 +154,30 @@ def test_changes_that_the_error_offers_fit() -> None:
         if key == "zero" or key in ("tp", "pp", "cp", "micro_batch"):
             changes[f"plan__{key}"] = int(value)
         train(pod(64), bare(job("llama3_70b_train", global_batch=64, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "vpp"),
+    [
+        ("gpipe", 1),
+        ("1f1b", 1),
+        ("interleaved", 2),
+        ("interleaved", 4),
+        ("zb_h1", 1),
+        ("dualpipe", 1),
+        ("dualpipe_v", 1),
+    ],
+)
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_memory_over_time_peaks_where_the_formula_says(
+    schedule: str, vpp: int, recompute: str
+) -> None:
+    plan = {"schedule": schedule, "vpp": vpp, "tp": 8, "pp": 4, "recompute": recompute}
+    given = gpt(layers=16, global_batch=24, **{f"plan__{key}": plan[key] for key in plan})
+    one = priced(pod(64), given)
+    held, step = memory_of(one), played_step(one)[1]
+    for stage, series in enumerate(memory_over_time(one, held, step.records)):
+        assert max(bytes_ for _, bytes_ in series) == pytest.approx(held.stages[stage].total)
+        assert series[0][1] == pytest.approx(series[-1][1])
+        assert [at for at, _ in series] == sorted(at for at, _ in series)
+        assert 0 < series[1][0] < series[-1][0] < step.end_s

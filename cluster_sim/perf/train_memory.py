@@ -93,9 +93,9 @@ def input_bytes(case: Case) -> float:
 
 
 def stage_memory(
-    case: Case, parts: list[Stage], alive: float, capacity_bytes: float
+    case: Case, parts: list[Stage], stored: float, capacity_bytes: float
 ) -> StageMemory:
-    """What a stage of these parts keeps; ``alive`` micro-batches of each part at the most.
+    """What a stage of these parts keeps, with at most so many bytes ``stored`` for backward passes.
 
     Model: two bytes a weight (frozen ones in the dtype of their products), gradients in the dtype
     of their reduction, twelve bytes of optimizer; sharding divides optimizer (1), gradients (2),
@@ -114,7 +114,6 @@ def stage_memory(
 
     width = REDUCE_BYTES[plan.reduce_dtype]
     layers = sum(part.content.layers for part in parts)
-    stored = alive * sum(stored_bytes(case, part) for part in parts)
     fetched = 0.0
     if plan.zero >= 3 and layers:
         fetched = PREFETCHED_LAYERS * (dense + experts) / layers * (WEIGHT_BYTES + width)
@@ -125,7 +124,7 @@ def stage_memory(
         weights=_weight_bytes(case) * kept(dense, experts, 3),
         gradients=width * kept(trained, trained_experts, 2),
         optimizer=optimizer * (1 - plan.offload.optimizer),
-        activations=stored * (1 - plan.offload.activations) + working_bytes(case, parts),
+        activations=stored + working_bytes(case, parts),
         logits=logits,
         buffers=fetched,
         reserve=CONTEXT_BYTES + FRAGMENTED * capacity_bytes,
@@ -138,8 +137,8 @@ def _weight_bytes(case: Case) -> float:
 
 
 def stored_bytes(case: Case, part: Stage) -> float:
-    """Activations that a part of the model keeps of a micro-batch, layers that predict further
-    tokens too; those that are not computed again keep all.
+    """Activations that a part of the model keeps of a micro-batch, on the host too: layers that
+    predict further tokens as well; those that are not computed again keep all.
     """
     content, plan, model = part.content, case.plan, case.model
     each = {kind: layer_activation_bytes(case, experts=kind) for kind in (False, True)}

@@ -13,10 +13,12 @@ from cluster_sim.perf.train_memory import (
     stored_bytes,
     working_bytes,
 )
+from cluster_sim.perf.train_stage import Stage
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
 from cluster_sim.specs.training import Offload, TrainingPlan
 from cluster_sim.training.job import Job, make_job
 from cluster_sim.training.priced import Priced, player_of, price, schedule_of
+from cluster_sim.training.schedule import Schedule
 from cluster_sim.training.step_work import Record
 
 Series = tuple[tuple[float, float], ...]  # times (s), not falling, and bytes from each on
@@ -46,12 +48,38 @@ def memory_of(priced: Priced) -> Memory:
     job = priced.job
     plan = player_of(job, _few(job)).plan
     capacity = job.machine.chip.device_memory
-    count, found = len(priced.stages), []
+    found = []
     for stage in range(plan.stages):
-        parts = [priced.stages[plan.virtual(stage, c) % count] for c in range(plan.chunks)]
-        alive = plan.peak_alive[stage] / plan.chunks
-        found.append(stage_memory(job.case, parts, alive, capacity))
+        parts = _parts(priced, plan, stage)
+        peak = _peak_bytes(plan, stage, _kept(priced, parts))
+        found.append(stage_memory(job.case, parts, peak, capacity))
     return Memory(stages=tuple(found), capacity=capacity)
+
+
+def _parts(priced: Priced, plan: Schedule, stage: int) -> list[Stage]:
+    """The parts of the model that are the chunks of a stage."""
+    count = len(priced.stages)
+    return [priced.stages[plan.virtual(stage, c) % count] for c in range(plan.chunks)]
+
+
+def _kept(priced: Priced, parts: list[Stage]) -> list[float]:
+    """Bytes on the device of a micro-batch's activations of each chunk."""
+    case = priced.job.case
+    return [stored_bytes(case, part) * (1 - case.plan.offload.activations) for part in parts]
+
+
+def _peak_bytes(plan: Schedule, stage: int, each: list[float]) -> float:
+    """The most bytes of activations that a stage holds at a time."""
+    if max(each) == min(each):
+        return plan.peak_alive[stage] * each[0]
+    held = peak = 0.0
+    for op in plan.ops[stage]:
+        if op.kind == "F":
+            held += each[op.chunk]
+            peak = max(peak, held)
+        elif op.whole or op.kind == "W":
+            held -= each[op.chunk]
+    return peak
 
 
 def memory_over_time(priced: Priced, memory: Memory, records: Sequence[Record]) -> list[Series]:
@@ -60,7 +88,7 @@ def memory_over_time(priced: Priced, memory: Memory, records: Sequence[Record]) 
     Model: a micro-batch's activations of a chunk from the end of its forward pass to the end of its
     last backward operation; all else, the logits too, for the whole step.
     """
-    case, plan, count = priced.job.case, schedule_of(priced.job), len(priced.stages)
+    plan = schedule_of(priced.job)
     ends: dict[tuple[int, int, int], list[float]] = {}
     for record in sorted(records, key=lambda r: r.end_s):
         if record.lane == "compute" and record.micro_batch >= 0:
@@ -68,14 +96,13 @@ def memory_over_time(priced: Priced, memory: Memory, records: Sequence[Record]) 
             ends.setdefault(key, []).append(record.end_s)
     found: list[Series] = []
     for stage in range(plan.stages):
-        parts = [priced.stages[plan.virtual(stage, c) % count] for c in range(plan.chunks)]
-        each = [stored_bytes(case, part) * (1 - case.plan.offload.activations) for part in parts]
-        changes = []
+        parts = _parts(priced, plan, stage)
+        each, changes = _kept(priced, parts), []
         for (home, chunk, _), times in ends.items():
             if home == stage:
                 changes += [(times[0], -each[chunk]), (times[-1], each[chunk])]
         held = memory.stages[stage]
-        bytes_ = held.total - held.activations + working_bytes(case, parts)
+        bytes_ = held.total - held.activations + working_bytes(priced.job.case, parts)
         series = [(0.0, bytes_)]
         for at_s, less in sorted(changes):  # of an overlapped pair the new ones come first
             bytes_ -= less

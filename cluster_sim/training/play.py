@@ -70,9 +70,12 @@ def work_of(priced: Priced) -> StepWork:
 
 
 def _capacity(case: Case, stages: int) -> tuple[float, ...]:
-    shape = case.network.shape(2, 1)
-    nic = case.network.nic_bytes_per_s
-    one = (1.0, case.kernels.chip.device_bandwidth, shape.link_bytes_per_s, nic)
+    """Of a stage's device. Links are all that it has into its domain, or to the other device of
+    its package; in a mesh a pair alone has fewer.
+    """
+    network = case.network
+    links = max(network.shape(n, 1).link_bytes_per_s for n in (2, max(2, network.domain)))
+    one = (1.0, case.kernels.chip.device_bandwidth, links, network.nic_bytes_per_s)
     return one * stages
 
 

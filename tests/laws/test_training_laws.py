@@ -11,7 +11,7 @@ from cluster_sim.perf.counts import parameters
 from cluster_sim.perf.train_flops import attention_flop, model_flop_per_token
 from cluster_sim.specs.find import names
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
-from cluster_sim.specs.load import load_spec
+from cluster_sim.specs.load import load_spec, load_topology
 from cluster_sim.specs.model import Model
 from cluster_sim.train import quick_step, summary_row, train
 from cluster_sim.training import closed
@@ -180,6 +180,17 @@ def test_events_are_near_the_closed_form_where_much_contends(name: str) -> None:
     workload, changes = PLANS[name]
     given = job(workload, **changes)
     simple, events = two_kinds(pod(64), given)
+    assert events.seconds == pytest.approx(simple.seconds, rel=0.01)
+
+
+@pytest.mark.parametrize("topology", ["mi300x_8", "ascend_910b_8", "cloudmatrix384", "l40s_8"])
+@pytest.mark.parametrize("plan", [{"plan__tp": 8}, {"plan__tp": 4, "plan__pp": 2}])
+def test_links_of_every_kind_of_domain_carry_what_one_collective_sends(
+    topology: str, plan: dict[str, int]
+) -> None:
+    """Meshes, in which a pair has fewer links than a group; packages; PCIe."""
+    given = job("llama3_70b_train", layers=4, global_batch=96, **plan)
+    simple, events = two_kinds(load_topology(topology), given)
     assert events.seconds == pytest.approx(simple.seconds, rel=0.01)
 
 

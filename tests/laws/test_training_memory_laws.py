@@ -173,7 +173,20 @@ def test_memory_over_time_peaks_where_the_formula_says(
     schedule: str, vpp: int, recompute: str
 ) -> None:
     plan = {"schedule": schedule, "vpp": vpp, "tp": 8, "pp": 4, "recompute": recompute}
-    given = gpt(layers=16, global_batch=24, **{f"plan__{key}": plan[key] for key in plan})
+    keys = {f"plan__{key}": plan[key] for key in plan}
+    check_over_time(gpt(layers=16, global_batch=24, **keys))
+
+
+@pytest.mark.parametrize("layers", [[1, 5, 2, 3, 2, 2, 0, 1], [2, 2, 2, 2, 2, 2, 2, 2]])
+def test_unequal_chunks_have_their_own_peaks(layers: list[int]) -> None:
+    check_over_time(gpt(layers=16, global_batch=24, plan__tp=8, plan__pp=4, plan__vpp=2,
+                        plan__layers=layers))  # fmt: skip
+    check_over_time(
+        job("deepseek_v3_train", mtp=True, plan__ep=8, plan__pp=4, plan__vpp=4, global_batch=128)
+    )
+
+
+def check_over_time(given: TrainingInput) -> None:
     one = priced(pod(64), given)
     held, step = memory_of(one), played_step(one)[1]
     for stage, series in enumerate(memory_over_time(one, held, step.records)):

@@ -15,7 +15,7 @@ from cluster_sim.specs.campaign import Campaign, LearningPhase
 from cluster_sim.train import TrainingFacts, at_batch, power_w, train
 from cluster_sim.training.campaign import CampaignResult, Site, simulate_campaign
 from cluster_sim.training.campaign_schedule import StepFacts
-from cluster_sim.units import parse_quantity
+from cluster_sim.units import Quantity
 
 EXPOSED = ("tp", "cp", "ep", "pp", "dp")
 
@@ -61,7 +61,7 @@ def whole_run(
 
 def _campaign(given: Campaign | None, until: str) -> Campaign:
     try:
-        tokens = parse_quantity(until, "tokens")
+        tokens = Quantity("tokens").parse(until)
         if given is None:
             return Campaign(tokens=tokens)
         return replace(given, tokens=tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -10,6 +10,7 @@ import click
 from cluster_sim.cli.params import Factor, Name, PlanType, Rate, SloType, Time
 
 if TYPE_CHECKING:
+    from cluster_sim.specs.find import FileRecord
     from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
     from cluster_sim.specs.workload import Economics
 
@@ -68,16 +69,30 @@ def run_options(command: Command) -> Command:
     return command
 
 
-def resolve_inputs(options: dict[str, Any]) -> tuple[TopologyInput, WorkloadInput, Economics]:
-    """Load what the options name, with their changes applied; options without effect are errors."""
-    from cluster_sim.specs.load import load_economics, load_topology, load_workload
+def resolve_machine(options: dict[str, Any]) -> tuple[TopologyInput, list[str]]:
+    """The topology with ``--set`` and ``--chips`` applied, and the overrides that say both."""
+    from cluster_sim.specs.load import load_topology
 
     overrides = list(options["overrides"])
     machine = load_topology(options["topo"], overrides)
     if machine.topology.fabric is not None and options["chips"] is not None:
         overrides = [*overrides, f"topology.chips={options['chips']}"]  # a pod grows and shrinks
         machine = load_topology(options["topo"], overrides)
-    machine = with_chips(machine, options["chips"])
+    return with_chips(machine, options["chips"]), overrides
+
+
+def note_shadows(files: Sequence[FileRecord]) -> None:
+    """Say which files stand in for packaged ones."""
+    for file in files:
+        if file.shadows:
+            click.echo(f"Note: {file.path} is used instead of the packaged one.", err=True)
+
+
+def resolve_inputs(options: dict[str, Any]) -> tuple[TopologyInput, WorkloadInput, Economics]:
+    """Load what the options name, with their changes applied; options without effect are errors."""
+    from cluster_sim.specs.load import load_economics, load_workload
+
+    machine, overrides = resolve_machine(options)
     job = load_workload(options["workload"], overrides, _replacements(options))
     _refuse_without_effect(options, job)
     return machine, job, load_economics(overrides)

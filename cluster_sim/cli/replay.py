@@ -10,6 +10,7 @@ import click
 
 from cluster_sim.cli.live import Bar
 from cluster_sim.cli.params import Name
+from cluster_sim.cli.rows import print_rows
 
 if TYPE_CHECKING:
     from cluster_sim.machine.classes import Machine
@@ -66,7 +67,7 @@ def replay(files: tuple[Path, ...], **options: Any) -> None:
         click.echo(text)
         click.echo(f"\nWritten to {folder}")
     else:
-        _print_row(tables["replay.csv"][0], options["form"])
+        print_rows(tables["replay.csv"], options["form"])
     if timeline is not None and not options["quiet"]:
         click.echo(f"Timeline: {folder / 'timeline.json.gz'}, {timeline.note}", err=True)
     if played.partial:
@@ -221,14 +222,3 @@ def _manifest(files: tuple[Path, ...], played: Replay) -> dict[str, Any]:
         "options": options,
         "files": [asdict(file) for file in place.topology.files],
     }
-
-
-def _print_row(row: dict[str, object], form: str) -> None:
-    import json
-
-    from cluster_sim.output.results import format_csv
-
-    if form == "csv":
-        click.echo(format_csv([row]), nl=False)
-    else:
-        click.echo(json.dumps(row, indent=1))

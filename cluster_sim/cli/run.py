@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from cluster_sim.cli.live import Bar, Panel
-from cluster_sim.cli.options import resolve_inputs, run_options
+from cluster_sim.cli.options import note_shadows, resolve_inputs, run_options
 from cluster_sim.cli.params import Window
+from cluster_sim.cli.rows import print_rows
 from cluster_sim.cli.training import is_training, run_training
 
 if TYPE_CHECKING:
@@ -78,9 +79,7 @@ def run(
         raise click.UsageError(text)
     check_writable(out)
     if not quiet:
-        for file in (*machine.files, *job.files):
-            if file.shadows:
-                click.echo(f"Note: {file.path} is used instead of the packaged one.", err=True)
+        note_shadows((*machine.files, *job.files))
     writer, results, bar = ResultWriter(out), [], _display(live, quiet)
     base = job.workload.seed
     for seed in range(base, base + (seeds or 1)):
@@ -119,7 +118,7 @@ def run(
         if result.partial:
             break
     if form != "table":
-        _print_rows(results, form)
+        print_rows([result.summary for result in results], form)
     elif seeds:
         _print_spread(results)
     if results[-1].partial:
@@ -168,18 +167,6 @@ def _print_table(result: Result, seconds: float, folder: Path, options: dict[str
     click.echo(run_report(result, simulated_s=seconds, folder=str(folder)))
     topo, workload = options["topo"], options["workload"]
     click.echo(labelled("Next", f"cluster-sim explain --topo {topo} --workload {workload}"))
-
-
-def _print_rows(results: list[Result], form: str) -> None:
-    from cluster_sim.output.results import format_csv
-
-    rows = [result.summary for result in results]
-    if form == "csv":
-        click.echo(format_csv(rows), nl=False)
-    else:
-        import json
-
-        click.echo(json.dumps(rows[0] if len(rows) == 1 else rows, indent=1))
 
 
 SPREAD_METRICS = (

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster_sim.cli.live import Bar
-from cluster_sim.cli.options import with_chips
+from cluster_sim.cli.options import note_shadows, resolve_machine
+from cluster_sim.cli.rows import print_rows
 
 if TYPE_CHECKING:
     from cluster_sim.result import Result
@@ -56,15 +57,10 @@ def resolve_training(
     options: dict[str, Any],
 ) -> tuple[TopologyInput, TrainingInput, Economics]:
     """Load what the options name, with their changes applied."""
-    from cluster_sim.specs.load import load_economics, load_topology
+    from cluster_sim.specs.load import load_economics
     from cluster_sim.specs.load_training import load_training
 
-    overrides = list(options["overrides"])
-    machine = load_topology(options["topo"], overrides)
-    if machine.topology.fabric is not None and options["chips"] is not None:
-        overrides = [*overrides, f"topology.chips={options['chips']}"]
-        machine = load_topology(options["topo"], overrides)
-    machine = with_chips(machine, options["chips"])
+    machine, overrides = resolve_machine(options)
     changes = {
         key: options[name] for name, key in TRAINING_KEYS.items() if options.get(name) is not None
     }
@@ -82,11 +78,16 @@ def run_training(
 
     machine, given, economics = resolve_training(options)
     check_writable(out)
+    if not quiet:
+        note_shadows((*machine.files, *given.files))
     started = time.perf_counter()
-    result, facts = train(machine, given, economics=economics)
-    bar = Bar(quiet)
-    if options["until"] is not None:
-        result = _add_run(result, facts, options["until"], bar)
+    try:
+        result, facts = train(machine, given, economics=economics)
+        if options["until"] is not None:
+            result = _add_run(result, facts, options["until"], Bar(quiet))
+    except KeyboardInterrupt:
+        click.echo("Interrupted before the run itself began: nothing to write.", err=True)
+        raise SystemExit(130) from None
     seconds = time.perf_counter() - started
     trace = None
     if timeline:
@@ -102,7 +103,7 @@ def run_training(
     if form == "table":
         click.echo(training_report(result, simulated_s=seconds, folder=str(folder)))
     else:
-        _print_row(result, form)
+        print_rows([result.summary], form)
     if result.partial:
         click.echo("Interrupted: the results are partial.", err=True)
         raise SystemExit(130)
@@ -115,14 +116,3 @@ def _add_run(result: Result, facts: Any, until: str, bar: Bar) -> Result:
         return with_run(result, whole_run(facts, until, progress=bar.update))
     finally:
         bar.close()
-
-
-def _print_row(result: Result, form: str) -> None:
-    from cluster_sim.output.results import format_csv
-
-    if form == "csv":
-        click.echo(format_csv([result.summary]), nl=False)
-    else:
-        import json
-
-        click.echo(json.dumps(result.summary, indent=1))

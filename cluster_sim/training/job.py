@@ -13,6 +13,7 @@ from cluster_sim.perf.train_groups import Network, groups_of, network_of
 from cluster_sim.perf.train_kernels import curve_of, kernels_of
 from cluster_sim.perf.train_layer import Case
 from cluster_sim.perf.train_stage import cut_to
+from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.training import TrainingPlan, TrainingWorkload
@@ -87,6 +88,7 @@ def make_job(
     dtypes = [job.precision, *job.precisions.values()]
     for dtype in dtypes:
         gemm_curve(machine, curve_of(dtype))
+        _check_scales(machine.chip, dtype)
     case = Case(
         kernels_of(machine, given.software, dtypes, job.machine_rate),
         net,
@@ -112,6 +114,12 @@ def _parts(plan: TrainingPlan, schedule: str) -> int:
     return plan.pp * (2 if schedule == "dualpipe_v" else plan.vpp)
 
 
+def _check_scales(chip: Chip, dtype: str) -> None:
+    """Products with a scale for every 32 elements came with FP4: Blackwell, CDNA4, Ascend 950."""
+    if dtype == "mxfp8" and "fp4" not in chip.peak:
+        raise SpecError(f"{chip.name}: has no products in mxfp8; use fp8_block or fp8")
+
+
 def _schedule(plan: TrainingPlan) -> str:
     if plan.schedule == "auto":
         return "interleaved" if plan.vpp > 1 else "1f1b"
@@ -129,7 +137,8 @@ def _replicas(machine: TopologyInput, plan: TrainingPlan, devices: int) -> int:
         counts = " or ".join(str(n * model_parallel) for n in fits)
         raise DoesNotFitError(
             f"tp {plan.tp} x pp {plan.pp} x cp {plan.cp} = {model_parallel} does not divide the "
-            f"{devices} devices of {name}; use {counts} devices (--chips), or other degrees."
+            f"{devices} devices of {name}; use degrees that multiply to one of "
+            f"{_nearest(model_parallel, _divisors(devices))}, or {counts} devices (--chips)."
         )
     dp = devices // model_parallel
     if plan.dp is not None and plan.dp != dp:
@@ -222,11 +231,15 @@ def _divisors(count: int) -> list[int]:
 
 
 def _refuse(name: str, degree: int, what: str, possible: list[int]) -> NoReturn:
-    near = sorted(possible, key=lambda n: (abs(math.log(n / degree)), n))[:NEAR]
     raise DoesNotFitError(
-        f"{name}={degree} does not divide {what}; use one of "
-        f"{', '.join(str(n) for n in sorted(near))}."
+        f"{name}={degree} does not divide {what}; use one of {_nearest(degree, possible)}."
     )
+
+
+def _nearest(degree: int, possible: list[int]) -> str:
+    """The degrees nearest to a wrong one, in order."""
+    near = sorted(possible, key=lambda n: (abs(math.log(n / degree)), n))[:NEAR]
+    return ", ".join(str(n) for n in sorted(near))
 
 
 def _warnings(case: Case) -> list[str]:

@@ -62,6 +62,8 @@ def whole_run(
 def _campaign(given: Campaign | None, until: str) -> Campaign:
     try:
         tokens = parse_quantity(until, "tokens")
+        if tokens <= 0:
+            raise ValueError("must be > 0")
         if given is None:
             return Campaign(tokens=tokens)
         return replace(given, tokens=tokens)

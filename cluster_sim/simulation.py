@@ -20,6 +20,7 @@ from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.serving.event_driven import Live, Watcher
 from cluster_sim.serving.generators import draw_requests, planned
+from cluster_sim.serving.pace import Pace
 from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Prefixes, Requests, all_at_once
 from cluster_sim.serving.scheduler import SCHEDULERS
@@ -188,12 +189,13 @@ def make_service(
         scheduler=SCHEDULERS[software.scheduler],
         max_num_seqs=software.max_num_seqs,
         max_num_batched_tokens=software.max_num_batched_tokens,
-        max_output_tokens=longest,
+        max_output_tokens=longest + software.draft_tokens,
         ranks=choice.layout.ranks,
         state_blocks=cache.state_blocks,
         new_token_ratio=software.new_token_ratio,
         swap=software.preemption == "swap",
         prefixes=_shared_prefixes(job, requests),
+        pace=Pace.of(software.tokens_per_step),
     )
     closed = wanted.arrivals.concurrency if wanted.arrivals.kind == "closed" else None
     return Service(
@@ -202,7 +204,7 @@ def make_service(
         wanted.plan.router,
         job.model.max_context,
         closed,
-        software.first_token_steps,
+        software.first_token_steps * software.tokens_per_step,
     )
 
 
@@ -229,20 +231,15 @@ def config_hash(
     others: Sequence[str] = (),
 ) -> str:
     """SHA-256 of everything that decides the numbers: resolved inputs, what a trace holds, who else
-    is on the machine (processes by name), and the version of the program.
+    is on the machine (processes by name), and the version of the program. Without drafts their
+    settings decide nothing.
     """
-    resolved = [
-        dataclasses.asdict(part)
-        for part in (
-            machine.topology,
-            machine.chip,
-            machine.fits,
-            job.workload,
-            job.model,
-            job.software,
-            economics,
-        )
-    ]
+    software = dataclasses.asdict(job.software)
+    if not job.software.draft_tokens:
+        software = {key: value for key, value in software.items() if not key.startswith("draft_")}
+    parts = (machine.topology, machine.chip, machine.fits, job.workload, job.model)
+    resolved = [*(dataclasses.asdict(part) for part in parts), software]
+    resolved.append(dataclasses.asdict(economics))
     traced = [] if trace is None else [trace]
     beside = [list(others)] if others else []
     text = json.dumps([__version__, resolved, *traced, *beside], sort_keys=True)

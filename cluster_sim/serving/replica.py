@@ -1,8 +1,8 @@
 """The fast replica: batches that do their steps together, advanced by segments.
 
 A run of steps in which all batches only decode is one segment: the number of sequences stays, the
-context grows by it a step, so all end times come from one expression, summed in the order of single
-steps.
+context grows by it a step (with drafts by what its pace gives), so all end times come from one
+expression, summed in the order of single steps.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class FastReplica:
         self._busy = self.ranks
         self._only = self.ranks[0] if spec.ranks == 1 else None
         self._counts_shared = spec.price.shared_s is not None
+        self._pace, self._width = spec.pace, spec.price.decode_tokens
         self._segment: array[float] | None = None
         self.tape: Tape | None = None
 
@@ -134,8 +135,9 @@ class FastReplica:
             return self.start_s, [rank.consists or NOTHING for rank in self._busy]
         before, batches = len(ends) - 1, []
         for rank in self._busy:
-            context = rank.context + before * rank.decoding
-            near = rank.near.tokens + before * rank.near.growing
+            gained = rank.gained(before)
+            context = rank.context + gained * rank.decoding
+            near = rank.near.tokens + gained * rank.near.growing
             batches.append(Batch(rank.decoding, context, near, 0, 0, 0.0, 0))
         return ends[-2] if before else self.start_s, batches
 
@@ -147,7 +149,7 @@ class FastReplica:
 
     def _decode_ends(self, horizon_s: float) -> array[float]:
         """End times of decode-only steps until a batch changes or the horizon is passed."""
-        if len(self._busy) > 1 or self._counts_shared:
+        if len(self._busy) > 1 or self._counts_shared or self._pace is not None:
             return self._ends_together(horizon_s)
         rank, price = self._busy[0], self.spec.price
         steps = rank.stretch()
@@ -178,23 +180,26 @@ class FastReplica:
         return ends
 
     def _ends_together(self, horizon_s: float) -> array[float]:
-        """The same for several batches: the slowest decides each step."""
+        """The same for several batches, of which the slowest decides each step, and with drafts."""
         price, now = self.spec.price, self.start_s
         shortest = max(
             price.decode_base_s[rank.decoding] + price.context_s * rank.context
             for rank in self._busy
         )
         steps = _within(min(rank.stretch() for rank in self._busy), horizon_s, now, shortest)
-        each = [
-            price.decode_stretch_s(
-                rank.decoding, rank.context, rank.near.tokens, rank.near.growing, steps
-            )
-            for rank in self._busy
-        ]
-        seconds = np.maximum.reduce(each)
+        each = [self._stretch_s(rank, steps) for rank in self._busy]
+        seconds = np.maximum.reduce(each) if len(each) > 1 else each[0]
         if price.shared_s is not None:
-            seconds = seconds + float(price.shared_s[sum(rank.decoding for rank in self._busy)])
+            tokens = sum(rank.decoding for rank in self._busy) * self._width
+            seconds = seconds + float(price.shared_s[tokens])
         return _until(now, seconds, horizon_s)
+
+    def _stretch_s(self, rank: FastRank, steps: int) -> NDArray[np.float64]:
+        consists = (rank.decoding, rank.context, rank.near.tokens, rank.near.growing)
+        gained = None
+        if self._pace is not None:
+            gained = self._pace.before(rank.paced, steps).astype(np.float64)
+        return self.spec.price.decode_stretch_s(*consists, steps, gained)
 
     def _complete_segment(self) -> list[int]:
         ends, self._segment = self._segment, None
@@ -202,6 +207,7 @@ class FastReplica:
         steps, log = len(ends), self.log
         finished: list[int] = []
         emitted = chained = 0
+        gains = [self._gains(rank, steps) for rank in self._busy] if self._pace else None
         for rank in self._busy:
             emitted += rank.decoding
             done, following = rank.decode(steps, ends[0], ends[-1], self.steps, log)
@@ -209,9 +215,11 @@ class FastReplica:
             if done:
                 finished += [request for _, request in done]
         if self._counts_shared:
-            self.shared[emitted] += steps
+            self.shared[emitted * self._width] += steps
         self.steps += steps
-        if steps == 1:
+        if gains is not None:
+            self._log_gains(ends, gains, emitted, chained)
+        elif steps == 1:
             log.end_s.append(ends[0])
             log.emitted.append(emitted)
             log.chained.append(chained)
@@ -223,16 +231,38 @@ class FastReplica:
             log.chained.extend(same * (steps - 1))
         return finished
 
+    def _gains(self, rank: FastRank, steps: int) -> NDArray[np.int64]:
+        """Tokens that a batch gets in each of the next steps."""
+        assert self._pace is not None
+        upto = self._pace.before(rank.paced, steps + 1)
+        return rank.decoding * np.diff(upto)
+
+    def _log_gains(
+        self, ends: array[float], gains: list[NDArray[np.int64]], sequences: int, chained: int
+    ) -> None:
+        """Log a segment in which each of so many sequences may get several tokens a step."""
+        tokens = sum(gains[1:], gains[0])
+        tokens[-1] -= sum(rank.cut for rank in self._busy)
+        log, same = self.log, array("i", (sequences,))
+        log.end_s.extend(ends)
+        log.emitted.extend(tokens.tolist())
+        log.chained.append(chained)
+        log.chained.extend(same * (len(ends) - 1))
+        log.together.extend((tokens - sequences).tolist())
+
     def _complete_mixed(self) -> list[int]:
         now, log = self.end_s, self.log
         finished: list[int] = []
-        emitted = chained = 0
+        emitted = chained = together = 0
         for rank in self._busy:
-            done, tokens, following = rank.complete_mixed(now, self.steps, log)
+            done, tokens, following, more = rank.complete_mixed(now, self.steps, log)
             finished += [request for _, request in done]
             emitted += tokens
             chained += following
+            together += more
         self.steps += 1
+        if self._pace is not None:
+            log.together.append(together)
         log.end_s.append(now)
         log.emitted.append(emitted)
         log.chained.append(chained)

@@ -32,6 +32,8 @@ ENGINE_KEYS = (
     "prefix_cache",
     "new_token_ratio",
     "first_token_steps",
+    "draft_tokens",
+    "draft_acceptance",
 )
 
 

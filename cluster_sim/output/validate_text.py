@@ -145,7 +145,7 @@ def _line(dimension: str, value: str, metric: str, score: Score) -> dict[str, ob
 CASE_COLUMNS = (
     *("case_id", "run_id", "file", "line", "kind", "source", "mode", "half", "chip", "model"),
     *("operation", "precision", "framework", "metric", "flags", "measured", "predicted", "error"),
-    *("reason", "detail"),
+    *("reason", "detail", "predicted_with_drafts"),
 )
 
 
@@ -159,7 +159,7 @@ def cases_csv(replayed: Sequence[Replayed]) -> str:
             *(case.text("mode"), half(case), case.text("chip"), case.text("model")),
             *(operation(case), precision(case), framework(case), case.text("metric")),
             *(";".join(case.flags), case.value, one.predicted, one.error),
-            *(one.reason, one.detail),
+            *(one.reason, one.detail, one.drafted and one.drafted.predicted),
         )
         rows.append(dict(zip(CASE_COLUMNS, cells, strict=True)))
     return format_csv(rows)
@@ -203,7 +203,7 @@ def markdown(replayed: Sequence[Replayed]) -> str:
     closed = scorecard([one for one in replayed if one.case.text("mode") == "closed_loop"])
     parts = ["<!-- accuracy table -->", _short_table(replayed), "<!-- end of accuracy table -->"]
     parts += ["## All metrics by mode", _wide(card, "mode"), "## Halves", _wide(closed, "half")]
-    for dimension in ("chip", "model", "precision", "framework", "flag"):
+    for dimension in ("chip", "model", "precision", "framework", "flag", "mtp"):
         parts += [f"## Closed loop by {dimension}", _wide(closed, dimension)]
     parts += ["## Closed loop by how the version's profile was chosen", _wide(closed, "profile")]
     parts += [_versions(card), "## Closed loop, worst set-ups", _wide_of(_worst(card))]

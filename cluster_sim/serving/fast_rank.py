@@ -152,7 +152,7 @@ class FastRank:
             tokens, series = steps, steps * (steps - 1) // 2
         else:
             tokens = pace.gained(self.paced, steps)
-            series = int(pace.before(self.paced, steps).sum())
+            series = pace.total_before(self.paced, steps)
         counts.context += steps * self.context + decodes * series
         if self.near.local is not None:
             counts.local_context += steps * self.near.tokens + self.near.growing * series
@@ -172,7 +172,7 @@ class FastRank:
     def _record(self, tape: Tape, steps: int, step: int) -> None:
         """Write a stretch of decode steps down, with the blocks in use at each."""
         near, pace, used = self.near, self._pace, self.spec.blocks - self._available()
-        gains = [1] * steps if pace is None else list(pace.each(self.paced, steps))
+        gains = [1] * steps if pace is None else pace.each(self.paced, steps)
         blocks = self._needs.rising(self._decodes, gains, used)
         consists = (self.decoding, self.context, near.tokens, near.growing)
         tape.stretch(self.index, step, *consists, blocks, None if pace is None else gains)

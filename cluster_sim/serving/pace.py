@@ -8,13 +8,14 @@ it (n tokens would take n / e steps within sqrt(n) times the deviation of one st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 _BITS = 24  # of the fraction: whole numbers keep both replicas and all machines alike
+SHORT = 24  # steps up to which a Python loop beats the fixed cost of numpy calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,21 @@ class Pace:
         upto: NDArray[np.int64] = (number * self.parts) >> _BITS
         return upto - ((done * self.parts) >> _BITS)
 
-    def each(self, done: int, steps: int) -> Iterator[int]:
+    def total_before(self, done: int, steps: int) -> int:
+        """The sum of ``before``."""
+        if steps == 1:
+            return 0
+        if steps > SHORT:
+            return int(self.before(done, steps).sum())
+        parts, start = self.parts, (done * self.parts) >> _BITS
+        upto = sum((number * parts) >> _BITS for number in range(done, done + steps))
+        return upto - steps * start
+
+    def each(self, done: int, steps: int) -> list[int]:
         """What each sequence gains in each of so many steps after those ``done``."""
-        last = (done * self.parts) >> _BITS
-        for number in range(done + 1, done + steps + 1):
-            upto = (number * self.parts) >> _BITS
-            yield upto - last
-            last = upto
+        if steps > SHORT:
+            found: list[int] = np.diff(self.before(done, steps + 1)).tolist()
+            return found
+        parts = self.parts
+        upto = [(number * parts) >> _BITS for number in range(done, done + steps + 1)]
+        return [after - before for before, after in pairwise(upto)]

@@ -11,6 +11,7 @@ import math
 from array import array
 from bisect import bisect_left
 from collections import Counter
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,9 +150,9 @@ class FastReplica:
 
     def _decode_ends(self, horizon_s: float) -> array[float]:
         """End times of decode-only steps until a batch changes or the horizon is passed."""
-        if len(self._busy) > 1 or self._counts_shared or self._pace is not None:
+        if len(self._busy) > 1 or self._counts_shared:
             return self._ends_together(horizon_s)
-        rank, price = self._busy[0], self.spec.price
+        rank, price, pace = self._busy[0], self.spec.price, self._pace
         steps = rank.stretch()
         now, context, decoding = self.start_s, rank.context, rank.decoding
         near, growing = rank.near.tokens, rank.near.growing
@@ -165,41 +166,49 @@ class FastReplica:
             far = horizon_s > now + SHORT_SEGMENT * (base + slope * context)
             quick = 0 if far else SHORT_SEGMENT
         ends = array("d")
-        for _ in range(quick):
+        for gained in repeat(1, quick) if pace is None else pace.each(rank.paced, quick):
             # Without local attention the last term is 0, which changes no bit.
             now += base + slope * context + near_slope * near if near else base + slope * context
             ends.append(now)
             if now >= horizon_s:
                 return ends
-            context += decoding
-            near += growing
+            context += gained * decoding
+            near += gained * growing
         if quick < steps:
             worth = _within(steps - quick, horizon_s, now, base + slope * context)
-            more = price.decode_stretch_s(decoding, context, near, growing, worth)
+            count = self._gained(rank.paced + quick, worth)
+            more = price.decode_stretch_s(decoding, context, near, growing, worth, count)
             ends += _until(now, more, horizon_s)
         return ends
 
     def _ends_together(self, horizon_s: float) -> array[float]:
-        """The same for several batches, of which the slowest decides each step, and with drafts."""
+        """The same for several batches: the slowest decides each step."""
         price, now = self.spec.price, self.start_s
         shortest = max(
             price.decode_base_s[rank.decoding] + price.context_s * rank.context
             for rank in self._busy
         )
         steps = _within(min(rank.stretch() for rank in self._busy), horizon_s, now, shortest)
-        each = [self._stretch_s(rank, steps) for rank in self._busy]
-        seconds = np.maximum.reduce(each) if len(each) > 1 else each[0]
+        each = [
+            price.decode_stretch_s(
+                rank.decoding,
+                rank.context,
+                rank.near.tokens,
+                rank.near.growing,
+                steps,
+                self._gained(rank.paced, steps),
+            )
+            for rank in self._busy
+        ]
+        seconds = np.maximum.reduce(each)
         if price.shared_s is not None:
             tokens = sum(rank.decoding for rank in self._busy) * self._width
             seconds = seconds + float(price.shared_s[tokens])
         return _until(now, seconds, horizon_s)
 
-    def _stretch_s(self, rank: FastRank, steps: int) -> NDArray[np.float64]:
-        consists = (rank.decoding, rank.context, rank.near.tokens, rank.near.growing)
-        gained = None
-        if self._pace is not None:
-            gained = self._pace.before(rank.paced, steps).astype(np.float64)
-        return self.spec.price.decode_stretch_s(*consists, steps, gained)
+    def _gained(self, done: int, steps: int) -> NDArray[np.float64] | None:
+        """What a sequence has gained before each of the next steps, if not one a step."""
+        return None if self._pace is None else self._pace.before(done, steps).astype(np.float64)
 
     def _complete_segment(self) -> list[int]:
         ends, self._segment = self._segment, None
@@ -207,7 +216,9 @@ class FastReplica:
         steps, log = len(ends), self.log
         finished: list[int] = []
         emitted = chained = 0
-        gains = [self._gains(rank, steps) for rank in self._busy] if self._pace else None
+        gains, pace = None, self._pace
+        if pace is not None:
+            gains = [[n * r.decoding for n in pace.each(r.paced, steps)] for r in self._busy]
         for rank in self._busy:
             emitted += rank.decoding
             done, following = rank.decode(steps, ends[0], ends[-1], self.steps, log)
@@ -231,24 +242,20 @@ class FastReplica:
             log.chained.extend(same * (steps - 1))
         return finished
 
-    def _gains(self, rank: FastRank, steps: int) -> NDArray[np.int64]:
-        """Tokens that a batch gets in each of the next steps."""
-        assert self._pace is not None
-        upto = self._pace.before(rank.paced, steps + 1)
-        return rank.decoding * np.diff(upto)
-
     def _log_gains(
-        self, ends: array[float], gains: list[NDArray[np.int64]], sequences: int, chained: int
+        self, ends: array[float], gains: list[list[int]], sequences: int, chained: int
     ) -> None:
-        """Log a segment in which each of so many sequences may get several tokens a step."""
-        tokens = sum(gains[1:], gains[0])
+        """Log a segment in which each of so many sequences may get several tokens a step; ``gains``
+        are the tokens of each batch.
+        """
+        tokens = gains[0] if len(gains) == 1 else [sum(each) for each in zip(*gains, strict=True)]
         tokens[-1] -= sum(rank.cut for rank in self._busy)
         log, same = self.log, array("i", (sequences,))
         log.end_s.extend(ends)
-        log.emitted.extend(tokens.tolist())
+        log.emitted.extend(tokens)
         log.chained.append(chained)
         log.chained.extend(same * (len(ends) - 1))
-        log.together.extend((tokens - sequences).tolist())
+        log.together.extend([each - sequences for each in tokens])
 
     def _complete_mixed(self) -> list[int]:
         now, log = self.end_s, self.log

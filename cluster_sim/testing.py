@@ -11,6 +11,7 @@ import dataclasses
 import math
 import random
 from array import array
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -160,6 +161,9 @@ def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service,
     return service, _random_sessions(rng, requests) if rng.random() < 0.2 else requests
 
 
+Cases = Callable[[int, Scheduler | None], tuple[Service, Requests]]
+
+
 def facts(run: Run) -> dict[str, object]:
     """Everything that a result is made of, in comparable form; NaN becomes None."""
 
@@ -195,7 +199,9 @@ def facts(run: Run) -> dict[str, object]:
     }
 
 
-def check_scheduler(scheduler: Scheduler, cases: int = 40) -> None:
+def check_scheduler(
+    scheduler: Scheduler, cases: int = 40, *, cases_of: Cases = random_case
+) -> None:
     """Hold a scheduler to the contract on random services; raises AssertionError naming the case
     and the rule.
 
@@ -205,7 +211,7 @@ def check_scheduler(scheduler: Scheduler, cases: int = 40) -> None:
     of asking at every step.
     """
     for seed in range(cases):
-        service, requests = random_case(seed, _watched(scheduler, seed))
+        service, requests = cases_of(seed, _watched(scheduler, seed))
         reference = facts(serve(service, requests, step_by_step=True))
         fast = facts(serve(service, requests))
         differing = [name for name, value in reference.items() if fast[name] != value]

@@ -183,7 +183,8 @@ def write_cases(path: Path, replayed: Sequence[Replayed]) -> None:
             os.unlink(staged)
 
 
-# What stands in the short table: words, kind, mode, plan, metrics.
+# What stands in the short table: words, mode, plan, metrics. Runs that state drafts stand apart in
+# the slices, since nobody says how many were accepted.
 _SHORT = (
     ("step time of a decode (TPOT), closed loop", "closed_loop", "stated", ("tpot",)),
     ("time to the first token, closed loop", "closed_loop", "stated", ("ttft",)),
@@ -230,6 +231,7 @@ def _short_table(replayed: Sequence[Replayed]) -> str:
                 if one.case.text("mode") == mode
                 and (plan == "stated") == bool(one.case.text("tp"))
                 and one.case.text("metric").startswith(begins)
+                and not one.case.count("mtp_draft_tokens", 0)
             ],
         )
     for kind, words in (("operator", "kernels alone"), ("collective", "collectives alone")):

@@ -10,33 +10,31 @@ from collections.abc import Iterable
 
 
 class BlockNeeds:
-    """Counts over a batch whose clock is the number of tokens that each sequence has gained."""
+    """Counts over a batch whose clock is the number of tokens that each sequence has gained.
 
-    __slots__ = ("_needs", "_size", "members")
+    ``at[c]`` sequences need a block for the next token when (c + clock) % size == 0.
+    """
+
+    __slots__ = ("at", "members", "size")
 
     def __init__(self, block_tokens: int) -> None:
-        self._size = block_tokens
-        # By c: they need a block when (c + clock) % size == 0.
-        self._needs = [0] * block_tokens
+        self.size = block_tokens
+        self.at = [0] * block_tokens
         self.members = 0
 
     def join(self, cached: int, clock: int) -> None:
         """A sequence with so many cached tokens decodes from now on."""
-        self._needs[(cached - clock) % self._size] += 1
+        self.at[(cached - clock) % self.size] += 1
         self.members += 1
 
     def leave(self, cached: int, clock: int) -> None:
         """A sequence with so many cached tokens decodes no more."""
-        self._needs[(cached - clock) % self._size] -= 1
+        self.at[(cached - clock) % self.size] -= 1
         self.members -= 1
-
-    def next(self, clock: int) -> int:
-        """New blocks for one more token of each sequence."""
-        return self._needs[-clock % self._size]
 
     def of(self, clock: int, tokens: int) -> int:
         """New blocks for so many more tokens of each sequence."""
-        size, needs = self._size, self._needs
+        size, needs = self.size, self.at
         if tokens == 1:
             return needs[-clock % size]
         rounds, rest = divmod(tokens, size)
@@ -49,11 +47,11 @@ class BlockNeeds:
 
     def lasting(self, clock: int, free: int, tokens: int) -> int:
         """How many of so many tokens of each sequence the free blocks last."""
-        size = self._size
+        size = self.size
         rounds = min(free // self.members, tokens // size)
         done, free = rounds * size, free - rounds * self.members
         while done < tokens:
-            free -= self._needs[-(clock + done) % size]
+            free -= self.at[-(clock + done) % size]
             if free < 0:
                 break
             done += 1

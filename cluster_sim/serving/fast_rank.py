@@ -75,6 +75,7 @@ class FastRank:
         self._last_decode = (0.0, -1)  # end time and number of the last step that decoded
         self._finishes: list[tuple[int, int, int]] = []  # heap: decode count, admission, request
         self._needs = BlockNeeds(spec.block_tokens)
+        self._at, self._size, self._plain = self._needs.at, self._needs.size, spec.pace is None
         self._ask = True  # something changed since the scheduler was asked
         self._decision: Decision | None = None
 
@@ -94,7 +95,7 @@ class FastRank:
         than every sequence decoding.
         """
         self._decision = None
-        need = self._next_blocks()
+        need = self._at[-self._decodes % self._size] if self._plain else self._needed()
         available = self.free if self.cache is None else self._available()
         if need > available or self.prefilling or (self._ask and self.waiting.count):
             decision = self.spec.scheduler(self._view(need, available))
@@ -117,7 +118,7 @@ class FastRank:
             tokens = self.near.steps_to_change(self._decodes, tokens)
         # A step with drafts may go beyond them.
         reach = tokens + self._width - 1
-        if self.decoding * (reach // self.spec.block_tokens + 1) <= self.free:
+        if self.decoding * (reach // self._size + 1) <= self.free:
             return tokens if pace is None else pace.steps_for(self.paced, tokens)
         # At least one, the caller has checked. A step that makes the prefix cache forget stands
         # alone, since a waiting request may fit after it.
@@ -133,11 +134,9 @@ class FastRank:
         """Tokens that each sequence gains in the next so many decode steps."""
         return steps if self._pace is None else self._pace.gained(self.paced, steps)
 
-    def _next_blocks(self) -> int:
-        """New blocks that the next decode step takes."""
-        if self._pace is None:
-            return self._needs.next(self._decodes)
-        return self._needs.of(self._decodes, self._pace.gained(self.paced))
+    def _needed(self) -> int:
+        """New blocks that the next decode step with drafts takes."""
+        return self._needs.of(self._decodes, self.gained(1))
 
     def decode(
         self, steps: int, first_s: float, last_s: float, step: int, log: StepLog
@@ -228,7 +227,8 @@ class FastRank:
             (self.decoding, self.context, self.near.tokens) if decision.decode else (0, 0, 0)
         )
         if decodes:
-            self._take(self._next_blocks(), at_s)
+            need = self._at[-self._decodes % self._size] if self._plain else self._needed()
+            self._take(need, at_s)
         prefill_s, tokens, prompts = 0.0, 0, len(decision.prefill)
         for chunk in decision.prefill:
             running = self.prefilling.get(chunk.request)
@@ -265,7 +265,7 @@ class FastRank:
         chained = self._chained(now, step, log) if decodes and self.held else decodes
         finished: Finished = []
         if decodes:
-            tokens = self.gained(1)
+            tokens = 1 if self._plain else self.gained(1)
             finished = self._decoded(tokens, 1, now, step)
             emitted = tokens * decodes - self.cut
             together = emitted - decodes

@@ -142,7 +142,7 @@ def _by_drafts(replayed: Iterable[Replayed]) -> tuple[list[Replayed], list[list[
         for value, played in pairs:
             if played is not None:
                 found.append(played)
-                values.append([value, f"{value}, {one.case.text('model')}"])
+                values.append([value, f"{one.case.text('model')}, {value}"])
     return found, values
 
 

@@ -248,7 +248,7 @@ def test_runs_that_do_not_state_drafts_are_replayed_with_the_models_own_too() ->
     slices = {value: metrics["tpot_ms_p50"].n for value, metrics in card.breakdown["mtp"].items()}
     each = ("likely, with drafts", "likely, without", "none stated, with drafts")
     each = (*each, "none stated, without", "stated")
-    assert slices == {f"{one}{more}": 1 for one in each for more in ("", ", glm-4.5-air")}
+    assert slices == {f"{before}{one}": 1 for one in each for before in ("", "glm-4.5-air, ")}
     assert card.metrics["tpot_ms_p50"].n == 6
     with_drafts = card.breakdown["mtp"]["none stated, with drafts"]["tpot_ms_p50"]
     assert with_drafts.median_error == unknown.drafted.predicted - 1  # type: ignore[operator]

@@ -208,6 +208,11 @@ def test_without_drafts_their_acceptance_is_nothing() -> None:
     assert plain.manifest["ledger"] == other.manifest["ledger"]
 
 
+def test_a_run_says_what_it_assumes_of_drafts() -> None:
+    assert any("1.6 tokens a sequence" in note for note in ran(1, 0.6).manifest["notes"])
+    assert not any("draft" in note for note in ran(0).manifest["notes"])
+
+
 def test_more_acceptance_is_faster_and_none_slower_than_no_drafts() -> None:
     runs = [ran(1, a) for a in (0.0, 0.3, 0.6, 0.9, 1.0)]
     tpot = [run.summary["tpot_mean_ms"] for run in runs]

@@ -19,8 +19,8 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
     if software.draft_tokens:
         notes.append(
             f"a decode step gives {software.tokens_per_step:.3g} tokens a sequence: "
-            f"{software.draft_tokens} drafted, {software.draft_acceptance * 100:g} % accepted where "
-            "those before were; it depends on the text, set engine.draft_acceptance"
+            f"{software.draft_tokens} drafted, {software.draft_acceptance * 100:g} % accepted "
+            "where those before were; it depends on the text, set engine.draft_acceptance"
         )
     if row["rejected"]:
         behind = facts.run.outcomes.status.count(Status.REJECTED_SESSION)

@@ -11,6 +11,7 @@ import math
 from array import array
 from bisect import bisect_left
 from collections import Counter
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,19 +166,15 @@ class FastReplica:
             far = horizon_s > now + SHORT_SEGMENT * (base + slope * context)
             quick = 0 if far else SHORT_SEGMENT
         ends = array("d")
-        gains = pace.each(rank.paced, quick) if pace is not None else None
-        for step in range(quick):
+        gains = repeat(1, quick) if pace is None else pace.each(rank.paced, quick)
+        for gained in gains:
             # Without local attention the last term is 0, which changes no bit.
             now += base + slope * context + near_slope * near if near else base + slope * context
             ends.append(now)
             if now >= horizon_s:
                 return ends
-            if gains is None:
-                context += decoding
-                near += growing
-            else:
-                context += gains[step] * decoding
-                near += gains[step] * growing
+            context += gained * decoding
+            near += gained * growing
         if quick < steps:
             worth = _within(steps - quick, horizon_s, now, base + slope * context)
             count = self._gained(rank.paced + quick, worth)

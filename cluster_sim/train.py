@@ -11,7 +11,7 @@ from cluster_sim import __version__
 from cluster_sim.economics import chip_usd_per_hour, how_to_price, wall_power_w
 from cluster_sim.metrics import SUMMARY_COLUMNS
 from cluster_sim.perf.power import chip_power_w
-from cluster_sim.perf.train_flops import attention_flop, model_flop_per_token
+from cluster_sim.perf.train_flops import attention_flop, head_flop, model_flop_per_token
 from cluster_sim.perf.train_kernels import peak_dtype
 from cluster_sim.result import Result, config_hash
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
@@ -207,13 +207,13 @@ def _flop_per_step(facts: TrainingFacts) -> float:
 
 
 def _hardware_flop(facts: TrainingFacts, flop: float) -> float:
-    """With what is computed again: the forward pass (a third), or its attention."""
+    """With what is computed again: the forward pass of the layers, or its attention."""
     plan, model, workload = facts.job.plan, facts.job.case.model, facts.given.workload
     if plan.recompute == "none":
         return flop
     share = 1.0 if plan.recompute_layers is None else _recomputed_share(facts)
-    if plan.recompute == "full":
-        forward = model_flop_per_token(model, workload.seq_len, mtp=workload.mtp) / 3
+    if plan.recompute == "full":  # of the layers: the head comes after them
+        forward = model_flop_per_token(model, workload.seq_len) / 3 - head_flop(model)
         return flop + share * forward * workload.tokens
     again = attention_flop(model, workload.seq_len) / workload.seq_len
     return flop + share * again * workload.tokens

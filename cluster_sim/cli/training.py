@@ -91,8 +91,11 @@ def run_training(
     trace = None
     if timeline:
         from cluster_sim.output.timeline_training import training_timeline
+        from cluster_sim.training.memory import memory_over_time
 
-        trace = training_timeline(facts.schedule, facts.played.records)
+        records = facts.played.records
+        held = memory_over_time(facts.priced, facts.memory, records)
+        trace = training_timeline(facts.schedule, records, held)
     folder = ResultWriter(out).write(result, {"simulated_s": f"{seconds:.3f}"}, trace)
     if trace is not None and not quiet:
         click.echo(f"Timeline: {folder / 'timeline.json.gz'}, {trace.note}", err=True)

@@ -1,23 +1,26 @@
 """The timeline of a training step on one pipeline, as events that Perfetto opens: a process per
-stage, with lanes for what it computes, what its collectives move and what it sends.
+stage, with lanes for what it computes, what its collectives move and what it sends, and a counter
+of the memory of a device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 
 import numpy as np
 
-from cluster_sim.output.timeline import Timeline
+from cluster_sim.output.timeline import MAX_SLICES, Timeline
 from cluster_sim.output.trace_events import (
     Event,
+    counter_event,
     lane_events,
     pack,
     process_events,
     slice_event,
     ticks,
 )
+from cluster_sim.training.memory import Series
 from cluster_sim.training.schedule import Schedule
 from cluster_sim.training.step_work import Record
 
@@ -48,11 +51,31 @@ def training_events(plan: Schedule, records: Sequence[Record]) -> Iterator[Event
             first += max(numbers) + 1
 
 
-def training_timeline(plan: Schedule, records: Sequence[Record]) -> Timeline:
-    """The timeline of a step on one pipeline."""
+def memory_events(memory: Sequence[Series]) -> Iterator[Event]:
+    """The memory of each stage, where it changes."""
+    for stage, series in enumerate(memory):
+        before = None
+        for at, (_, held) in zip(ticks(np.array([at for at, _ in series])), series, strict=True):
+            value = round(held / 2**30, 3)
+            if value != before:
+                yield counter_event(stage + 1, "memory", "GiB", int(at), value)
+            before = value
+
+
+def training_timeline(
+    plan: Schedule, records: Sequence[Record], memory: Sequence[Series]
+) -> Timeline:
+    """The timeline of a step on one pipeline; of a very long one the first operations."""
+    drawn = sorted(records, key=lambda record: record.start_s)[:MAX_SLICES]
     about = {"schedule": plan.name, "stages": plan.stages, "micro_batches": plan.micro_batches}
     note = f"one pipeline of {plan.stages} stages, {len(records):,} operations"
-    return Timeline(events=training_events(plan, records), about=about, note=note)
+    if len(drawn) < len(records):
+        note += f", of which the first {len(drawn):,} are drawn"
+    return Timeline(
+        events=chain(training_events(plan, drawn), memory_events(memory)),
+        about={**about, "notes": [note]},
+        note=note,
+    )
 
 
 def _name(record: Record) -> str:

@@ -49,6 +49,11 @@ def attention_flop(model: Model, seq_len: int) -> float:
     return flop
 
 
+def head_flop(model: Model) -> float:
+    """Forward FLOP a token of the LM head."""
+    return 2.0 * model.hidden * model.vocab
+
+
 def mtp_flop(model: Model, seq_len: int) -> float:
     """Forward FLOP a token of layers that predict further tokens: a layer of the last kind, the
     projection of hidden state and embedding, and the LM head, each time.
@@ -60,7 +65,7 @@ def mtp_flop(model: Model, seq_len: int) -> float:
         mlp = model.moe.top_k * mlp_parameters(model, model.moe.expert_hidden)
         mlp += mlp_parameters(model, model.moe.shared_hidden) + router_parameters(model)
     layer = attention_parameters(model) + index_parameters(model) + mlp
-    products = 2.0 * (layer + 2 * model.hidden**2 + model.hidden * model.vocab)
+    products = 2.0 * (layer + 2 * model.hidden**2) + head_flop(model)
     attention = 2.0 * model.heads * head_dims(model) * attention_pairs(model, seq_len)[0] / seq_len
     return model.mtp_layers * (products + attention)
 

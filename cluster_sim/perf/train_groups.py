@@ -121,7 +121,21 @@ class Groups:
     outer: Shape
     expert_sharded: Shape
     strides: dict[str, int]
-    dp: int
+    pp: int
+    devices: tuple[int, ...]  # of a placement; else rank r is device r
+
+    def stages_meet(self, domain: int, here: int, there: int) -> bool:
+        """Whether every rank of a pipeline stage has its partner of another in its own domain."""
+        stride = self.strides["pp"]
+        first, second = here * stride, there * stride
+        if not self.devices and (stride % domain == 0 or domain % stride == 0):
+            return first // domain == second // domain
+        place = self.devices or range(stride * self.pp)
+        return all(
+            place[block + first + k] // domain == place[block + second + k] // domain
+            for block in range(0, len(place), stride * self.pp)
+            for k in range(stride)
+        )
 
 
 def groups_of(network: Network, plan: TrainingPlan, dp: int) -> Groups:
@@ -153,5 +167,6 @@ def groups_of(network: Network, plan: TrainingPlan, dp: int) -> Groups:
             max(1, stage // (plan.ep * plan.etp)), first * plan.ep * plan.etp
         ),
         strides=strides,
-        dp=dp,
+        pp=plan.pp,
+        devices=plan.placement,
     )

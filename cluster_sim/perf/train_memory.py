@@ -114,7 +114,7 @@ def stage_memory(
 
     width = REDUCE_BYTES[plan.reduce_dtype]
     layers = sum(part.content.layers for part in parts)
-    stored = alive * sum(_stored(case, part) for part in parts) * (1 - plan.offload.activations)
+    stored = alive * sum(stored_bytes(case, part) for part in parts)
     fetched = 0.0
     if plan.zero >= 3 and layers:
         fetched = PREFETCHED_LAYERS * (dense + experts) / layers * (WEIGHT_BYTES + width)
@@ -125,7 +125,7 @@ def stage_memory(
         weights=_weight_bytes(case) * kept(dense, experts, 3),
         gradients=width * kept(trained, trained_experts, 2),
         optimizer=optimizer * (1 - plan.offload.optimizer),
-        activations=stored + _working(case, parts),
+        activations=stored * (1 - plan.offload.activations) + working_bytes(case, parts),
         logits=logits,
         buffers=fetched,
         reserve=CONTEXT_BYTES + FRAGMENTED * capacity_bytes,
@@ -137,21 +137,25 @@ def _weight_bytes(case: Case) -> float:
     return WEIGHT_BYTES if case.job.lora is None else input_bytes(case)
 
 
-def _stored(case: Case, part: Stage) -> float:
-    """Activations of a micro-batch in a part; layers that are not computed again keep all."""
-    content, plan = part.content, case.plan
+def stored_bytes(case: Case, part: Stage) -> float:
+    """Activations that a part of the model keeps of a micro-batch, layers that predict further
+    tokens too; those that are not computed again keep all.
+    """
+    content, plan, model = part.content, case.plan, case.model
     each = {kind: layer_activation_bytes(case, experts=kind) for kind in (False, True)}
     held = content.dense * each[False] + content.experts * each[True]
     again = plan.recompute_layers
     if plan.recompute == "full" and again is not None and content.layers:
         split = case.plan.tp if plan.sequence_parallel else 1
-        few = 2.0 * case.tokens * case.model.hidden / split
+        few = 2.0 * case.tokens * model.hidden / split
         share = min(again, content.layers) / content.layers
         held = held * (1 - share) + few * share * content.layers
+    if content.head and case.job.mtp:
+        held += model.mtp_layers * each[model.moe is not None]
     return held
 
 
-def _working(case: Case, parts: list[Stage]) -> float:
+def working_bytes(case: Case, parts: list[Stage]) -> float:
     """With full recomputation: all that one layer keeps while its backward pass runs."""
     if case.plan.recompute != "full":
         return 0.0

@@ -28,13 +28,21 @@ def json_schema(family: str) -> dict[str, Any]:
     """
     from pydantic import TypeAdapter
 
-    schema = TypeAdapter(KINDS[family]).json_schema()
-    schema["properties"].pop("name", None)
+    schema: dict[str, Any] = TypeAdapter(KINDS[family]).json_schema()
     given: tuple[str, ...] = ("name",)
     if family == "topology":
         given = ("name", "scale_up", "chip", "chips")  # from the chip, and from host and hosts
         schema["properties"]["host"] = {"type": "string", "description": "a topology to repeat"}
         schema["properties"]["hosts"] = {"type": "integer", "minimum": 1}
-    schema["required"] = [key for key in schema.get("required", []) if key not in given]
-    schema["properties"]["extends"] = {"type": "string", "description": "a file to build on"}
+    for form in forms(schema):
+        form["properties"].pop("name", None)
+        form["required"] = [key for key in form.get("required", []) if key not in given]
+        form["properties"]["extends"] = {"type": "string", "description": "a file to build on"}
     return schema
+
+
+def forms(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The forms that a file may have: the schema itself, or definitions that it chooses from."""
+    if "anyOf" not in schema:
+        return [schema]
+    return [schema["$defs"][one["$ref"].rsplit("/", 1)[-1]] for one in schema["anyOf"]]

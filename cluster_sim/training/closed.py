@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from cluster_sim.training.job import Job
-from cluster_sim.training.pipeline import Played, Times, play
+from cluster_sim.training.pipeline import FloatArray, Played, Times, play
 from cluster_sim.training.priced import (
     Pass,
     Priced,
@@ -56,10 +56,12 @@ def step_of(priced: Priced) -> Step:
     period = _period_s(plan, first) if extra else 0.0
     if period is None:
         first, plan = _run(priced, job.micro_batches)
-        period = 0.0
-    end, stages = _finish(priced, plan, first)
-    end += period * extra
-    return close(priced, plan, end, stages)
+        period, extra = 0.0, 0
+    p2p_s = first.p2p_exposed_s
+    if extra:
+        p2p_s = p2p_s + extra / plan.stages * _round_p2p_s(priced, plan, first)
+    end, stages = _finish(priced, plan, first, p2p_s)
+    return close(priced, plan, end + period * extra, stages)
 
 
 def _played_rounds(job: Job) -> tuple[int, int]:
@@ -77,8 +79,7 @@ def _period_s(plan: Schedule, played: Played) -> float | None:
     to that of p micro-batches later. None where the first and the last part of the model do not
     agree on it, or rounds before and after took another time: the pipeline is not periodic yet.
     """
-    p = plan.stages
-    later = plan.micro_batches // 2 // p * p + p - 1
+    p, later = plan.stages, _later(plan)
     steps = []
     for part in (0, plan.virtual_stages - 1):
         ends = [
@@ -89,6 +90,22 @@ def _period_s(plan: Schedule, played: Played) -> float | None:
     if max(steps) - min(steps) > STEADY * max(steps):
         return None
     return steps[1] / p
+
+
+def _later(plan: Schedule) -> int:
+    """The last micro-batch of a round in the middle of a step."""
+    return plan.micro_batches // 2 // plan.stages * plan.stages + plan.stages - 1
+
+
+def _round_p2p_s(priced: Priced, plan: Schedule, played: Played) -> FloatArray:
+    """Seconds that the sends of a round of p micro-batches in the middle show on each stage."""
+    laid_out = player_of(priced.job, plan.micro_batches)
+    last = _later(plan)
+    ours = (laid_out.micro_batch > last - plan.stages) & (laid_out.micro_batch <= last)
+    waited = played.on_way_s[ours]
+    found = np.zeros(plan.stages)
+    np.add.at(found, laid_out.stage[ours], waited)
+    return found
 
 
 def times_of(priced: Priced, plan: Schedule) -> Times:
@@ -127,10 +144,11 @@ class Ends:
     optimizer_s: float
 
 
-def _finish(priced: Priced, plan: Schedule, played: Played) -> tuple[float, list[Ends]]:
+def _finish(
+    priced: Priced, plan: Schedule, played: Played, p2p_s: FloatArray
+) -> tuple[float, list[Ends]]:
     """The end of the step after gradients, norm, updates and the host, and each stage's ends."""
     sms = priced.job.case.kernels.software.comm_sms
-    micro_batches, played_batches = priced.job.micro_batches, plan.micro_batches
     found, spans = [], _last_backward(plan, played)
     for stage in range(plan.stages):
         parts = [plan.virtual(stage, chunk) for chunk in range(plan.chunks)]
@@ -144,7 +162,7 @@ def _finish(priced: Priced, plan: Schedule, played: Played) -> tuple[float, list
                 reduced_s=max(last_s, lane_s),
                 gather_s=gather_s,
                 slowed_s=slowed_s,
-                p2p_s=float(played.p2p_exposed_s[stage]) * micro_batches / played_batches,
+                p2p_s=float(p2p_s[stage]),
                 optimizer_s=sum(priced.optimizer_s[v % len(priced.stages)] for v in parts)
                 / plan.copies,
             )

@@ -43,10 +43,7 @@ class Job:
     @property
     def parts(self) -> int:
         """Virtual stages that the layers are cut into."""
-        plan = self.plan
-        if self.schedule == "dualpipe":
-            return plan.pp
-        return plan.pp * (2 if self.schedule == "dualpipe_v" else plan.vpp)
+        return _parts(self.plan, self.schedule)
 
     @property
     def name(self) -> str:
@@ -80,6 +77,7 @@ def make_job(
     dp = _replicas(machine, plan, devices)
     schedule = _schedule(plan)
     _check_model(model, plan, dp, schedule)
+    _check_sequence(job, plan)
     if job.mtp and not model.mtp_layers:
         raise SpecError(
             f"mtp: {model.name} has no layers that predict further tokens; leave it out"
@@ -106,6 +104,12 @@ def make_job(
         schedule=schedule,
         warnings=tuple(_warnings(case)),
     )
+
+
+def _parts(plan: TrainingPlan, schedule: str) -> int:
+    if schedule == "dualpipe":
+        return plan.pp
+    return plan.pp * (2 if schedule == "dualpipe_v" else plan.vpp)
 
 
 def _schedule(plan: TrainingPlan) -> str:
@@ -136,7 +140,7 @@ def _replicas(machine: TopologyInput, plan: TrainingPlan, devices: int) -> int:
         )
     ranks = plan.cp * dp
     if plan.shard is not None and ranks % plan.shard:
-        _refuse("shard", plan.shard, f"the dp x cp = {ranks} ranks", divisors(ranks, ranks))
+        _refuse("shard", plan.shard, f"the dp x cp = {ranks} ranks", _divisors(ranks))
     return dp
 
 
@@ -154,11 +158,16 @@ def _micro_batches(job: TrainingWorkload, plan: TrainingPlan, dp: int) -> int:
 
 def _check_model(model: Model, plan: TrainingPlan, dp: int, schedule: str) -> None:
     check_layout(model, Layout(plan.tp))
-    chunks = 2 if schedule in TWO_CHUNKS else plan.vpp
-    if plan.pp * plan.vpp > model.layers:
+    chunks, parts = 2 if schedule in TWO_CHUNKS else plan.vpp, _parts(plan, schedule)
+    if parts > model.layers:
         raise DoesNotFitError(
-            f"pp {plan.pp} x vpp {plan.vpp} exceeds the {model.layers} layers of {model.name}; "
-            f"lower one of them."
+            f"pp {plan.pp} x vpp {parts // plan.pp} exceeds the {model.layers} layers of "
+            f"{model.name}; lower one of them."
+        )
+    if plan.layers and len(plan.layers) != parts:
+        raise DoesNotFitError(
+            f"plan.layers names {len(plan.layers)} virtual stages, {schedule} of pp {plan.pp} has "
+            f"{parts}."
         )
     if plan.layers and sum(plan.layers) != model.layers:
         raise DoesNotFitError(
@@ -166,6 +175,9 @@ def _check_model(model: Model, plan: TrainingPlan, dp: int, schedule: str) -> No
         )
     if chunks > 1 and plan.pp == 1:
         raise DoesNotFitError(f"vpp={chunks} needs a pipeline; set pp above 1.")
+    if plan.context == "all_to_all" and model.heads // plan.tp % plan.cp:
+        heads = model.heads // plan.tp
+        _refuse("cp", plan.cp, f"the {heads} heads that tp leaves a device", _divisors(heads))
     stage = plan.tp * plan.cp * dp
     moe = model.moe
     if moe is None:
@@ -185,7 +197,7 @@ def _check_model(model: Model, plan: TrainingPlan, dp: int, schedule: str) -> No
             "ep x etp",
             plan.ep * plan.etp,
             f"the tp x cp x dp = {stage} devices of a stage",
-            divisors(stage, stage),
+            _divisors(stage),
         )
     if moe.expert_hidden % plan.etp:
         _refuse(
@@ -194,6 +206,19 @@ def _check_model(model: Model, plan: TrainingPlan, dp: int, schedule: str) -> No
             f"the width {moe.expert_hidden} of an expert",
             divisors(moe.expert_hidden, stage),
         )
+
+
+def _check_sequence(job: TrainingWorkload, plan: TrainingPlan) -> None:
+    """Ranks of context and of sequence parallelism get equal parts of a sequence."""
+    if job.seq_len % plan.cp:
+        _refuse("cp", plan.cp, f"the {job.seq_len} tokens of a sequence", _divisors(job.seq_len))
+    own = job.seq_len // plan.cp
+    if plan.sequence_parallel and own * plan.micro_batch % plan.tp:
+        _refuse("tp", plan.tp, f"the {own} tokens of a context-parallel rank", _divisors(own))
+
+
+def _divisors(count: int) -> list[int]:
+    return divisors(count, count)
 
 
 def _refuse(name: str, degree: int, what: str, possible: list[int]) -> NoReturn:
@@ -209,12 +234,12 @@ def _warnings(case: Case) -> list[str]:
     found = []
     groups, network = case.groups, case.network
     message = case.tokens * case.model.hidden * 2
-    for name, shape, operation in (
-        ("tp", groups.tp, "all_gather"),
-        ("ep", groups.ep, "all_to_all"),
-        ("cp", groups.cp, "send_recv"),
+    for name, shape, operation, beside in (
+        ("tp", groups.tp, "all_gather", 1),
+        ("ep", groups.ep, "all_to_all", 1),
+        ("cp", groups.cp, "send_recv", groups.tp.ranks),
     ):
-        if shape.domains == 1 or shape.ranks > network.domain:
+        if shape.domains == 1 or shape.ranks * beside > network.domain:
             continue
         inside = network.seconds(operation, network.shape(shape.ranks, 1), message)
         across = network.seconds(operation, shape, message)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from cluster_sim.errors import ClusterSimError, DoesNotFitError
-from cluster_sim.perf.train_memory import StageMemory, stage_memory
+from cluster_sim.perf.train_memory import (
+    StageMemory,
+    stage_memory,
+    stored_bytes,
+    working_bytes,
+)
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
 from cluster_sim.specs.training import Offload, TrainingPlan
 from cluster_sim.training.job import Job, make_job
-from cluster_sim.training.priced import Priced, player_of, price
+from cluster_sim.training.priced import Priced, player_of, price, schedule_of
+from cluster_sim.training.step_work import Record
 
+Series = tuple[tuple[float, float], ...]  # times (s), not falling, and bytes from each on
 OFFERED = 4  # changes that the error names
 
 
@@ -45,6 +52,36 @@ def memory_of(priced: Priced) -> Memory:
         alive = plan.peak_alive[stage] / plan.chunks
         found.append(stage_memory(job.case, parts, alive, capacity))
     return Memory(stages=tuple(found), capacity=capacity)
+
+
+def memory_over_time(priced: Priced, memory: Memory, records: Sequence[Record]) -> list[Series]:
+    """The bytes of a device of each stage over a played step.
+
+    Model: a micro-batch's activations of a chunk from the end of its forward pass to the end of its
+    last backward operation; all else, the logits too, for the whole step.
+    """
+    case, plan, count = priced.job.case, schedule_of(priced.job), len(priced.stages)
+    ends: dict[tuple[int, int, int], list[float]] = {}
+    for record in sorted(records, key=lambda r: r.end_s):
+        if record.lane == "compute" and record.micro_batch >= 0:
+            key = record.stage, record.chunk, record.micro_batch
+            ends.setdefault(key, []).append(record.end_s)
+    found: list[Series] = []
+    for stage in range(plan.stages):
+        parts = [priced.stages[plan.virtual(stage, c) % count] for c in range(plan.chunks)]
+        each = [stored_bytes(case, part) * (1 - case.plan.offload.activations) for part in parts]
+        changes = []
+        for (home, chunk, _), times in ends.items():
+            if home == stage:
+                changes += [(times[0], -each[chunk]), (times[-1], each[chunk])]
+        held = memory.stages[stage]
+        bytes_ = held.total - held.activations + working_bytes(case, parts)
+        series = [(0.0, bytes_)]
+        for at_s, less in sorted(changes):  # of an overlapped pair the new ones come first
+            bytes_ -= less
+            series.append((at_s, bytes_))
+        found.append(tuple(series))
+    return found
 
 
 def _few(job: Job) -> int:

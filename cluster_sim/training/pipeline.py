@@ -55,7 +55,8 @@ class Played:
 
     Shapes: (nodes,) or (nodes, ranks), and (stages,) or (stages, ranks). ``bubble_s`` is what a
     stage waits from the start of the step to the end of its last stage. ``p2p_exposed_s`` is the
-    part of it in which what the stage needs was done but still on its way.
+    part of it in which what the stage needs was done but still on its way, ``on_way_s`` that of
+    each node.
     """
 
     start_s: FloatArray
@@ -65,6 +66,7 @@ class Played:
     busy_s: FloatArray
     bubble_s: FloatArray
     p2p_exposed_s: FloatArray
+    on_way_s: FloatArray
 
     @property
     def step_s(self) -> FloatArray:
@@ -82,6 +84,7 @@ class Player:
     plan: Schedule
     rows: tuple[tuple[int, int, int, int, int, int, int], ...]
     stage: NDArray[np.intp]
+    micro_batch: NDArray[np.intp]  # of the first operation of a node
     first: NDArray[np.intp]  # nodes of the stages
     last: NDArray[np.intp]
 
@@ -106,6 +109,7 @@ def player(plan: Schedule) -> Player:
         plan=plan,
         rows=tuple(rows),
         stage=np.array([node.stage for node in plan.nodes]),
+        micro_batch=np.array([node.ops[0].micro_batch for node in plan.nodes]),
         first=np.array(first),
         last=np.array(last),
     )
@@ -142,6 +146,7 @@ def play(laid_out: Player, times: Times) -> Played:
         busy_s=busy,
         bubble_s=last_end.max(axis=0) - busy,
         p2p_exposed_s=exposed,
+        on_way_s=on_way,
     )
 
 

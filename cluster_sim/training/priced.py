@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from cluster_sim.perf.train_layer import Work
-from cluster_sim.perf.train_memory import layer_activation_bytes
+from cluster_sim.perf.train_memory import stored_bytes
 from cluster_sim.perf.train_stage import Stage, Transfers, stages_of
 from cluster_sim.perf.transformer import ACTIVATION_BYTES
 from cluster_sim.training.job import Job
@@ -77,8 +77,12 @@ def price(job: Job) -> Priced:
 
 
 def _spread(job: Job) -> float:
-    """What stragglers add to a step, as a share: ``scale`` for every doubling beyond a host."""
+    """What stragglers add to a step, as a share: ``scale`` for every doubling beyond a host; with
+    ``jitter`` they are drawn instead.
+    """
     software, machine = job.case.kernels.software, job.machine
+    if job.case.job.jitter is not None:
+        return 0.0
     host = machine.topology.chips_per_host or machine.topology.chips
     doublings = max(0.0, math.log2(job.devices / (host * machine.chip.devices_per_chip)))
     narrow = job.case.job.precision in NARROW
@@ -103,7 +107,7 @@ def _passes(job: Job, stage: Stage) -> tuple[Pass, Pass, Pass]:
         sides[1]["dp"] = _shown(backward, gather + scatter, layers, software.comm_sms)
     offloaded = job.plan.offload.activations
     if offloaded:
-        moved = offloaded * activation_bytes_of(job, stage) / host_link(job)
+        moved = offloaded * stored_bytes(job.case, stage) / host_link(job)
         for side in sides[:2]:
             side["offload"] = max(0.0, moved - sum(side.values()))
     return Pass(sides[0]), Pass(sides[1]), Pass(sides[2])
@@ -125,24 +129,23 @@ def _sends(job: Job) -> tuple[Transfers, ...]:
     case, plan, network = job.case, job.plan, job.case.network
     split = plan.tp if plan.sequence_parallel else 1
     message = case.tokens * case.model.hidden * ACTIVATION_BYTES / split
-    stride = case.groups.strides["pp"]
-    domains = [_home(job, part) * stride // network.domain for part in range(job.parts)]
-    send = {
-        inside: network.seconds(
-            "send_recv", network.shape(2, 1 if inside else network.domain), message
-        )
-        if any((a == b) == inside for a, b in pairwise(domains))
-        else 0.0
-        for inside in (True, False)
-    }
     homes = [_home(job, part) for part in range(job.parts)]
+    inside = {
+        (here, there): case.groups.stages_meet(network.domain, here, there)
+        for here, there in dict.fromkeys(pairwise(homes))
+        if here != there
+    }
+    seconds = {
+        near: network.seconds("send_recv", network.shape(2, 1 if near else network.domain), message)
+        for near in dict.fromkeys(inside.values())
+    }
     return tuple(
         Transfers()
-        if homes[v] == homes[v + 1]
-        else Transfers(send[True], message, 0.0)
-        if domains[v] == domains[v + 1]
-        else Transfers(send[False], 0.0, message)
-        for v in range(job.parts - 1)
+        if here == there
+        else Transfers(seconds[True], message, 0.0)
+        if inside[here, there]
+        else Transfers(seconds[False], 0.0, message)
+        for here, there in pairwise(homes)
     )
 
 
@@ -182,13 +185,6 @@ def host_link(job: Job) -> float:
 
 
 DEFAULT_HOST_LINK = 63e9  # PCIe 5 x16 in one direction (stas00/ml-engineering network README)
-
-
-def activation_bytes_of(job: Job, stage: Stage) -> float:
-    """Bytes that the layers of a part keep of a micro-batch."""
-    content = stage.content
-    plain = content.dense * layer_activation_bytes(job.case, experts=False)
-    return plain + content.experts * layer_activation_bytes(job.case, experts=True)
 
 
 @lru_cache(maxsize=256)

@@ -9,7 +9,8 @@ import pytest
 from cluster_sim.errors import UnknownNameError
 from cluster_sim.specs.find import find, names
 from cluster_sim.specs.load import load_economics, load_topology, load_workload
-from cluster_sim.specs.schema import KINDS, json_schema
+from cluster_sim.specs.load_training import kind_of, load_training
+from cluster_sim.specs.schema import KINDS, forms, json_schema
 
 
 @pytest.mark.parametrize("name", names("topology"))
@@ -20,12 +21,28 @@ def test_topologies_load(name: str) -> None:
     assert machine.chip.sources
 
 
-@pytest.mark.parametrize("name", names("workload"))
+@pytest.mark.parametrize("name", [w for w in names("workload") if kind_of(w) == "serving"])
 @pytest.mark.parametrize("software", ["trtllm", "vllm", "sglang"])
 def test_workloads_load_with_every_profile(name: str, software: str) -> None:
     job = load_workload(name, [f"workload.software={software}"])
     assert job.software.framework == software
     assert job.software.name.startswith(software + "-")
+
+
+@pytest.mark.parametrize("name", [w for w in names("workload") if kind_of(w) == "training"])
+def test_training_workloads_load_with_every_preset(name: str) -> None:
+    job = load_training(name)
+    assert job.workload.sources
+    assert job.workload.name == name
+    for preset in job.workload.presets:
+        assert load_training(name, preset=preset).workload.presets == job.workload.presets
+
+
+@pytest.mark.parametrize("name", names("training"))
+def test_training_profiles_say_their_version_and_date(name: str) -> None:
+    software = load_training("llama3_8b_train", [f"workload.software={name}"]).software
+    assert (software.name, name.rsplit("-", 1)[-1]) == (name, software.version)
+    assert software.sources
 
 
 def test_names_compare_loosely() -> None:
@@ -81,7 +98,9 @@ def test_economics_can_be_set() -> None:
 
 @pytest.mark.parametrize("family", list(KINDS))
 def test_schemas_name_every_key(family: str) -> None:
-    assert "sources" in json_schema(family)["properties"]
+    for form in forms(json_schema(family)):
+        assert {"sources", "extends"} <= set(form["properties"])
+        assert "name" not in {*form["properties"], *form["required"]}
 
 
 def test_chat_lengths_follow_the_trace(shared: Path) -> None:

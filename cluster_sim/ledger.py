@@ -85,7 +85,10 @@ def close_ledger(price: StepPrice, run: Run) -> Ledger:
 
 def family_seconds(family: Family, counts: StepCounts) -> float:
     """Seconds of a family in counted steps of one batch, without what batches share."""
-    tokens = _dot(counts.pure, family.tokens_s) + _dot(counts.mixed_tokens, family.tokens_s)
+    pure = family.tokens_s
+    if pure is not None:
+        pure = pure[:: family.decode_tokens]
+    tokens = _dot(counts.pure, pure) + _dot(counts.mixed_tokens, family.tokens_s)
     sequences = _dot(counts.pure, family.sequences_s) + _dot(
         counts.mixed_sequences, family.sequences_s
     )

@@ -339,6 +339,13 @@ def _gaps(logs: Sequence[StepLog], span: Window) -> Iterator[tuple[FloatArray, N
             keep = (weights > 0) & (ends[1:] > span.start_s) & (ends[1:] <= span.end_s)
             if keep.any():
                 yield np.diff(ends)[keep], weights[keep]
+        if log.together:
+            ends = np.frombuffer(log.end_s)
+            first, last = np.searchsorted(ends, (span.start_s, span.end_s), side="right")
+            several = np.frombuffer(log.together, dtype=np.intc)[first:last]
+            several = several[several > 0]
+            if len(several):
+                yield np.zeros(len(several)), several
         lone = sorted(gap for at_s, gap in log.lone_gaps if span.start_s < at_s <= span.end_s)
         if lone:
             yield np.array(lone), np.ones(len(lone), dtype=np.intc)

@@ -15,7 +15,13 @@ ROUNDS = 4  # of filling the machine, for a throughput that is not mostly start 
 
 def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
     """What a reader must know before using the numbers."""
-    notes = list(facts.choice.notes)
+    notes, software = list(facts.choice.notes), facts.job.software
+    if software.draft_tokens:
+        notes.append(
+            f"a decode step gives {software.tokens_per_step:.3g} tokens a sequence: "
+            f"{software.draft_tokens} drafted, {software.draft_acceptance * 100:g} % accepted "
+            "where those before were; it depends on the text, set engine.draft_acceptance"
+        )
     if row["rejected"]:
         behind = facts.run.outcomes.status.count(Status.REJECTED_SESSION)
         notes.append(

@@ -39,19 +39,22 @@ def config_hash(
     others: Sequence[str] = (),
 ) -> str:
     """SHA-256 of everything that decides the numbers: resolved inputs, what a trace holds, who else
-    is on the machine (processes by name), and the version of the program.
+    is on the machine (processes by name), and the version of the program. Rates of training decide
+    nothing in serving, nor do settings of drafts without any.
     """
+    fits, software = dataclasses.asdict(machine.fits), dataclasses.asdict(job.software)
+    if isinstance(job, WorkloadInput):
+        fits.pop("training")
+        if not job.software.draft_tokens:
+            software = {k: value for k, value in software.items() if not k.startswith("draft_")}
     resolved = [
-        dataclasses.asdict(part)
-        for part in (
-            machine.topology,
-            machine.chip,
-            machine.fits,
-            job.workload,
-            job.model,
-            job.software,
-            economics,
-        )
+        dataclasses.asdict(machine.topology),
+        dataclasses.asdict(machine.chip),
+        fits,
+        dataclasses.asdict(job.workload),
+        dataclasses.asdict(job.model),
+        software,
+        dataclasses.asdict(economics),
     ]
     traced = [] if trace is None else [trace]
     beside = [list(others)] if others else []

@@ -18,6 +18,7 @@ from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.result import Result, config_hash
 from cluster_sim.serving.event_driven import Live, Watcher
 from cluster_sim.serving.generators import draw_requests, planned
+from cluster_sim.serving.pace import Pace
 from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Prefixes, Requests, all_at_once
 from cluster_sim.serving.scheduler import SCHEDULERS
@@ -72,6 +73,41 @@ def simulate(
     trace_sha256 = _digest(job.workload)
     others = (*background, *(getattr(one, "__qualname__", repr(one)) for one in processes))
     hashed = config_hash(machine, job, money, trace_sha256, others)
+    facts = play(
+        machine,
+        job,
+        economics=money,
+        step_by_step=step_by_step,
+        skip_bad_rows=skip_bad_rows,
+        progress=progress,
+        live=live,
+        record=record,
+        processes=processes,
+        background=background,
+    )
+    facts = dataclasses.replace(facts, trace_sha256=trace_sha256, config_hash=hashed, others=others)
+    summary, table, manifest = summarise_run(facts)
+    partial = facts.run.interrupted
+    return Result(summary, table, manifest, partial, facts if record or keep else None)
+
+
+def play(
+    machine: TopologyInput,
+    job: WorkloadInput,
+    *,
+    economics: Economics | None = None,
+    step_by_step: bool = False,
+    skip_bad_rows: bool = False,
+    progress: Progress | None = None,
+    live: Live | None = None,
+    record: bool = False,
+    processes: Sequence[Process] = (),
+    background: Sequence[str] = (),
+) -> Facts:
+    """What happens in a run, before anything is made of it and without what identifies it;
+    see ``simulate``.
+    """
+    job = job.on(machine.chip)
     job = dataclasses.replace(job, workload=job.workload.plain())
     wanted, size = job.workload, job.software.memory.block_tokens
     requests = make_requests(wanted, block_tokens=size, skip_bad_rows=skip_bad_rows)
@@ -81,7 +117,7 @@ def simulate(
     cache = kv_cache(machine.chip, job.model, job.software, layout, dtypes)
     service = make_service(job, choice, price, cache, requests)
     site = None
-    if others:
+    if processes or background:
         from cluster_sim.beside import make_site
 
         site = make_site(machine, job, choice, price, processes, background)
@@ -101,10 +137,10 @@ def simulate(
         record=record,
         site=site,
     )
-    facts = Facts(
+    return Facts(
         machine=machine,
         job=job,
-        economics=money,
+        economics=economics or Economics(),
         choice=choice,
         price=price,
         cache=cache,
@@ -113,13 +149,10 @@ def simulate(
         capacity=capacity,
         flat_out=flat_out,
         caching=service.spec.prefixes is not None,
-        trace_sha256=trace_sha256,
-        config_hash=hashed,
+        trace_sha256=None,
+        config_hash="",
         version=__version__,
-        others=others,
     )
-    summary, table, manifest = summarise_run(facts)
-    return Result(summary, table, manifest, run.interrupted, facts if record or keep else None)
 
 
 def make_requests(
@@ -173,12 +206,13 @@ def make_service(
         scheduler=SCHEDULERS[software.scheduler],
         max_num_seqs=software.max_num_seqs,
         max_num_batched_tokens=software.max_num_batched_tokens,
-        max_output_tokens=longest,
+        max_output_tokens=longest + software.draft_tokens,
         ranks=choice.layout.ranks,
         state_blocks=cache.state_blocks,
         new_token_ratio=software.new_token_ratio,
         swap=software.preemption == "swap",
         prefixes=_shared_prefixes(job, requests),
+        pace=Pace.of(software.tokens_per_step),
     )
     closed = wanted.arrivals.concurrency if wanted.arrivals.kind == "closed" else None
     return Service(
@@ -187,7 +221,7 @@ def make_service(
         wanted.plan.router,
         job.model.max_context,
         closed,
-        software.first_token_steps,
+        software.first_token_steps * software.tokens_per_step,
     )
 
 

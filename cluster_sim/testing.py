@@ -11,12 +11,14 @@ import dataclasses
 import math
 import random
 from array import array
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster_sim.perf.step_price import StepPrice
+from cluster_sim.serving.pace import Pace
 from cluster_sim.serving.records import StepCounts, StepLog
 from cluster_sim.serving.requests import Prefixes, Requests, prefixes_of_runs
 from cluster_sim.serving.router import ROUTERS
@@ -96,6 +98,21 @@ def _random_sessions(rng: random.Random, requests: Requests) -> Requests:
     return dataclasses.replace(requests, after=after, think_s=np.array(think))
 
 
+def random_drafts(seed: int, scheduler: Scheduler | None = None) -> tuple[Service, Requests]:
+    """A random case whose sequences have drafts in their steps."""
+    service, requests = random_case(seed, scheduler)
+    rng = random.Random(-1 - seed)
+    drafts = rng.choice((1, 1, 2, 3, 7))
+    acceptance = rng.choice((0.0, 1.0, rng.random(), rng.random(), rng.random()))
+    spec = dataclasses.replace(
+        service.spec,
+        price=dataclasses.replace(service.spec.price, decode_tokens=1 + drafts),
+        max_output_tokens=service.spec.max_output_tokens + drafts,
+        pace=Pace.of(sum(acceptance**n for n in range(drafts + 1))),
+    )
+    return dataclasses.replace(service, spec=spec), requests
+
+
 def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service, Requests]:
     """A service and its traffic: schedulers, bursts, starved caches, several replicas, closed and
     open loops, sessions.
@@ -144,6 +161,9 @@ def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service,
     return service, _random_sessions(rng, requests) if rng.random() < 0.2 else requests
 
 
+Cases = Callable[[int, Scheduler | None], tuple[Service, Requests]]
+
+
 def facts(run: Run) -> dict[str, object]:
     """Everything that a result is made of, in comparable form; NaN becomes None."""
 
@@ -156,6 +176,7 @@ def facts(run: Run) -> dict[str, object]:
             log.emitted.tolist(),
             log.chained.tolist(),
             sorted(log.lone_gaps),
+            log.together.tolist(),
         )
 
     def of_counts(counts: StepCounts) -> dict[str, object]:
@@ -178,7 +199,9 @@ def facts(run: Run) -> dict[str, object]:
     }
 
 
-def check_scheduler(scheduler: Scheduler, cases: int = 40) -> None:
+def check_scheduler(
+    scheduler: Scheduler, cases: int = 40, *, cases_of: Cases = random_case
+) -> None:
     """Hold a scheduler to the contract on random services; raises AssertionError naming the case
     and the rule.
 
@@ -188,7 +211,7 @@ def check_scheduler(scheduler: Scheduler, cases: int = 40) -> None:
     of asking at every step.
     """
     for seed in range(cases):
-        service, requests = random_case(seed, _watched(scheduler, seed))
+        service, requests = cases_of(seed, _watched(scheduler, seed))
         reference = facts(serve(service, requests, step_by_step=True))
         fast = facts(serve(service, requests))
         differing = [name for name, value in reference.items() if fast[name] != value]
@@ -228,7 +251,8 @@ def _check_decision(view: View, decision: Decision, case: str) -> None:
         seats -= prompt.request not in {held.request for held in kept}
         tokens += chunk.tokens
     budget = view.max_num_batched_tokens
-    assert tokens == 0 or tokens + decodes <= max(budget, decodes), f"{case}: {tokens} over budget"
+    decoded = decodes * view.decode_tokens
+    assert tokens == 0 or tokens + decoded <= max(budget, decoded), f"{case}: {tokens} over budget"
     assert free >= 0, f"{case}: {-free} KV blocks short"
     assert seats >= 0, f"{case}: {-seats} sequences over max_num_seqs"
     assert tokens or decodes, f"{case}: idles although something can run"

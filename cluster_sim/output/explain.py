@@ -128,6 +128,11 @@ def _step(
         "prompts + floor + work x sum of (end^2 - start^2)(1 + h / end)"
         + ("; batches side by side: the slowest, then the experts of all" if ranks > 1 else "")
     )
+    if job.software.draft_tokens:
+        formula += (
+            f"; T has {1 + job.software.draft_tokens} tokens a decode, of which "
+            f"{job.software.tokens_per_step:.3g} are kept in the mean"
+        )
     return f"{title}\n{grid(rows)}\n{_wrapped(formula)}"
 
 

@@ -25,13 +25,14 @@ Windows = Sequence[tuple[float, float]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaSteps:
     """The steps of a replica: when each starts and ends (s), the tokens of all ranks in it, and
-    what each rank did.
+    what each rank did; a decoding sequence has ``decode_tokens`` in each.
     """
 
     starts_s: FloatArray
     ends_s: FloatArray
     all_tokens: IntArray
     ranks: tuple[RankSteps, ...]
+    decode_tokens: int
 
 
 def replica_steps(tape: Tape, ranks: int, families: Sequence[Family]) -> ReplicaSteps:
@@ -45,9 +46,16 @@ def replica_steps(tape: Tape, ranks: int, families: Sequence[Family]) -> Replica
     if any(family.shared_s is not None for family in families):
         each = tuple(_filled(steps, len(ends_s)) for steps in each)
     tokens = np.zeros(len(ends_s), dtype=np.int64)
+    width = families[0].decode_tokens if families else 1
     for steps in each:
-        tokens[steps.number] += steps.decodes + steps.prefill_tokens
-    return ReplicaSteps(starts_s=starts_of(tape), ends_s=ends_s, all_tokens=tokens, ranks=each)
+        tokens[steps.number] += steps.decodes * width + steps.prefill_tokens
+    return ReplicaSteps(
+        starts_s=starts_of(tape),
+        ends_s=ends_s,
+        all_tokens=tokens,
+        ranks=each,
+        decode_tokens=width,
+    )
 
 
 def _filled(steps: RankSteps, count: int) -> RankSteps:
@@ -126,7 +134,7 @@ def _detailed(
     for i, (start, end, decodes, prompts, tokens) in enumerate(zip(*columns, strict=True)):
         context, swapped, blocks = (column[i] for column in more)
         args: dict[str, Any] = {
-            "tokens": decodes + tokens,
+            "tokens": decodes * replica.decode_tokens + tokens,
             "decodes": decodes,
             "context": context,
             "kv_blocks": blocks,
@@ -180,7 +188,8 @@ def _overview(
     rows = zip(starts, ends, counts, *(column.tolist() for column in columns), strict=True)
     for start, end, count, decodes, prompts, tokens, context in rows:
         name = step_name(decodes, prompts, tokens) + (f" x {count:,} steps" if count > 1 else "")
-        args = {"steps": count, "tokens": decodes + tokens, "decodes": decodes, "context": context}
+        many = decodes * replica.decode_tokens + tokens
+        args = {"steps": count, "tokens": many, "decodes": decodes, "context": context}
         yield slice_event(process, number, name, start, end, args)
 
 

@@ -147,7 +147,7 @@ def _line(dimension: str, value: str, metric: str, score: Score) -> dict[str, ob
 CASE_COLUMNS = (
     *("case_id", "run_id", "file", "line", "kind", "source", "mode", "half", "chip", "model"),
     *("operation", "precision", "framework", "metric", "flags", "measured", "predicted", "error"),
-    *("reason", "detail"),
+    *("reason", "detail", "predicted_with_drafts"),
 )
 
 
@@ -161,7 +161,7 @@ def cases_csv(replayed: Sequence[Replayed]) -> str:
             *(case.text("mode"), half(case), case.text("chip"), case.text("model")),
             *(operation(case), precision(case), framework(case), case.text("metric")),
             *(";".join(case.flags), case.value, one.predicted, one.error),
-            *(one.reason, one.detail),
+            *(one.reason, one.detail, one.drafted and one.drafted.predicted),
         )
         rows.append(dict(zip(CASE_COLUMNS, cells, strict=True)))
     return format_csv(rows)
@@ -185,7 +185,8 @@ def write_cases(path: Path, replayed: Sequence[Replayed]) -> None:
             os.unlink(staged)
 
 
-# What stands in the short table: words, kind, mode, plan, metrics.
+# What stands in the short table: words, mode, plan, metrics. Runs that state drafts stand apart in
+# the slices, since nobody says how many were accepted.
 _SHORT = (
     ("step time of a decode (TPOT), closed loop", "closed_loop", "stated", ("tpot",)),
     ("time to the first token, closed loop", "closed_loop", "stated", ("ttft",)),
@@ -205,7 +206,7 @@ def markdown(replayed: Sequence[Replayed]) -> str:
     closed = scorecard([one for one in replayed if one.case.text("mode") == "closed_loop"])
     parts = ["<!-- accuracy table -->", _short_table(replayed), "<!-- end of accuracy table -->"]
     parts += ["## All metrics by mode", _wide(card, "mode"), "## Halves", _wide(closed, "half")]
-    for dimension in ("chip", "model", "precision", "framework", "flag"):
+    for dimension in ("chip", "model", "precision", "framework", "flag", "mtp"):
         parts += [f"## Closed loop by {dimension}", _wide(closed, dimension)]
     parts += ["## Closed loop by how the version's profile was chosen", _wide(closed, "profile")]
     parts += [_versions(card), "## Closed loop, worst set-ups", _wide_of(_worst(card))]
@@ -233,6 +234,7 @@ def _short_table(replayed: Sequence[Replayed]) -> str:
                 if one.case.text("mode") == mode
                 and (plan == "stated") == bool(one.case.text("tp"))
                 and one.case.text("metric").startswith(begins)
+                and not one.case.count("mtp_draft_tokens", 0)
             ],
         )
     runs = as_times([one for one in replayed if one.case.kind == "training"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +83,15 @@ def touched_experts(chosen: FloatArray, tokens: FloatArray) -> FloatArray:
     return np.asarray((first <= tokens).sum(axis=2), dtype=float)
 
 
+@lru_cache(maxsize=8)
+def _touched(moe: Moe, ep: int, most: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Probabilities by device, token counts up to ``most``, and the experts that those touch."""
+    order = np.random.default_rng(PLACEMENT_SEED).permutation(moe.experts)
+    chosen = choice_probabilities(moe)[order].reshape(ep, -1)
+    tokens = np.unique(np.rint(np.geomspace(1, max(2, most), KNOTS)))
+    return chosen, tokens, touched_experts(chosen, tokens)
+
+
 def expert_time(
     machine: TopologyInput, model: Model, layout: Layout, recipe: Recipe, most: int
 ) -> ExpertTime:
@@ -105,10 +115,7 @@ def expert_time(
     pick_s = pick_bytes / (chip.device_bandwidth * curve.activations)
     weights_s = elements * BYTES_PER_ELEMENT[recipe.experts]
     weights_s /= chip.device_bandwidth * curve.memory
-    order = np.random.default_rng(PLACEMENT_SEED).permutation(moe.experts)
-    chosen = choice_probabilities(moe)[order].reshape(layout.ep, -1)
-    tokens = np.unique(np.rint(np.geomspace(1, max(2, most), KNOTS)))
-    touched = touched_experts(chosen, tokens)
+    chosen, tokens, touched = _touched(moe, layout.ep, most)
     picks = np.broadcast_to(chosen.sum(axis=1)[:, None] * tokens, touched.shape)
     slowest = (touched * weights_s + picks * (math_s + pick_s)).argmax(axis=1, keepdims=True)
     math = np.take_along_axis(picks, slowest, axis=1).mean(axis=(0, 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from cluster_sim.perf.collectives import (
     exchange,
     handoff_s,
 )
+from cluster_sim.perf.drafts import one_mtp_layer, with_passes
 from cluster_sim.perf.experts import expert_time
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.operators import (
@@ -27,6 +28,8 @@ from cluster_sim.perf.operators import (
 )
 from cluster_sim.perf.transformer import (
     ACTIVATION_BYTES,
+    Gemm,
+    draft_projections,
     glue_bytes,
     kv_bytes_per_token,
     kv_elements_per_layer,
@@ -55,6 +58,8 @@ class Family:
     ``swap_s`` per token moved to or from the host; ``shared_s`` by tokens of all batches of the
     replica. All over all layers.
 
+    A decoding sequence has ``decode_tokens`` tokens in a step: its own and those drafted for it.
+
     ``use`` has amounts instead of seconds in tables of the same form: bytes that a device sends, or
     of work bound by arithmetic the seconds that its bytes take at the full rate of the memory.
     """
@@ -70,6 +75,7 @@ class Family:
     prompts: bool = False
     swap_s: float = 0.0
     shared_s: FloatArray | None = None
+    decode_tokens: int = 1
     use: Family | None = None
 
 
@@ -99,7 +105,7 @@ def family_s(family: Family, steps: Any, all_tokens: Any) -> Any:
     """
     seconds = family.context_s * steps.context + family.local_context_s * steps.local_context
     for table, count in (
-        (family.tokens_s, steps.decodes + steps.prefill_tokens),
+        (family.tokens_s, steps.decodes * family.decode_tokens + steps.prefill_tokens),
         (family.sequences_s, steps.decodes + steps.prompts),
         (family.decodes_s, steps.decodes),
         (family.shared_s, all_tokens),
@@ -137,9 +143,14 @@ class _Case:
     recipe: Recipe
 
     @property
+    def width(self) -> int:
+        """Tokens of a decoding sequence in a step: the next one and those drafted."""
+        return 1 + self.software.draft_tokens
+
+    @property
     def tokens(self) -> FloatArray:
-        software = self.software
-        return np.arange(software.max_num_batched_tokens + software.max_num_seqs + 1, dtype=float)
+        most = self.software.max_num_batched_tokens + self.software.max_num_seqs * self.width
+        return np.arange(most + 1, dtype=float)
 
     @property
     def sequences(self) -> FloatArray:
@@ -154,7 +165,10 @@ class _Case:
 def operator_families(
     machine: TopologyInput, model: Model, software: Software, layout: Layout, recipe: Recipe
 ) -> tuple[Family, ...]:
-    """All families that a model has under a layout; raises SpecError when a curve is missing."""
+    """All families that a model has under a layout; raises SpecError when a curve is missing.
+
+    With drafts the model is one ``with_mtp_layers``.
+    """
     case = _Case(machine, model, software, layout, recipe)
     families = [*_gemm_families(case), _prefill_family(case), _decode_family(case)]
     families.append(_glue_family(case))
@@ -166,40 +180,66 @@ def operator_families(
     if layout.pp > 1:
         families.append(_handoff_family(case))
     families += [_host_family(case), _swap_family(case)]
-    return tuple(families)
+    return tuple(_drafting(case, families)) if software.draft_tokens else tuple(families)
+
+
+def _drafting(case: _Case, families: list[Family]) -> list[Family]:
+    """The families with drafts in their steps, and with further passes of an MTP layer."""
+    model, software = case.model, case.software
+    passes = software.draft_tokens - model.mtp_layers
+    if passes > 0:
+        bare = replace(software, draft_tokens=0, max_num_batched_tokens=0)
+        layer = operator_families(
+            case.machine, one_mtp_layer(model), bare, case.layout, case.recipe
+        )
+        families = list(with_passes(families, layer, passes, case.width))
+    wide = [family.use and replace(family.use, decode_tokens=case.width) for family in families]
+    return [
+        replace(family, decode_tokens=case.width, use=use)
+        for family, use in zip(families, wide, strict=True)
+    ]
 
 
 def _gemm_families(case: _Case) -> tuple[Family, Family]:
     """GEMM time, split by which side of the roofline binds; the LM head runs in bf16 on one row a
     sequence, routers in bf16.
+
+    With k drafts the LM head runs on k + 1 rows a sequence, and on one row a draft.
     """
     machine, recipe = case.machine, case.recipe
-    tokens, rows = case.tokens, case.sequences
+    tokens, rows, drafts = case.tokens, case.sequences, case.software.draft_tokens
     dtypes = {"attention": recipe.attention, "dense": recipe.dense, "router": "bf16"}
-    math, weights, read = np.zeros_like(tokens), np.zeros_like(tokens), np.zeros_like(tokens)
-    used = {"bf16"}
+    layers, used = np.zeros((3, len(tokens))), {"bf16"}
     for shape in layer_gemms(case.model, case.layout):
         dtype = dtypes[shape.part]
         used.add(dtype)
-        seconds, bound = gemm_s(machine, dtype, tokens, shape.n, shape.k)
-        math += shape.layers * np.where(bound, seconds, 0.0)
-        weights += shape.layers * np.where(bound, 0.0, seconds)
-        curve = gemm_curve(machine, dtype)
-        read_s = gemm_memory_s(machine.chip, dtype, curve, tokens, shape.n, shape.k)
-        read += shape.layers * np.where(bound, read_s, 0.0)
+        layers += shape.layers * _product(machine, dtype, tokens, shape)
     head = lm_head(case.model, case.layout.tp)
-    head_s, head_bound = gemm_s(machine, "bf16", rows, head.n, head.k)
-    curve = gemm_curve(machine, "bf16")
-    head_read_s = gemm_memory_s(machine.chip, "bf16", curve, rows, head.n, head.k)
-    head_read = np.where(head_bound, head_read_s, 0.0)
-    for table in (math, weights, read, head_s, head_read):
-        table[0] = 0.0
-    use = Family("gemm_math", "", read, head_read)
+    heads = _product(machine, "bf16", rows * case.width, head)
+    if drafts:
+        projection = draft_projections(case.model, drafts)
+        layers += projection.layers * _product(machine, "bf16", tokens, projection)
+        once = projection.layers * _product(machine, "bf16", rows, head)
+        again = drafts - projection.layers
+        heads += once + again * _product(machine, "bf16", rows, projection)
+    layers[:, 0] = heads[:, 0] = 0.0
+    use = Family("gemm_math", "", layers[2], heads[2])
     provenance = weakest(gemm_curve(machine, dtype).provenance for dtype in sorted(used))
     return (
-        Family("gemm_math", provenance, math, np.where(head_bound, head_s, 0.0), use=use),
-        Family("gemm_weights", provenance, weights, np.where(head_bound, 0.0, head_s)),
+        Family("gemm_math", provenance, layers[0], heads[0], use=use),
+        Family("gemm_weights", provenance, layers[1], heads[1]),
     )
+
+
+def _product(machine: TopologyInput, dtype: str, tokens: FloatArray, shape: Gemm) -> FloatArray:
+    """Seconds of one layer's product where arithmetic binds, where bytes do, and what it reads (s)
+    where arithmetic binds.
+    """
+    seconds, bound = gemm_s(machine, dtype, tokens, shape.n, shape.k)
+    curve = gemm_curve(machine, dtype)
+    read_s = gemm_memory_s(machine.chip, dtype, curve, tokens, shape.n, shape.k)
+    rows = (np.where(bound, seconds, 0.0), np.where(bound, 0.0, seconds))
+    return np.array((*rows, np.where(bound, read_s, 0.0)))
 
 
 def prompt_attention(
@@ -258,14 +298,14 @@ class DecodeAttention:
 
 
 def decode_attention(
-    machine: TopologyInput, model: Model, layout: Layout, recipe: Recipe
+    machine: TopologyInput, model: Model, layout: Layout, recipe: Recipe, queries: int = 1
 ) -> DecodeAttention:
     """Decode attention: floor + (queries and outputs + cache bytes) / (bandwidth u_m) a layer, plus
     the curve's ``row`` for each sequence and KV head; over latents queries at a rate of their own.
 
     A token of context costs the larger of its bytes and its FLOP: 4 head_dim a head at the rate of
     prompt attention, which binds where many queries share a KV head; over latents 2 (2 kv_rank +
-    rope_dim) a head.
+    rope_dim) a head. Several ``queries`` of a sequence read its cache together.
     """
     heads = model.heads // layout.tp
     width = BYTES_PER_ELEMENT[recipe.kv]
@@ -276,9 +316,10 @@ def decode_attention(
         reach = 2 * model.mla.kv_rank + model.mla.rope_dim
         rate = machine.chip.device_peak("bf16") * grouped.compute
         token_s = max(
-            layer_bytes / (machine.chip.device_bandwidth * share), 2 * heads * reach / rate
+            layer_bytes / (machine.chip.device_bandwidth * share),
+            2 * heads * reach * queries / rate,
         )
-        moved = heads * reach * ACTIVATION_BYTES
+        moved = heads * reach * ACTIVATION_BYTES * queries
         query_s = moved / (machine.chip.device_bandwidth * (grouped.queries or share))
     else:
         prompt, stream = attention_curves(machine, recipe.kv)
@@ -286,9 +327,9 @@ def decode_attention(
         rate = machine.chip.device_peak("bf16") * prompt.compute
         token_s = max(
             layer_bytes / (machine.chip.device_bandwidth * share),
-            4 * heads * model.head_dim / rate,
+            4 * heads * model.head_dim * queries / rate,
         )
-        moved = 2 * heads * model.head_dim * ACTIVATION_BYTES
+        moved = 2 * heads * model.head_dim * ACTIVATION_BYTES * queries
         query_s = moved / (machine.chip.device_bandwidth * share)
         query_s += kv_heads_per_device(model, layout.tp) * stream.row
     bandwidth = machine.chip.device_bandwidth * share
@@ -296,21 +337,25 @@ def decode_attention(
 
 
 def _decode_family(case: _Case) -> Family:
-    """Decode attention of all layers; sparse layers read the index of all tokens besides."""
-    model = case.model
-    layer = decode_attention(case.machine, model, case.layout, case.recipe)
+    """Decode attention of all layers; sparse layers read the index of all tokens besides, and every
+    query its own choice.
+    """
+    model, parts = case.model, (case.machine, case.model, case.layout, case.recipe)
+    layer = decode_attention(*parts, case.width)
+    near_s = layer.token_s
     floor = layer.floor_s * case.software.in_situ.attention_floor_factor
     decodes = model.cached_layers * (floor + case.sequences * layer.sequence_s)
     decodes[0] = 0.0
     context_s = (model.cached_layers - model.local_layers) * layer.token_s
     if model.local is not None and model.local.kind == "sparse":
         context_s += model.local.layers * model.local.index_dim / layer.bytes_per_s
+        near_s = case.width * decode_attention(*parts).token_s
     return Family(
         "attention_decode",
         layer.provenance,
         decodes_s=decodes,
         context_s=context_s,
-        local_context_s=model.local_layers * layer.token_s,
+        local_context_s=model.local_layers * near_s,
     )
 
 
@@ -331,7 +376,8 @@ def _linear_attention_family(case: _Case) -> Family:
     """Gated-delta layers: every sequence reads and writes its state once a step, every token costs
     the chunked form's FLOP.
 
-    Model: decode bytes 2 x state a sequence over the glue curve; 6 x state elements FLOP a token at
+    Model: decode bytes 2 x state a sequence over the glue curve, and one more state a draft, since
+    any of them may be the last that is kept; 6 x state elements FLOP a token at
     the rate of prompt attention. Limits: assumed, no timings of such kernels.
     """
     model, machine = case.model, case.machine
@@ -339,7 +385,7 @@ def _linear_attention_family(case: _Case) -> Family:
     assert linear is not None
     curve, (prefill, _) = machine.fits.glue, attention_curves(machine, case.recipe.kv)
     flop = 6 * linear_state_elements(linear, case.layout.tp)
-    moved = 2 * linear_state_bytes(linear, case.layout.tp)
+    moved = (1 + case.width) * linear_state_bytes(linear, case.layout.tp)
     bandwidth = machine.chip.device_bandwidth * curve.memory
     flop_s = flop / (machine.chip.device_peak("bf16") * prefill.compute)
     tokens = linear.layers * (curve.floor + case.tokens * flop_s)

@@ -6,8 +6,12 @@ import math
 from dataclasses import dataclass
 
 from cluster_sim.errors import DoesNotFitError
+from cluster_sim.perf.drafts import with_mtp_layers
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.transformer import (
+    ACTIVATION_BYTES,
+    all_linear_state_bytes,
+    draft_projections,
     kv_bytes_per_token,
     stage_share,
     state_bytes,
@@ -46,11 +50,16 @@ def kv_cache(
     """Blocks left after weights and reserve by the engine's rule, on the device that decides.
 
     Model: see MemoryRule; memory as software reports it. The micro-batches of a pipeline share the
-    cache of their stages in equal parts. Raises DoesNotFitError when weights and reserve leave
-    nothing: needed, available and what would help.
+    cache of their stages in equal parts. Drafts take the weights and the cache of their MTP layers,
+    and a state of linear attention each (vLLM, recalled). Raises DoesNotFitError when weights and
+    reserve leave nothing: needed, available and what would help.
     """
     rule, capacity = software.memory, chip.device_memory
+    drafts = software.draft_tokens
+    model = with_mtp_layers(model, drafts)
     weights = weight_bytes_per_device(model, layout, recipe)
+    projection = draft_projections(model, drafts)
+    weights += projection.layers * projection.n * projection.k * ACTIVATION_BYTES
     reserve = _reserve_bytes(model, software, layout, capacity)
     usable, share = capacity, 1.0
     if rule.rule == "of_free":
@@ -62,7 +71,8 @@ def kv_cache(
     # factors cancel.
     held = stage_share(model, layout) * layout.pp
     per_token = held * kv_bytes_per_token(model, layout.tp, recipe.kv)
-    state = held * state_bytes(model, layout.tp, recipe.kv)
+    state = state_bytes(model, layout.tp, recipe.kv)
+    state = held * (state + drafts * all_linear_state_bytes(model, layout.tp))
     per_block = per_token * rule.block_tokens
     blocks = int(room // per_block)
     state_blocks = math.ceil(state / per_block)

@@ -208,7 +208,8 @@ def _closed_form(
         keeps = steady.kept(middle, slo.tpot) >= slo.attainment
         low, high = (middle, high) if keeps else (low, middle - 1)
     tpot_s, osl = steady.tpot_s(low), steady.osl
-    ttft_s = steady.prompt_s + steady.shared_s + tpot_s * (1 + job.software.first_token_steps)
+    step_s = tpot_s * steady.tokens_per_step
+    ttft_s = steady.prompt_s + steady.shared_s + step_s * (1 + job.software.first_token_steps)
     rate = replicas * ranks * low / (osl * tpot_s)
     keeps = steady.kept(low, slo.tpot) >= slo.attainment and (
         slo.ttft is None or ttft_s <= slo.ttft

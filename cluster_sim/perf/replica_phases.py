@@ -108,6 +108,11 @@ class ReplicaPhases:
         return tuple(link for link in self.loads.get("host", {}) if link not in often)
 
     @property
+    def decode_tokens(self) -> int:
+        """Tokens of a decoding sequence in a step."""
+        return self.price.decode_tokens
+
+    @property
     def peak(self) -> Loads:
         """The highest rate of any step on each link: bytes a second, alone."""
         found: Loads = {}
@@ -121,7 +126,8 @@ class ReplicaPhases:
     def phases(self, batches: Sequence[Batch]) -> list[Phase]:
         """The phases of one step of these batches side by side."""
         slowest = max(batches, key=self._own_s)
-        all_tokens = sum(batch.decodes + batch.prefill_tokens for batch in batches)
+        width = self.decode_tokens
+        all_tokens = sum(batch.decodes * width + batch.prefill_tokens for batch in batches)
         seconds: dict[str, float] = {}
         amounts: dict[str, float] = {}
         for family in self.price.families:

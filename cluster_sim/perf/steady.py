@@ -21,11 +21,12 @@ STRETCH = 1.1  # elasticities are secants over batches and step times so much la
 class Steady:
     """A replica whose ranks decode B sequences each while successors are prefilled.
 
-    Model: TPOT(B) = d(B) + B p / OSL with d the round at mean context ISL + OSL / 2 and p the mean
-    time that a prompt adds. A request of n tokens meets about n TPOT B / (OSL TPOT) prompts, a
-    Poisson number, so its own TPOT spreads by sqrt(B E[p^2] cv^2 / (OSL n)). With several ranks a
-    prompt anywhere delays all: of the prompts of a round, the part before the shared operators
-    counts once. Answers keep a limit with a normal tail, averaged over their lengths.
+    Model: TPOT(B) = d(B) / e + B p / OSL with d the round at mean context ISL + OSL / 2, e the
+    tokens of a sequence in it (1 without drafts) and p the mean time that a prompt adds. A request
+    of n tokens meets about n TPOT B / (OSL TPOT) prompts, a Poisson number, so its own TPOT spreads
+    by sqrt(B E[p^2] cv^2 / (OSL n)). With several ranks a prompt anywhere delays all: of the
+    prompts of a round, the part before the shared operators counts once. Answers keep a limit with
+    a normal tail, averaged over their lengths.
     """
 
     price: StepPrice
@@ -36,16 +37,18 @@ class Steady:
     prompt_s: float
     shared_s: float
     spread: float
+    tokens_per_step: float = 1.0
 
     def tpot_s(self, batch: int) -> float:
         """Mean TPOT with so many sequences a rank."""
         context = self.isl + self.osl / 2
         near = batch * local_tokens(self.price.local, round(context))
         step_s = self.price.step_s(batch, round(batch * context), near, 0, 0, 0.0)
-        decode = self.price.round_s([step_s], batch * self.ranks)
-        arriving = self.ranks * batch / self.osl  # prompts a round
+        tokens = batch * self.ranks * self.price.decode_tokens
+        decode, each = self.price.round_s([step_s], tokens), self.tokens_per_step
+        arriving = self.ranks * batch * each / self.osl  # prompts a round
         meeting = arriving if self.ranks == 1 else 1 - math.exp(-arriving)
-        return decode + meeting * self.prompt_s + arriving * self.shared_s
+        return (decode + meeting * self.prompt_s + arriving * self.shared_s) / each
 
     def kept(self, batch: int, limit_s: float | None) -> float:
         """Share of the answers whose TPOT keeps a limit."""
@@ -96,6 +99,7 @@ def steady_state(price: StepPrice, job: WorkloadInput, ranks: int) -> Steady:
         prompt_s=sum(prompts) / len(prompts),
         shared_s=sum(_shared_s(price, n) for n in lengths) / len(lengths),
         spread=sum(p * p for p in prompts) / len(prompts) * job.workload.arrivals.cv**2,
+        tokens_per_step=job.software.tokens_per_step,
     )
 
 
@@ -114,7 +118,8 @@ def step_family_s(
         prefill_s=price.prefill_attention_s(0, prompt) if prompt else 0.0,
         swapped=0,
     )
-    return float(family_s(family, step, decodes + prompt if prompt else ranks * decodes))
+    mine = decodes * price.decode_tokens
+    return float(family_s(family, step, mine + prompt if prompt else ranks * mine))
 
 
 def capacity_elasticity(steady: Steady, batch: int, most: int, attainment: float) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_sim.perf.drafts import with_mtp_layers
 from cluster_sim.perf.families import Family, operator_families, prompt_attention
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.specs.inputs import TopologyInput
@@ -30,7 +31,8 @@ class StepPrice:
 
     ``prompt_s`` and ``prompt_local_s`` price prompt attention over all of the context and over the
     local part of it, pairs of tokens that sparse attention has to choose ``chosen_factor`` times
-    as much; ``half_length`` is where short contexts lose half of the speed.
+    as much; ``half_length`` is where short contexts lose half of the speed. A decoding sequence has
+    ``decode_tokens`` tokens in a step.
     """
 
     families: tuple[Family, ...]
@@ -48,6 +50,7 @@ class StepPrice:
     swap_s: float
     shared_s: FloatArray | None
     chosen_factor: float = 1.0
+    decode_tokens: int = 1
 
     def step_s(
         self,
@@ -60,15 +63,16 @@ class StepPrice:
     ) -> float:
         """Seconds of one engine step of one batch: THE formula.
 
-        Model: T = decodes + prompt tokens pass all products, small kernels and all-reduces; R =
-        decodes + prompts pass the LM head and the host; B decodes read ``context`` cached tokens,
-        ``local_context`` of them in layers with local attention; prompt attention adds its floor
-        and ``prefill_s``, the sum of ``prefill_attention_s()`` over the chunks.
+        Model: T = decodes + prompt tokens (with k drafts k + 1 a decode) pass all products, small
+        kernels and all-reduces; R = decodes + prompts pass the LM head and the host; B decodes read
+        ``context`` cached tokens, ``local_context`` of them in layers with local attention; prompt
+        attention adds its floor and ``prefill_s``, the sum of ``prefill_attention_s()`` over the
+        chunks.
         """
         if prefill_tokens == 0:
             base = self.decode_base_s[decodes] + self.context_s * context
             return base + self.local_context_s * local_context
-        linear = self.tokens_s[decodes + prefill_tokens]
+        linear = self.tokens_s[decodes * self.decode_tokens + prefill_tokens]
         rows = self.sequences_s[decodes + prefill_sequences]
         decode = self.decodes_s[decodes] + self.context_s * context
         decode = decode + self.local_context_s * local_context
@@ -82,14 +86,20 @@ class StepPrice:
         return slowest if self.shared_s is None else slowest + float(self.shared_s[tokens])
 
     def decode_stretch_s(
-        self, decodes: int, context: int, local_context: int, growing: int, steps: int
+        self,
+        decodes: int,
+        context: int,
+        local_context: int,
+        growing: int,
+        steps: int,
+        gained: FloatArray | None = None,
     ) -> FloatArray:
         """Seconds of consecutive decode-only steps of one batch; shape (steps,).
 
-        Each step reads ``decodes`` more tokens than the one before, ``growing`` more in layers with
-        local attention.
+        For each token that a sequence has gained before a step, that reads ``decodes`` more tokens,
+        ``growing`` more in layers with local attention; without ``gained`` it is one a step.
         """
-        count = np.arange(steps, dtype=np.float64)
+        count = np.arange(steps, dtype=np.float64) if gained is None else gained
         base = self.decode_base_s[decodes] + self.context_s * (context + decodes * count)
         if self.local is not None:
             base += self.local_context_s * (local_context + growing * count)
@@ -153,6 +163,7 @@ def compile_step_price(
 
     Raises SpecError when the chip has no curve for a dtype.
     """
+    model = with_mtp_layers(model, software.draft_tokens)
     families = operator_families(machine, model, software, layout, recipe)
     prompt = prompt_attention(machine, model, layout, recipe)
     return StepPrice(
@@ -162,6 +173,7 @@ def compile_step_price(
         half_length=prompt.half_length,
         local=model.local,
         chosen_factor=prompt.chosen_factor,
+        decode_tokens=1 + software.draft_tokens,
     )
 
 
@@ -193,13 +205,13 @@ def _tables(families: tuple[Family, ...]) -> dict[str, Any]:
     sequences = _total([family.sequences_s for family in families])
     decodes = _total([family.decodes_s for family in families])
     shared = [family.shared_s for family in families if family.shared_s is not None]
-    most = len(sequences)
+    most, width = len(sequences), families[0].decode_tokens
     return {
         "families": families,
         "tokens_s": tokens.tolist(),
         "sequences_s": sequences.tolist(),
         "decodes_s": decodes.tolist(),
-        "decode_base_s": (tokens[:most] + sequences + decodes).tolist(),
+        "decode_base_s": (tokens[::width][:most] + sequences + decodes).tolist(),
         "context_s": sum(family.context_s for family in families),
         "local_context_s": sum(family.local_context_s for family in families),
         "prefill_floor_s": sum(family.prefill_floor_s for family in families),

@@ -107,6 +107,15 @@ def _mlp(model: Model, name: str, hidden: int, layers: int, tp: int) -> list[Gem
     ]
 
 
+def draft_projections(model: Model, drafts: int) -> Gemm:
+    """The products of 2 hidden with hidden elements before the MTP layers that make so many drafts.
+
+    Every device does all of it, in bf16 (vLLM; DeepSeek-V3's checkpoint, recalled).
+    """
+    layers = min(drafts, model.mtp_layers)
+    return Gemm("draft_projection", "router", model.hidden, 2 * model.hidden, layers)
+
+
 def lm_head(model: Model, tp: int) -> Gemm:
     """The product that turns the last hidden state of a sequence into logits."""
     return Gemm("lm_head", "dense", -(-model.vocab // tp), model.hidden, 1)
@@ -196,9 +205,13 @@ def state_bytes(model: Model, tp: int, kv_dtype: str) -> float:
     if local is not None and window_layers(model):
         per_token = kv_elements_per_layer(model, tp) * BYTES_PER_ELEMENT[kv_dtype]
         held += local.layers * local.tokens * per_token
-    if model.linear is not None:
-        held += model.linear.layers * linear_state_bytes(model.linear, tp)
-    return held
+    return held + all_linear_state_bytes(model, tp)
+
+
+def all_linear_state_bytes(model: Model, tp: int) -> float:
+    """Bytes of a sequence's states of linear attention on one device."""
+    linear = model.linear
+    return linear.layers * linear_state_bytes(linear, tp) if linear is not None else 0.0
 
 
 def linear_state_bytes(linear: LinearAttention, tp: int) -> float:
@@ -227,8 +240,8 @@ def stage_share(model: Model, layout: Layout) -> float:
 def weight_bytes_per_device(model: Model, layout: Layout, recipe: Recipe) -> float:
     """Weights on the fullest device: the layers of its stage, embedding, positions and LM head.
 
-    Model: tables and router in bf16. Limits: norms and biases (below 0.1 %) and draft layers, which
-    engines load for speculation only, are left out.
+    Model: tables and router in bf16. Limits: norms and biases (below 0.1 %) are left out, and so
+    are MTP layers unless the model is one ``with_mtp_layers``.
     """
     width = {
         "attention": BYTES_PER_ELEMENT[recipe.attention],

@@ -1,17 +1,17 @@
 """The fast batch: the same steps as the reference, with work that does not grow with the batch.
 
 What the reference loops over, this one keeps as sums: decoding sequences, their context, and how
-many of them need a new KV block at which remainder of the decode counter.
+many of them need a new KV block at which remainder of the tokens that all have gained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush
-from itertools import accumulate
 
 from cluster_sim.errors import SimulationError
 from cluster_sim.perf.families import Batch
+from cluster_sim.serving.block_needs import BlockNeeds
 from cluster_sim.serving.local_context import LocalContext
 from cluster_sim.serving.queue import WaitingQueue
 from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
@@ -23,7 +23,7 @@ Finished = list[tuple[int, int]]  # (admission, request)
 
 
 class _Running:
-    """A request that holds blocks; once it decodes, tokens emitted = decode steps of the batch -
+    """A request that holds blocks; once it decodes, tokens emitted = clock of the batch -
     ``birth``.
     """
 
@@ -58,7 +58,7 @@ class FastRank:
         self.free = spec.blocks
         self.cache = spec.new_cache()
         self.outstanding = 0
-        self.counts = StepCounts()
+        self.counts = StepCounts(decode_tokens=spec.price.decode_tokens)
         self.tape: Tape | None = None
         self.consists: Batch | None = None  # what the last mixed step is, if somebody asks for it
         self.decoding = self.context = 0
@@ -67,13 +67,15 @@ class FastRank:
         self._preempted: dict[int, tuple[int, float, int]] = {}  # tokens, time, step of the last
         self._swapped: set[int] = set()
         self._fresh = self._admissions = self._reserved = 0
-        self._decodes = 0  # decode steps so far: the clock of births, block needs and finishes
+        # What each decoding sequence has gained so far: the clock of births, block needs, finishes.
+        self._decodes = 0
+        self._pace, self._width = spec.pace, spec.price.decode_tokens
+        self.paced = 0  # decode steps so far, if they give more than a token each
+        self.cut = 0  # tokens of the last decode step that lie beyond the ends of answers
         self._last_decode = (0.0, -1)  # end time and number of the last step that decoded
         self._finishes: list[tuple[int, int, int]] = []  # heap: decode count, admission, request
-        self._needs = [
-            0
-        ] * spec.block_tokens  # by c: they need a block when (c + decodes) % size == 0
-        self._size = spec.block_tokens
+        self._needs = BlockNeeds(spec.block_tokens)
+        self._at, self._size, self._plain = self._needs.at, self._needs.size, spec.pace is None
         self._ask = True  # something changed since the scheduler was asked
         self._decision: Decision | None = None
 
@@ -90,10 +92,10 @@ class FastRank:
 
     def decide(self, at_s: float) -> bool:
         """Ask the scheduler if its last answer may not hold any more; true if the next step is more
-        than every sequence decoding one token.
+        than every sequence decoding.
         """
         self._decision = None
-        need = self._needs[-self._decodes % self._size]
+        need = self._at[-self._decodes % self._size] if self._plain else self._needed()
         available = self.free if self.cache is None else self._available()
         if need > available or self.prefilling or (self._ask and self.waiting.count):
             decision = self.spec.scheduler(self._view(need, available))
@@ -111,91 +113,86 @@ class FastRank:
         """Decode steps until a sequence finishes, blocks run out, or local context changes its
         growth.
         """
-        steps = self._finishes[0][0] - self._decodes
+        tokens, pace = self._finishes[0][0] - self._decodes, self._pace
         if self.near.local is not None:
-            steps = self.near.steps_to_change(self._decodes, steps)
-        if self.decoding * (steps // self._size + 1) > self.free:
-            steps = self._steps_with_blocks(steps)
-        return steps
+            tokens = self.near.steps_to_change(self._decodes, tokens)
+        # A step with drafts may go beyond them.
+        reach = tokens + self._width - 1
+        if self.decoding * (reach // self._size + 1) <= self.free:
+            return tokens if pace is None else pace.steps_for(self.paced, tokens)
+        # At least one, the caller has checked. A step that makes the prefix cache forget stands
+        # alone, since a waiting request may fit after it.
+        lasting = self._needs.lasting(self._decodes, self.free, reach)
+        if pace is None:
+            return max(1, min(tokens, lasting))
+        steps = pace.steps_for(self.paced, tokens)
+        if lasting < reach:
+            steps = min(steps, pace.steps_for(self.paced, lasting + 1) - 1)
+        return max(1, steps)
 
-    def _steps_with_blocks(self, steps: int) -> int:
-        """How many decode steps the free blocks last, at least one: the caller has checked that.
+    def gained(self, steps: int) -> int:
+        """Tokens that each sequence gains in the next so many decode steps."""
+        return steps if self._pace is None else self._pace.gained(self.paced, steps)
 
-        A step that makes the prefix cache forget stands alone, since a waiting request may fit
-        after it.
-        """
-        size = self.spec.block_tokens
-        rounds = min(self.free // self.decoding, steps // size)
-        done, free = rounds * size, self.free - rounds * self.decoding
-        while done < steps:
-            free -= self._needs[-(self._decodes + done) % size]
-            if free < 0:
-                break
-            done += 1
-        return max(1, done)
+    def _needed(self) -> int:
+        """New blocks that the next decode step with drafts takes."""
+        return self._needs.of(self._decodes, self.gained(1))
 
     def decode(
         self, steps: int, first_s: float, last_s: float, step: int, log: StepLog
     ) -> tuple[Finished, int]:
-        """Every sequence decodes ``steps`` tokens, the first at ``first_s`` in step number
-        ``step``; returns who finished at ``last_s`` and how many of the first tokens follow one of
-        the step before.
+        """Every sequence decodes ``steps`` times, the first at ``first_s`` in step number ``step``;
+        returns who finished at ``last_s`` and how many of the first tokens follow one of the step
+        before.
         """
-        counts, decodes = self.counts, self.decoding
+        counts, decodes, pace = self.counts, self.decoding, self._pace
         counts.pure[decodes] += steps
-        series = steps * (steps - 1) // 2
+        if pace is None:
+            tokens, series = steps, steps * (steps - 1) // 2
+        else:
+            tokens = pace.gained(self.paced, steps)
+            series = pace.total_before(self.paced, steps)
         counts.context += steps * self.context + decodes * series
-        counts.output_tokens += steps * decodes
         if self.near.local is not None:
             counts.local_context += steps * self.near.tokens + self.near.growing * series
         if self.tape is not None:
             self._record(self.tape, steps, step)
-        blocks = self._blocks_of(steps)
+        blocks = self._needs.of(self._decodes, tokens)
         if blocks:
             self._take(blocks, last_s)
             self._note_peak()
         chained = self._chained(first_s, step, log) if self.held else decodes
-        finished = self._decoded(steps, last_s, step + steps - 1)
+        finished = self._decoded(tokens, steps, last_s, step + steps - 1)
+        counts.output_tokens += tokens * decodes - self.cut
         if finished:
             self._leave(finished, last_s)
         return finished, chained
 
-    def _blocks_of(self, steps: int) -> int:
-        """New blocks that the next decode steps take together."""
-        size, needs, decodes = self._size, self._needs, self._decodes
-        if steps == 1:
-            return needs[-decodes % size]
-        rounds, rest = divmod(steps, size)
-        last = -decodes % size  # the first step looks here, the next ones below it, then from above
-        first = last - rest + 1
-        part = sum(needs[max(0, first) : last + 1])
-        if first < 0:
-            part += sum(needs[first + size :])
-        return rounds * self.decoding + part
-
     def _record(self, tape: Tape, steps: int, step: int) -> None:
         """Write a stretch of decode steps down, with the blocks in use at each."""
-        size, near = self.spec.block_tokens, self.near
-        needs = (self._needs[-(self._decodes + i) % size] for i in range(steps))
-        used = accumulate(needs, initial=self.spec.blocks - self._available())
-        blocks = list(used)[1:]
+        near, pace, used = self.near, self._pace, self.spec.blocks - self._available()
+        gains = [1] * steps if pace is None else pace.each(self.paced, steps)
+        blocks = self._needs.rising(self._decodes, gains, used)
         consists = (self.decoding, self.context, near.tokens, near.growing)
-        tape.stretch(self.index, step, *consists, blocks)
+        tape.stretch(self.index, step, *consists, blocks, None if pace is None else gains)
 
-    def _decoded(self, steps: int, now: float, step: int) -> Finished:
-        """Every decoding sequence has emitted ``steps`` tokens, the last at ``now`` in step number
-        ``step``; returns who is done.
+    def _decoded(self, tokens: int, steps: int, now: float, step: int) -> Finished:
+        """Every decoding sequence has gained ``tokens`` tokens in ``steps`` steps, the last at
+        ``now`` in step number ``step``; returns who is done.
         """
-        self.context += steps * self.decoding
-        self._decodes += steps
+        self.context += tokens * self.decoding
+        self._decodes += tokens
+        self.paced += steps
         if self.near.local is not None:
-            self.near.advance(steps, self._decodes)
+            self.near.advance(tokens, self._decodes)
         self._fresh, self.held = 0, False
         self._last_decode = (now, step)
         finished: Finished = []
         finishes, decodes = self._finishes, self._decodes
-        while finishes and finishes[0][0] == decodes:
-            _, admission, request = heappop(finishes)
+        self.cut = 0
+        while finishes and finishes[0][0] <= decodes:
+            end, admission, request = heappop(finishes)
+            self.cut += decodes - end
             finished.append((admission, request))
         return finished
 
@@ -230,7 +227,8 @@ class FastRank:
             (self.decoding, self.context, self.near.tokens) if decision.decode else (0, 0, 0)
         )
         if decodes:
-            self._take(self._needs[-self._decodes % spec.block_tokens], at_s)
+            need = self._at[-self._decodes % self._size] if self._plain else self._needed()
+            self._take(need, at_s)
         prefill_s, tokens, prompts = 0.0, 0, len(decision.prefill)
         for chunk in decision.prefill:
             running = self.prefilling.get(chunk.request)
@@ -255,19 +253,22 @@ class FastRank:
         if self.tape is not None:
             consists = (decodes, context, near, tokens, prompts, prefill_s, swapped)
             self.tape.step(self.index, *consists, spec.blocks - self._available())
-        return step_s, decodes + tokens
+        return step_s, decodes * self._width + tokens
 
-    def complete_mixed(self, now: float, step: int, log: StepLog) -> tuple[Finished, int, int]:
-        """End step number ``step``: returns who finished, the tokens emitted, and how many of them
-        follow one of the step before.
+    def complete_mixed(self, now: float, step: int, log: StepLog) -> tuple[Finished, int, int, int]:
+        """End step number ``step``: returns who finished, the tokens emitted, how many of them
+        follow one of the step before, and how many one of the same step.
         """
         decision = self._decision or Decision()
         decodes = self.decoding if decision.decode else 0
-        emitted = decodes
+        emitted = together = 0
         chained = self._chained(now, step, log) if decodes and self.held else decodes
         finished: Finished = []
         if decodes:
-            finished = self._decoded(1, now, step)
+            tokens = 1 if self._plain else self.gained(1)
+            finished = self._decoded(tokens, 1, now, step)
+            emitted = tokens * decodes - self.cut
+            together = emitted - decodes
         else:
             self.held = self.decoding > 0
         for chunk in decision.prefill:
@@ -280,7 +281,7 @@ class FastRank:
         self.counts.output_tokens += emitted
         if finished:
             self._leave(finished, now)
-        return finished, emitted, chained
+        return finished, emitted, chained, together
 
     def _prompt_done(
         self,
@@ -313,7 +314,7 @@ class FastRank:
         context, osl = self.isl[request] + tokens, self.osl[request]
         self.decoding += 1
         self.context += context
-        self._needs[(context - 1 - self._decodes) % self.spec.block_tokens] += 1
+        self._needs.join(context - 1, self._decodes)
         self._fresh += 1
         self.near.join(request, running.admission, context, self._decodes)
         if tokens == osl:
@@ -361,7 +362,7 @@ class FastRank:
             self._preempted[request] = (tokens, token_s, step)
             self._finishes.remove((running.birth + self.osl[request], running.admission, request))
             heapify(self._finishes)
-            stored = self._leave_decoding(request, tokens, leaves=False)
+            stored = self._leave_decoding(request, leaves=False)
         if to_back:
             self.waiting.append(request)
         else:
@@ -392,23 +393,21 @@ class FastRank:
         for _, request in finished:
             if self.cache is not None:
                 self.cache.insert(request, self.isl[request] + self.osl[request] - 1)
-            self._leave_decoding(request, self.osl[request], leaves=True)
+            self._leave_decoding(request, leaves=True)
             self.outcomes.finish_s[request] = now
             self.outcomes.status[request] = Status.FINISHED
         self._ask = True
         self.outstanding -= len(finished)
         self.outcomes.finished += len(finished)
 
-    def _leave_decoding(self, request: int, tokens: int, *, leaves: bool) -> int:
-        """Take a sequence that has emitted so many tokens out of the sums and return its blocks;
-        returns its cached tokens.
-        """
-        running, size = self.running[request], self.spec.block_tokens
-        stored: int = self.isl[request] + tokens - 1
+    def _leave_decoding(self, request: int, *, leaves: bool) -> int:
+        """Take a sequence out of the sums and return its blocks; returns its cached tokens."""
+        running = self.running[request]
+        stored: int = self.isl[request] + self._decodes - running.birth - 1
         self._fresh -= 1 if running.joined == self._decodes else 0
         self.decoding -= 1
         self.context -= stored + 1
-        self._needs[(stored - self._decodes) % size] -= 1
+        self._needs.leave(stored, self._decodes)
         self.near.leave(request, stored + 1)
         self._forget_running(request, self.spec.blocks_for(stored), leaves=leaves)
         return stored
@@ -455,6 +454,7 @@ class FastRank:
             max_output_tokens=spec.max_output_tokens,
             new_token_ratio=spec.new_token_ratio,
             decoding=self.decoding,
+            decode_tokens=self._width,
             fresh=self._fresh,
             free_blocks=available,
             decode_blocks=need,
@@ -483,7 +483,7 @@ class FastRank:
                 yield Prompt(request, prompt - cached, cached, blocks)
 
     def _view_holders(self) -> Iterator[Holder]:
-        size, shared = self.spec.block_tokens, 0
+        gained, shared = self.gained(1), 0
         for request in self._victims():
             running = self.running[request]
             if self.cache is not None:
@@ -493,5 +493,6 @@ class FastRank:
                 yield Holder(request, blocks, 0, running.left, running.computed)
             else:
                 stored = self.isl[request] + self._decodes - running.birth - 1
-                blocks = self.spec.blocks_for(stored) - shared
-                yield Holder(request, blocks, int(stored % size == 0), 0, stored)
+                blocks = self.spec.blocks_for(stored)
+                needs = self.spec.blocks_for(stored + gained) - blocks
+                yield Holder(request, blocks - shared, needs, 0, stored)

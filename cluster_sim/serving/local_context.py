@@ -11,8 +11,9 @@ from cluster_sim.specs.model import LocalAttention
 
 
 class LocalContext:
-    """The sum over a batch. ``tokens`` are read by the next decode step, ``growing`` more by each
-    one after it, until step number ``change`` of the batch.
+    """The sum over a batch whose clock is the number of tokens that each sequence has gained.
+    ``tokens`` are read by the next decode step, ``growing`` more for each token gained, until the
+    next change.
     """
 
     def __init__(self, local: LocalAttention | None) -> None:
@@ -22,7 +23,7 @@ class LocalContext:
         self._changes: list[tuple[int, int, int]] = []  # heap: decode count, admission, request
 
     def steps_to_change(self, decodes: int, most: int) -> int:
-        """Steps from decode count ``decodes`` until the growth changes, at most ``most``."""
+        """Tokens from clock ``decodes`` on until the growth changes, at most ``most``."""
         return min(most, self._changes[0][0] - decodes) if self._changes else most
 
     def join(self, request: int, admission: int, context: int, decodes: int) -> None:
@@ -45,16 +46,17 @@ class LocalContext:
         if local_change(self.local, context) is not None:
             self.growing -= 1
 
-    def advance(self, steps: int, decodes: int) -> None:
-        """All have decoded ``steps`` times, up to decode count ``decodes``."""
-        self.tokens += steps * self.growing
+    def advance(self, tokens: int, decodes: int) -> None:
+        """All have gained so many tokens, up to ``decodes`` of the batch."""
+        self.tokens += tokens * self.growing
         while self._changes and self._changes[0][0] <= decodes:
-            _, admission, request = heappop(self._changes)
+            change, admission, request = heappop(self._changes)
             if self._members.get(request) != admission:
                 continue  # it has left or was preempted
             assert self.local is not None
             if self.local.kind == "chunked":
                 self.tokens -= self.local.tokens
-                heappush(self._changes, (decodes + self.local.tokens, admission, request))
+                heappush(self._changes, (change + self.local.tokens, admission, request))
             else:
+                self.tokens -= decodes - change
                 self.growing -= 1

@@ -65,6 +65,9 @@ class StepLog:
     """Steps of one replica in order: end time (s), tokens emitted, and how many of them follow the
     previous step's.
 
+    With drafts a sequence may get several tokens of a step: one of them is chained or lone, the
+    others are the step's ``together``.
+
     ``lone_gaps`` holds (token time, gap) of tokens whose predecessor was not emitted by the step
     before: after a preemption, or when decoding was held.
     """
@@ -73,6 +76,7 @@ class StepLog:
     emitted: array[int] = field(default_factory=lambda: array("i"))
     chained: array[int] = field(default_factory=lambda: array("i"))
     lone_gaps: list[tuple[float, float]] = field(default_factory=list)
+    together: array[int] = field(default_factory=lambda: array("i"))
 
 
 @dataclass(slots=True)
@@ -91,6 +95,7 @@ class StepCounts:
     mixed_tokens: Counter[int] = field(default_factory=Counter)
     mixed_sequences: Counter[int] = field(default_factory=Counter)
     mixed_decodes: Counter[int] = field(default_factory=Counter)
+    decode_tokens: int = 1  # a decoding sequence has in a step
     context: int = 0
     local_context: int = 0
     prefill_steps: int = 0
@@ -119,7 +124,7 @@ class StepCounts:
         if tokens == 0:
             self.pure[decodes] += 1
             return
-        self.mixed_tokens[decodes + tokens] += 1
+        self.mixed_tokens[decodes * self.decode_tokens + tokens] += 1
         self.mixed_sequences[decodes + prompts] += 1
         self.mixed_decodes[decodes] += 1
         self.prefill_steps += 1

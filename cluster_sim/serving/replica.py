@@ -1,8 +1,8 @@
 """The fast replica: batches that do their steps together, advanced by segments.
 
 A run of steps in which all batches only decode is one segment: the number of sequences stays, the
-context grows by it a step, so all end times come from one expression, summed in the order of single
-steps.
+context grows by it a step (with drafts by what its pace gives), so all end times come from one
+expression, summed in the order of single steps.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from array import array
 from bisect import bisect_left
 from collections import Counter
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ class FastReplica:
         self._busy = self.ranks
         self._only = self.ranks[0] if spec.ranks == 1 else None
         self._counts_shared = spec.price.shared_s is not None
+        self._pace, self._width = spec.pace, spec.price.decode_tokens
         self._segment: array[float] | None = None
         self.tape: Tape | None = None
 
@@ -134,8 +136,9 @@ class FastReplica:
             return self.start_s, [rank.consists or NOTHING for rank in self._busy]
         before, batches = len(ends) - 1, []
         for rank in self._busy:
-            context = rank.context + before * rank.decoding
-            near = rank.near.tokens + before * rank.near.growing
+            gained = rank.gained(before)
+            context = rank.context + gained * rank.decoding
+            near = rank.near.tokens + gained * rank.near.growing
             batches.append(Batch(rank.decoding, context, near, 0, 0, 0.0, 0))
         return ends[-2] if before else self.start_s, batches
 
@@ -149,7 +152,7 @@ class FastReplica:
         """End times of decode-only steps until a batch changes or the horizon is passed."""
         if len(self._busy) > 1 or self._counts_shared:
             return self._ends_together(horizon_s)
-        rank, price = self._busy[0], self.spec.price
+        rank, price, pace = self._busy[0], self.spec.price, self._pace
         steps = rank.stretch()
         now, context, decoding = self.start_s, rank.context, rank.decoding
         near, growing = rank.near.tokens, rank.near.growing
@@ -163,17 +166,19 @@ class FastReplica:
             far = horizon_s > now + SHORT_SEGMENT * (base + slope * context)
             quick = 0 if far else SHORT_SEGMENT
         ends = array("d")
-        for _ in range(quick):
+        gains = repeat(1, quick) if pace is None else pace.each(rank.paced, quick)
+        for gained in gains:
             # Without local attention the last term is 0, which changes no bit.
             now += base + slope * context + near_slope * near if near else base + slope * context
             ends.append(now)
             if now >= horizon_s:
                 return ends
-            context += decoding
-            near += growing
+            context += gained * decoding
+            near += gained * growing
         if quick < steps:
             worth = _within(steps - quick, horizon_s, now, base + slope * context)
-            more = price.decode_stretch_s(decoding, context, near, growing, worth)
+            count = self._gained(rank.paced + quick, worth)
+            more = price.decode_stretch_s(decoding, context, near, growing, worth, count)
             ends += _until(now, more, horizon_s)
         return ends
 
@@ -187,14 +192,24 @@ class FastReplica:
         steps = _within(min(rank.stretch() for rank in self._busy), horizon_s, now, shortest)
         each = [
             price.decode_stretch_s(
-                rank.decoding, rank.context, rank.near.tokens, rank.near.growing, steps
+                rank.decoding,
+                rank.context,
+                rank.near.tokens,
+                rank.near.growing,
+                steps,
+                self._gained(rank.paced, steps),
             )
             for rank in self._busy
         ]
         seconds = np.maximum.reduce(each)
         if price.shared_s is not None:
-            seconds = seconds + float(price.shared_s[sum(rank.decoding for rank in self._busy)])
+            tokens = sum(rank.decoding for rank in self._busy) * self._width
+            seconds = seconds + float(price.shared_s[tokens])
         return _until(now, seconds, horizon_s)
+
+    def _gained(self, done: int, steps: int) -> NDArray[np.float64] | None:
+        """What a sequence has gained before each of the next steps, if not one a step."""
+        return None if self._pace is None else self._pace.before(done, steps).astype(np.float64)
 
     def _complete_segment(self) -> list[int]:
         ends, self._segment = self._segment, None
@@ -202,6 +217,9 @@ class FastReplica:
         steps, log = len(ends), self.log
         finished: list[int] = []
         emitted = chained = 0
+        gains, pace = None, self._pace
+        if pace is not None:
+            gains = [[n * r.decoding for n in pace.each(r.paced, steps)] for r in self._busy]
         for rank in self._busy:
             emitted += rank.decoding
             done, following = rank.decode(steps, ends[0], ends[-1], self.steps, log)
@@ -209,9 +227,11 @@ class FastReplica:
             if done:
                 finished += [request for _, request in done]
         if self._counts_shared:
-            self.shared[emitted] += steps
+            self.shared[emitted * self._width] += steps
         self.steps += steps
-        if steps == 1:
+        if gains is not None:
+            self._log_gains(ends, gains, emitted, chained)
+        elif steps == 1:
             log.end_s.append(ends[0])
             log.emitted.append(emitted)
             log.chained.append(chained)
@@ -223,16 +243,34 @@ class FastReplica:
             log.chained.extend(same * (steps - 1))
         return finished
 
+    def _log_gains(
+        self, ends: array[float], gains: list[list[int]], sequences: int, chained: int
+    ) -> None:
+        """Log a segment in which each of so many sequences may get several tokens a step; ``gains``
+        are the tokens of each batch.
+        """
+        tokens = gains[0] if len(gains) == 1 else [sum(each) for each in zip(*gains, strict=True)]
+        tokens[-1] -= sum(rank.cut for rank in self._busy)
+        log, same = self.log, array("i", (sequences,))
+        log.end_s.extend(ends)
+        log.emitted.extend(tokens)
+        log.chained.append(chained)
+        log.chained.extend(same * (len(ends) - 1))
+        log.together.extend([each - sequences for each in tokens])
+
     def _complete_mixed(self) -> list[int]:
         now, log = self.end_s, self.log
         finished: list[int] = []
-        emitted = chained = 0
+        emitted = chained = together = 0
         for rank in self._busy:
-            done, tokens, following = rank.complete_mixed(now, self.steps, log)
+            done, tokens, following, more = rank.complete_mixed(now, self.steps, log)
             finished += [request for _, request in done]
             emitted += tokens
             chained += following
+            together += more
         self.steps += 1
+        if self._pace is not None:
+            log.together.append(together)
         log.end_s.append(now)
         log.emitted.append(emitted)
         log.chained.append(chained)

@@ -65,8 +65,9 @@ class Decision(NamedTuple):
 class View:
     """What a scheduler may read. Counts are of one batch, before the step.
 
-    ``fresh`` of the ``decoding`` sequences have their first token only; ``decode_blocks`` new
-    blocks are needed to decode all. Every sequence takes
+    ``fresh`` of the ``decoding`` sequences have their first token only; each has ``decode_tokens``
+    tokens in a step (more than one with drafts); ``decode_blocks`` new blocks are needed to decode
+    all. Every sequence takes
     ``state_blocks`` besides the blocks of its tokens. ``max_output_tokens`` is the limit that the
     workload declares, not what a request will produce; ``reserved_blocks`` is what the running
     requests would hold at that limit. ``free_blocks`` counts cached ones that nobody holds.
@@ -87,6 +88,7 @@ class View:
     prefilling: tuple[Prompt, ...]
     waiting: Callable[[], Iterator[Prompt]]
     holders: Callable[[], Iterator[Holder]]
+    decode_tokens: int = 1
 
     @property
     def running(self) -> int:
@@ -212,7 +214,7 @@ def _evict_until_decodes_fit(view: View) -> tuple[int, int, int]:
             decodes -= 1 if holder.left == 0 else 0
             if need <= free:
                 break
-    return evict, free - need, view.max_num_batched_tokens - decodes
+    return evict, free - need, view.max_num_batched_tokens - decodes * view.decode_tokens
 
 
 def _go_on(
@@ -242,7 +244,7 @@ def _go_on(
                 break
             returned, more = taken.pop(victim.request, (0, 0))
             decodes = decoding and victim.left == 0
-            budget += returned + decodes
+            budget += returned + decodes * view.decode_tokens
             free += victim.blocks + more + (victim.needs if decodes else 0)
         else:
             taken[prompt.request] = (tokens, blocks)
@@ -270,9 +272,10 @@ def _admit(
     chunks: list[Chunk] = []
     seats = view.max_num_seqs - view.running
     alone = view.running == 0
+    most = view.max_num_batched_tokens - view.decoding * view.decode_tokens
     for prompt in view.waiting() if seats > 0 and budget > 0 else ():
         tokens = min(prompt.left, budget)
-        if tokens < prompt.left <= view.max_num_batched_tokens - view.decoding and not split:
+        if not split and tokens < prompt.left <= most:
             break
         blocks = view.new_blocks(prompt, tokens)
         if blocks > free:

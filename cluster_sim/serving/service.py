@@ -148,7 +148,8 @@ def _admissible(service: Service, requests: Requests, outcomes: Outcomes) -> arr
     tokens = requests.isl + requests.osl
     cache = (service.spec.blocks - service.spec.state_blocks) * service.spec.block_tokens
     too_long = tokens > service.max_context
-    too_big = ~too_long & (tokens - 1 > cache)
+    # A last step may hold drafts beyond the end of an answer.
+    too_big = ~too_long & (tokens + service.spec.price.decode_tokens - 2 > cache)
     for request in np.flatnonzero(too_long).tolist():
         outcomes.status[request] = Status.REJECTED_CONTEXT
     for request in np.flatnonzero(too_big).tolist():

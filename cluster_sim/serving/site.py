@@ -45,6 +45,10 @@ class Home(Protocol):
         """Those that hardly any step uses."""
 
     @property
+    def decode_tokens(self) -> int:
+        """Tokens of a decoding sequence in a step."""
+
+    @property
     def peak(self) -> Mapping[int, float]:
         """The highest rate of any step on a resource, alone; those left out may be full."""
 
@@ -185,7 +189,8 @@ class Tenant(Owner):
         for rank in replica.ranks:
             rank.consists = NOTHING
         self.lost_s = 0.0
-        self.played = [StepCounts() for _ in replica.ranks]
+        width = self._width = home.decode_tokens
+        self.played = [StepCounts(decode_tokens=width) for _ in replica.ranks]
         self.shared_steps: Counter[int] = Counter()
         self._mine = tuple(r for r in home.resources if r not in shared)
         self._meets_others = not shared <= set(home.seldom)
@@ -250,7 +255,8 @@ class Tenant(Owner):
         self._alone_end_s = self.replica.end_s
         for counts, batch in zip(self.played, batches, strict=False):
             counts.add(*batch)
-        self.shared_steps[sum(batch.decodes + batch.prefill_tokens for batch in batches)] += 1
+        tokens = sum(batch.decodes * self._width + batch.prefill_tokens for batch in batches)
+        self.shared_steps[tokens] += 1
         done = 1 - left
         for activity in (phase.activity for phase in phases) if done > 0 else ():
             self.engine.meter.alone(activity, done, done * activity.alone_s)

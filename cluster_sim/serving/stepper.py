@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cluster_sim.errors import SimulationError
 from cluster_sim.perf.families import NOTHING, Batch
 from cluster_sim.perf.step_price import StepPrice, local_tokens
+from cluster_sim.serving.pace import Pace
 from cluster_sim.serving.prefix_cache import PrefixCache
 from cluster_sim.serving.queue import WaitingQueue
 from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
@@ -24,8 +25,8 @@ from cluster_sim.serving.tape import Move, Tape
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaSpec:
     """What all replicas of a run share: prices, the batches that work side by side (``ranks``), the
-    cache of each in blocks, scheduler and its limits. ``swap``: preempted sequences keep their KV
-    on the host; else it is recomputed.
+    cache of each in blocks, scheduler and its limits, the ``pace`` of decoding with drafts.
+    ``swap``: preempted sequences keep their KV on the host; else it is recomputed.
     """
 
     price: StepPrice
@@ -40,6 +41,7 @@ class ReplicaSpec:
     new_token_ratio: float = 1.0
     swap: bool = False
     prefixes: Prefixes | None = None
+    pace: Pace | None = None
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that a sequence with so many cached tokens occupies."""
@@ -88,7 +90,8 @@ class StepByStepRank:
         self.free = spec.blocks
         self.cache = spec.new_cache()
         self.outstanding = 0
-        self.counts = StepCounts()
+        self.counts = StepCounts(decode_tokens=spec.price.decode_tokens)
+        self.decode_steps = 0
         self.tape: Tape | None = None
         self.consists: Batch | None = None  # what the step that runs is, if somebody asks for it
         self._decision = Decision()
@@ -114,7 +117,7 @@ class StepByStepRank:
         swapped = sum(self._evict(decision.to_back) for _ in range(decision.evict))
         decoding = [s for s in self.running if s.left == 0] if decision.decode else []
         for sequence in decoding:
-            self._take_blocks(sequence, sequence.computed + 1, start_s)
+            self._take_blocks(sequence, sequence.computed + self._gain(), start_s)
         prefill_s, tokens = 0.0, 0
         for chunk in decision.prefill:
             sequence = self.sequences[chunk.request]
@@ -141,16 +144,22 @@ class StepByStepRank:
         step_s = price.step_s(len(decoding), context, near, tokens, prompts, prefill_s)
         if swapped:
             step_s += price.swap_s * swapped
-        return step_s, len(decoding) + tokens
+        return step_s, len(decoding) * price.decode_tokens + tokens
 
-    def complete(self, now: float, step: int, log: StepLog) -> tuple[list[int], int, int]:
+    def _gain(self) -> int:
+        """Tokens that each decoding sequence gets of the next step that decodes."""
+        return 1 if self.spec.pace is None else self.spec.pace.gained(self.decode_steps)
+
+    def complete(self, now: float, step: int, log: StepLog) -> tuple[list[int], int, int, int]:
         """End step number ``step``: tokens are emitted, finished requests leave; returns those in
-        order of admission, the tokens, and how many of them follow one of the step before.
+        order of admission, the tokens, how many of them follow one of the step before, and how many
+        one of the same step.
         """
-        decision, emitted, chained = self._decision, 0, 0
+        decision, emitted, chained, together, decoded = self._decision, 0, 0, 0, False
         finished: list[_Sequence] = []
         chunks = {chunk.request: chunk.tokens for chunk in decision.prefill}
         for sequence in self.running:
+            gained = 1
             if sequence.request in chunks:
                 sequence.computed += chunks[sequence.request]
                 if sequence.left:
@@ -163,12 +172,16 @@ class StepByStepRank:
             elif sequence.left or not decision.decode:
                 continue
             else:
-                sequence.computed += 1
-                sequence.decoded = True
-            emitted += 1
+                gained = min(self._gain(), sequence.osl - sequence.generated)
+                sequence.computed += gained
+                sequence.decoded = decoded = True
+            emitted += gained
             chained += self._emit(sequence, now, step, log)
+            sequence.generated += gained - 1
+            together += gained - 1
             if sequence.generated == sequence.osl:
                 finished.append(sequence)
+        self.decode_steps += decoded
         for sequence in finished:
             self.running.remove(sequence)
             del self.sequences[sequence.request]
@@ -180,7 +193,7 @@ class StepByStepRank:
         self.outcomes.finished += len(finished)
         self.outstanding -= len(finished)
         self.counts.output_tokens += emitted
-        return [sequence.request for sequence in finished], emitted, chained
+        return [sequence.request for sequence in finished], emitted, chained, together
 
     def _emit(self, sequence: _Sequence, now: float, step: int, log: StepLog) -> int:
         """Record one token; 1 if the step before emitted its predecessor."""
@@ -265,7 +278,7 @@ class StepByStepRank:
         def needs(sequence: _Sequence) -> int:
             if sequence.left:
                 return 0
-            return spec.blocks_for(sequence.computed + 1) - sequence.blocks
+            return spec.blocks_for(sequence.computed + self._gain()) - sequence.blocks
 
         def own(sequence: _Sequence) -> int:
             """Blocks that an eviction frees: those shared with others stay."""
@@ -287,6 +300,7 @@ class StepByStepRank:
             max_output_tokens=spec.max_output_tokens,
             new_token_ratio=spec.new_token_ratio,
             decoding=len(decoding),
+            decode_tokens=spec.price.decode_tokens,
             fresh=sum(not s.decoded for s in decoding),
             free_blocks=self._available(),
             decode_blocks=sum(needs(s) for s in decoding),
@@ -359,15 +373,18 @@ class StepByStepReplica:
     def complete(self) -> list[int]:
         """End the step; returns who finished, in order of rank and admission."""
         finished: list[int] = []
-        emitted = chained = 0
+        emitted = chained = together = 0
         for rank in self._busy:
-            done, tokens, following = rank.complete(self.end_s, self.steps, self.log)
+            done, tokens, following, more = rank.complete(self.end_s, self.steps, self.log)
             finished += done
             emitted += tokens
             chained += following
+            together += more
         self.log.end_s.append(self.end_s)
         self.log.emitted.append(emitted)
         self.log.chained.append(chained)
+        if self.spec.pace is not None:
+            self.log.together.append(together)
         self.steps += 1
         self.start_s, self.in_step = self.end_s, False
         return finished

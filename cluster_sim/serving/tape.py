@@ -67,10 +67,17 @@ class Tape:
         near: int,
         growing: int,
         blocks: Sequence[int],
+        gains: Sequence[int] | None = None,
     ) -> None:
         """Steps of a rank that only decode, from a step number on, with the KV blocks in use at
-        each.
+        each; ``gains``: tokens of each sequence a step if not one.
         """
+        if gains is not None:
+            for i, tokens in enumerate(gains):
+                one = blocks[i : i + 1]
+                self.stretch(rank, number + i, decodes, context, near, 0, one)
+                context, near = context + tokens * decodes, near + tokens * growing
+            return
         steps = len(blocks)
         self.rows.extend((rank, number, steps, decodes, context, near, growing, 0, 0, 0))
         self.prefill_s.append(0.0)

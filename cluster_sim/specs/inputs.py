@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from cluster_sim.errors import SpecError
 from cluster_sim.specs.chip import Chip, Fits
 from cluster_sim.specs.find import FileRecord
 from cluster_sim.specs.model import Model
@@ -28,12 +29,22 @@ class TopologyInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadInput:
-    """A workload with its model and software profile; engine limits are applied already."""
+    """A workload with its model and software profile; engine limits are applied already.
+
+    Raises SpecError for drafts of a model without layers that make them.
+    """
 
     workload: Workload
     model: Model
     software: Software
     files: tuple[FileRecord, ...]
+
+    def __post_init__(self) -> None:
+        if self.software.draft_tokens and not self.model.mtp_layers:
+            raise SpecError(
+                f"engine.draft_tokens={self.software.draft_tokens}: {self.model.name} has no MTP "
+                "layers to draft with; set engine.draft_tokens=0, or mtp_layers in a model file"
+            )
 
     def on(self, chip: Chip) -> WorkloadInput:
         """The same with the engine limits that the framework chooses on a chip."""

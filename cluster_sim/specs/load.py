@@ -32,7 +32,11 @@ ENGINE_KEYS = (
     "prefix_cache",
     "new_token_ratio",
     "first_token_steps",
+    "draft_tokens",
+    "draft_acceptance",
 )
+# The frameworks' own names of draft_tokens, where they count the same.
+DRAFT_FLAGS = {"trtllm": ("num_nextn_predict_layers",), "sglang": ("speculative_num_steps",)}
 
 
 def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
@@ -225,6 +229,7 @@ def apply_engine(software: Software, data: Mapping[str, Any], workload: Workload
     if not wanted:
         return software
     known = {**{key: key for key in ENGINE_KEYS}, **software.aliases}
+    known |= dict.fromkeys(DRAFT_FLAGS.get(software.framework, ()), "draft_tokens")
     changed, source = copy.deepcopy(dict(data)), Source("engine", {})
     for name, value in wanted.items():
         plain = name.replace("-", "_")

@@ -16,6 +16,11 @@ from cluster_sim.units import Bytes, BytesOrZero, BytesPerSecond, SecondsOrZero
 SchedulerName = Literal["vllm_v1", "trtllm_no_evict", "trtllm_max_utilization", "sglang", "static"]
 RouterName = Literal["round_robin", "least_outstanding", "power_of_two"]
 Utilisation = Annotated[float, Gt(0), Le(1)]
+MOST_DRAFTS = 16  # a step; engines take fewer
+# Chance that a draft of DeepSeek-V3's own MTP layer is accepted if all before it were: 3.1 to 3.2
+# tokens a step with 7 drafts on MT-bench, HumanEval and GSM8K (model card of nebius/MTP-DeepSeek-
+# V3-0324). The first draft alone: 0.85 to 0.9 (DeepSeek-V3 report, arXiv 2412.19437, 5.4.3).
+DRAFT_ACCEPTANCE = 0.7
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 
@@ -113,7 +118,9 @@ class Software:
     ours, ``alias_values`` the values of a flag (in lower case) to ours.
 
     ``first_token_steps``: how much later than the engine has them clients see tokens, in times
-    between two tokens (API server, tokenizer, detokenizer, waits for a fuller batch).
+    between two tokens (API server, tokenizer, detokenizer, waits for a fuller batch); with drafts
+    in decode steps. ``draft_tokens`` are drafted a step and sequence by the model's own MTP layers,
+    each accepted with chance ``draft_acceptance`` if all before it were.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -130,6 +137,8 @@ class Software:
     prefix_cache: bool = True
     new_token_ratio: Annotated[float, Gt(0), Le(1)] = 1.0
     first_token_steps: Annotated[float, Ge(0)] = 0.0
+    draft_tokens: Annotated[int, Ge(0), Le(MOST_DRAFTS)] = 0
+    draft_acceptance: Annotated[float, Ge(0), Le(1)] = DRAFT_ACCEPTANCE
     memory: MemoryRule
     host: HostTime
     in_situ: InSitu
@@ -137,6 +146,15 @@ class Software:
     aliases: dict[str, str]
     alias_values: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, str]
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens that a decoding sequence gets of a step in the mean.
+
+        Model: 1 + a + ... + a^k for k drafts and acceptance a: the model's own token after the
+        accepted drafts.
+        """
+        return sum((self.draft_acceptance**n for n in range(1, self.draft_tokens + 1)), 1.0)
 
     def on_device(self, memory_bytes: float) -> Software:
         """The profile with the limits that the framework chooses for a device of so much memory:

@@ -37,8 +37,18 @@ class Rows:
     cases: tuple[Case, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Metrics of a job, and those of the same with its model's own drafts where that is not known;
+    or why there are none.
+    """
+
+    metrics: dict[str, float] | SkippedError
+    drafted: dict[str, float] | SkippedError | None
+
+
 Task = Job | Rows
-Outcome = dict[str, float] | list[float | SkippedError] | SkippedError
+Outcome = Run | list[float | SkippedError]
 
 
 def select(cases: Sequence[Case], where: Sequence[tuple[str, str]]) -> list[Case]:
@@ -172,8 +182,13 @@ def _play(task: Task) -> Outcome:
     """What a task gives; runs in a worker."""
     if isinstance(task, Rows):
         return [_priced(case) for case in task.cases]
+    again = validate_serving.with_own_drafts(task)
+    return Run(_metrics(task), None if again is None else _metrics(again))
+
+
+def _metrics(job: Job) -> dict[str, float] | SkippedError:
     try:
-        return validate_serving.replay(task)
+        return validate_serving.replay(job)
     except SkippedError as skip:
         return skip
     except SimulationError as error:
@@ -198,19 +213,24 @@ def _joined(cases: Sequence[Case], outcome: Outcome) -> list[Replayed]:
         return [_replayed(case, value) for case, value in zip(cases, outcome, strict=True)]
     found: list[Replayed] = []
     for case in cases:
-        value: float | SkippedError
-        try:
-            if isinstance(outcome, SkippedError):
-                value = outcome
-            else:
-                value = validate_serving.predicted(case, outcome)
-        except SkippedError as skip:
-            value = skip
-        found.append(_replayed(case, value))
+        drafted = None
+        if outcome.drafted is not None:
+            drafted = _replayed(case, _value(case, outcome.drafted))
+        found.append(_replayed(case, _value(case, outcome.metrics), drafted))
     return found
 
 
-def _replayed(case: Case, value: float | SkippedError) -> Replayed:
+def _value(case: Case, metrics: dict[str, float] | SkippedError) -> float | SkippedError:
+    """A case's value among the metrics of its job."""
+    if isinstance(metrics, SkippedError):
+        return metrics
+    try:
+        return validate_serving.predicted(case, metrics)
+    except SkippedError as skip:
+        return skip
+
+
+def _replayed(case: Case, value: float | SkippedError, drafted: Replayed | None = None) -> Replayed:
     if isinstance(value, SkippedError):
-        return Replayed(case=case, reason=value.reason, detail=value.detail)
-    return Replayed(case=case, predicted=value)
+        return Replayed(case=case, reason=value.reason, detail=value.detail, drafted=drafted)
+    return Replayed(case=case, predicted=value, drafted=drafted)

@@ -18,6 +18,8 @@ BATCH_WAIT = 20  # iterations
 SGLANG_INTERVALS = {"b200": 30, "b300": 20, "h200_sxm": 20}  # steps
 MINIMAX_FP8_CACHE = ("b300",)
 STAGES = "a stage alone is not simulated"
+UNSTATED = ("mtp_unknown", "mtp_likely")  # flags of runs that may have drafted or not
+OWN_DRAFTS = 1  # assumed of those that did, accepted as in any engine (DRAFT_ACCEPTANCE)
 _LIMITS = re.compile(r"p99 limits TTFT / TPOT ([\d.]+) s / ([\d.]+) ms")
 
 
@@ -35,7 +37,10 @@ class SkippedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What decides a replay; equal jobs are simulated once. ``tp`` None: the best plan."""
+    """What decides a replay; equal jobs are simulated once. ``tp`` None: the best plan.
+
+    ``drafts_unstated``: the run may have had drafts or not.
+    """
 
     mode: str
     chip: str
@@ -60,6 +65,8 @@ class Job:
     max_num_seqs: int | None
     max_num_batched_tokens: int | None
     held_steps: int
+    draft_tokens: int
+    drafts_unstated: bool
 
     @property
     def best_plan(self) -> bool:
@@ -85,8 +92,6 @@ def job_of(case: Case) -> Job:
     isl, osl = case.number("isl"), case.number("osl")
     if not isl or not osl:
         raise SkippedError("lengths not stated")
-    if (case.number("mtp_draft_tokens") or 0) > 0:
-        raise SkippedError("drafts are not simulated")
     ttft_limit, tpot_limit = _limits(case)
     degrees, recipe = _degrees(case, mode), recipe_of(case)
     tokens = _setting(case, "max_num_batched_tokens")
@@ -109,6 +114,9 @@ def job_of(case: Case) -> Job:
         max_num_seqs=_setting(case, "max_num_seqs"),
         max_num_batched_tokens=tokens or recipe.max_num_batched_tokens,
         held_steps=recipe.held_steps,
+        draft_tokens=case.count("mtp_draft_tokens", 0),
+        drafts_unstated=not case.text("mtp_draft_tokens")
+        and not set(UNSTATED).isdisjoint(case.flags),
     )
 
 

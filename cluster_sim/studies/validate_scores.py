@@ -20,12 +20,17 @@ SLICED_FLAGS = ("mtp_unknown", "mtp_likely", "derived", "stat_unknown", "preview
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """A case with what was simulated for it, or the reason why nothing was."""
+    """A case with what was simulated for it, or the reason why nothing was.
+
+    ``drafted``: the same with drafts by the model's own MTP layers, where the run does not say
+    whether it had them.
+    """
 
     case: Case
     predicted: float | None = None
     reason: str = ""
     detail: str = ""
+    drafted: Replayed | None = None
 
     @property
     def error(self) -> float | None:
@@ -124,6 +129,28 @@ DIMENSIONS: dict[str, Callable[[Case], str]] = {
     "source": lambda case: case.text("source"),
     "setup": _setup,
 }
+
+
+def _by_drafts(replayed: Iterable[Replayed]) -> tuple[list[Replayed], list[list[str]]]:
+    """Cases by what is known of their drafts, all and by model; those that do not say whether they
+    had any stand there twice, as they were replayed without and with them.
+    """
+    found: list[Replayed] = []
+    values: list[list[str]] = []
+    for one in replayed:
+        pairs: list[tuple[str, Replayed | None]] = []
+        if one.case.kind == "serving" and one.case.count("mtp_draft_tokens", 0):
+            pairs = [("stated", one)]
+        elif one.drafted is not None:
+            known = "likely" if "mtp_likely" in one.case.flags else "none stated"
+            pairs = [(f"{known}, without", one), (f"{known}, with drafts", one.drafted)]
+        for value, played in pairs:
+            if played is not None:
+                found.append(played)
+                values.append([value, f"{one.case.text('model')}, {value}"])
+    return found, values
+
+
 Breakdown = dict[str, dict[str, dict[str, Score]]]
 
 
@@ -146,6 +173,8 @@ def scorecard(replayed: Sequence[Replayed]) -> Scorecard:
     flags = [[flag for flag in SLICED_FLAGS if flag in one.case.flags] for one in replayed]
     flagged = _grouped(replayed, flags)
     breakdown["flag"] = {value: _by_metric(group, named) for value, group in flagged}
+    drafts = _grouped(*_by_drafts(replayed))
+    breakdown["mtp"] = {value: _by_metric(group, named) for value, group in drafts}
     reasons: dict[str, int] = {}
     for one in replayed:
         if one.predicted is None:

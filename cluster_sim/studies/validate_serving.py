@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 
 from cluster_sim.errors import DoesNotFitError, SpecError
+from cluster_sim.facts import Facts
+from cluster_sim.metrics import latencies
 from cluster_sim.perf.plan import Choice, resolve
-from cluster_sim.result import Result
-from cluster_sim.simulation import simulate
+from cluster_sim.simulation import play
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import apply_engine, load_spec, load_topology, read
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.workload import Arrivals, Lengths, Plan, Slo, Workload
 from cluster_sim.studies.validate_cases import Case
-from cluster_sim.studies.validate_jobs import Job, SkippedError
+from cluster_sim.studies.validate_jobs import OWN_DRAFTS, Job, SkippedError
+from cluster_sim.summary import summarise_run
 
 ROUNDS = 10  # requests per client of a closed loop (InferenceX: 10 x concurrency prompts)
 MOST_CLOSED = 20_000  # requests of a closed loop beyond which 3 rounds must do
@@ -61,12 +63,21 @@ def replay(job: Job) -> dict[str, float]:
     try:
         machine = _machine(job.chip, job.n_chips)
         inputs, replicas = _inputs(machine, job)
-        result = simulate(machine, inputs)
+        facts = play(machine, inputs)
     except DoesNotFitError as error:
         raise SkippedError("does not fit", str(error)) from None
     except SpecError as error:
         raise SkippedError("inputs refused", str(error).splitlines()[0]) from None
-    return _metrics(job, result, replicas)
+    return _metrics(job, facts, replicas)
+
+
+def with_own_drafts(job: Job) -> Job | None:
+    """A job that does not say whether it drafted, with the drafts of the model's own MTP layers;
+    None for other jobs and where the model has none.
+    """
+    if not job.drafts_unstated or not _model(job.model).mtp_layers:
+        return None
+    return dataclasses.replace(job, drafts_unstated=False, draft_tokens=OWN_DRAFTS)
 
 
 def predicted(case: Case, metrics: Mapping[str, float]) -> float:
@@ -183,6 +194,8 @@ def _engine(job: Job, base: Software) -> dict[str, Any]:
         engine["max_num_seqs"] = job.max_num_seqs
     if job.max_num_batched_tokens:
         engine["max_num_batched_tokens"] = job.max_num_batched_tokens
+    if job.draft_tokens:
+        engine["draft_tokens"] = job.draft_tokens
     if job.batch:
         engine |= {"scheduler": "static", "max_num_seqs": job.batch}
     return engine
@@ -244,15 +257,15 @@ def _uniform(most: int) -> Lengths:
     return Lengths(quantiles=((0.0, max(1, round(0.8 * most))), (1.0, most)))
 
 
-def _metrics(job: Job, result: Result, replicas: int) -> dict[str, float]:
+def _metrics(job: Job, facts: Facts, replicas: int) -> dict[str, float]:
     """Rates and latencies as a benchmark of the mode takes them."""
-    row, table = result.summary, result.requests
-    if row["rejected"] or row["finished"] < row["requests"]:
-        raise SkippedError("requests were rejected", f"{row['rejected']} of {row['requests']}")
+    requests, finished = len(facts.requests), facts.run.outcomes.finished
+    if finished < requests:
+        raise SkippedError("requests were rejected", f"{requests - finished} of {requests}")
     if job.mode == "open_loop" and job.best_plan:
-        found = _in_window(row, replicas)
+        found = _in_window(summarise_run(facts)[0], replicas)
     else:
-        found = _over_all(table, replicas)
+        found = _over_all(facts, replicas)
     per_chip = {f"{name}_per_chip": found[name] / job.n_chips for name in RATES if name in found}
     return {**found, **per_chip}
 
@@ -266,16 +279,17 @@ def _in_window(row: Mapping[str, Any], replicas: int) -> dict[str, float]:
     return found | {name: row[column] for name, column in columns.items() if row[column]}
 
 
-def _over_all(table: Mapping[str, Any], replicas: int) -> dict[str, float]:
+def _over_all(facts: Facts, replicas: int) -> dict[str, float]:
     """Latencies of all requests, rates from the first arrival to the last token."""
-    arrival, e2e = np.array(table["arrival_s"]), np.array(table["e2e_ms"]) / 1e3
-    seconds = float((arrival + e2e).max() - arrival.min()) / replicas
-    isl, osl = float(np.sum(table["isl"])), float(np.sum(table["osl"]))
+    requests = facts.requests
+    seen = latencies(facts.run, requests, open_loop=facts.open_loop)
+    arrival = np.array(facts.run.outcomes.arrival_s)
+    seconds = float((arrival + seen.e2e_s).max() - arrival.min()) / replicas
+    isl, osl = float(np.sum(requests.isl)), float(np.sum(requests.osl))
     totals = (osl / seconds, isl / seconds, (isl + osl) / seconds, len(arrival) / seconds)
     found = dict(zip(RATES, totals, strict=True))
-    for name in LATENCIES:
-        values = np.array(table[f"{name}_ms"])
-        values = values[~np.isnan(values)]
+    for name, seen_s in zip(LATENCIES, (seen.ttft_s, seen.tpot_s, seen.e2e_s), strict=True):
+        values = seen_s[~np.isnan(seen_s)] * 1e3
         if len(values):
             parts = (float(values.mean()), *np.percentile(values, (50, 99)).tolist())
             names = (f"{name}_ms_{stat}" for stat in STATS)

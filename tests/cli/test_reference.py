@@ -20,9 +20,13 @@ from cluster_sim.cli.validate import validate
 from cluster_sim.metrics import SUMMARY_COLUMNS
 from cluster_sim.output.validate_text import CASE_COLUMNS
 from cluster_sim.specs.campaign import Campaign, Checkpoint, Failures, FleetName
+from cluster_sim.specs.training import Lora, Offload, Routing, TrainingPlan, TrainingWorkload
+from cluster_sim.specs.training_software import AttentionKernel, ExpertKernels, TrainingSoftware
 from cluster_sim.studies.collective import Row
 from cluster_sim.studies.measure_cases import OP_COLUMNS, SHAPES, STEP_COLUMNS
 from cluster_sim.studies.validate_cases import KINDS
+from cluster_sim.train import MEMORY_USES
+from cluster_sim.training.closed import OWNERS
 from cluster_sim.training.replay_rows import REPLAY_COLUMNS, CollectiveRow, RankRow
 from cluster_sim.training.traces import FORMATS
 
@@ -112,3 +116,33 @@ def test_every_key_of_a_run() -> None:
         keys = re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)
         assert sorted(keys) == sorted(field.name for field in dataclasses.fields(kind))
     assert all(f"`{name}`" in tables[2] for name in get_args(FleetName))
+
+
+def keys(heading: str) -> set[str]:
+    """The code words in the first column of the table under a heading of any level."""
+    text = (ROOT / "docs" / "reference.md").read_text().split(f"# {heading}\n")[1]
+    lines = re.split(r"\n##", text)[0].splitlines()
+    cells = [line.split("|")[1] for line in lines if line.startswith("| `")]
+    return {word for cell in cells for word in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_every_key_of_training() -> None:
+    for heading, kind in (
+        ("Training workloads", TrainingWorkload),
+        ("Plan of a training workload", TrainingPlan),
+        ("Training software", TrainingSoftware),
+    ):
+        assert keys(heading) == {field.name for field in fields(kind)}
+    text = (ROOT / "docs" / "reference.md").read_text()
+    for kind in (Routing, Offload, Lora, AttentionKernel, ExpertKernels):
+        named = {field.name for field in fields(kind)} - {"source"}
+        assert all(re.search(rf"\b{name}\b", text) for name in named)
+
+
+def test_every_column_of_steps() -> None:
+    owners = {f"{owner}_s" for owner in OWNERS}
+    uses = {f"{use}_gib" for use in MEMORY_USES}
+    text = (ROOT / "docs" / "reference.md").read_text().split("| column of steps.csv |")[1]
+    cells = [line.split("|")[1] for line in text.split("\n\n")[0].splitlines()[1:]]
+    words = {word for cell in cells for word in re.findall(r"`([^`]+)`", cell)}
+    assert words == {"step", "stage", "step_time_s", *owners, *uses}

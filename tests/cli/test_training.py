@@ -245,14 +245,14 @@ def test_a_run_to_so_many_tokens(runner: CliRunner) -> None:
     result = ok(runner, line)
     assert "To 2e+10 tokens" in result.stdout
     run = json.loads((folder() / "manifest.json").read_text())["run"]
-    assert run["tokens"] == 2e10
+    assert 2e10 <= run["tokens"] < 2e10 + 128 * 8192  # whole steps
     (row,) = rows(folder() / "summary.csv")
     least_h = 2e10 / (128 * 8192) * float(row["step_time_s"]) / 3600
     low, middle, high = run["band"]["days"]
     assert least_h / 24 <= low <= middle <= high
     paid_h = sum(run["ledger"].values())
     assert paid_h == pytest.approx(run["band"]["chip_hours"][1], rel=0.5)
-    assert run["ledger"]["productive"] > 0.5 * paid_h
+    assert run["ledger"]["productive"] > 0.4 * paid_h  # half of it stands by
 
 
 @pytest.mark.parametrize("tokens", ["many", "0", "0 B", "-3B", "15.6 GB"])

@@ -28,7 +28,7 @@ from cluster_sim.serving.site import Process, Site, Tenant, always
 from cluster_sim.simulation import make_service, simulate
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
-from cluster_sim.testing import facts, random_case, synthetic_price
+from cluster_sim.testing import Cases, facts, random_case, random_drafts, synthetic_price
 from cluster_sim.work import traffic
 
 SLOW = pytest.mark.slow
@@ -39,8 +39,10 @@ STEP_S = 1 / 64  # exact, so that visitors come at the very end of a step
 
 def with_families(price: StepPrice, rng: random.Random) -> StepPrice:
     """Families for a made-up price list: what reads memory, what sends, what only takes time."""
-    tokens, rows = np.array(price.tokens_s[:3000]), np.array(price.sequences_s)
-    decodes = np.array(price.decodes_s)
+    width = price.decode_tokens
+    tokens, rows = np.array(price.tokens_s[::width][:3000]), np.array(price.sequences_s)
+    tokens, rows = tokens[: len(rows)], rows[: len(tokens)]
+    decodes = np.array(price.decodes_s)[: len(rows)]
     linear, sent = np.array(price.tokens_s), 0.4 * rng.choice((0.3, 1.0)) * 1e9
     families = [
         Family("gemm_weights", "assumed", 0.5 * linear),
@@ -60,7 +62,15 @@ def with_families(price: StepPrice, rng: random.Random) -> StepPrice:
     if price.shared_s is not None:
         families.append(Family("expert_weights", "assumed", shared_s=price.shared_s))
     base = (tokens + rows + decodes).tolist()
-    return dataclasses.replace(price, families=tuple(families), decode_base_s=base)
+    wide = (
+        dataclasses.replace(
+            family,
+            decode_tokens=width,
+            use=family.use and dataclasses.replace(family.use, decode_tokens=width),
+        )
+        for family in families
+    )
+    return dataclasses.replace(price, families=tuple(wide), decode_base_s=base)
 
 
 def machine_of(price: StepPrice, replicas: int, *, meeting: bool = False) -> Site:
@@ -124,8 +134,8 @@ def visitors(rng: random.Random, site: Site, span_s: float) -> list[Process]:
     return found + [degrades(rng.randrange(2**32)) for _ in range(rng.choice((0, 0, 1)))]
 
 
-def shared_case(seed: int) -> tuple[Service, Requests, Site]:
-    service, requests = random_case(seed)
+def shared_case(seed: int, cases: Cases = random_case) -> tuple[Service, Requests, Site]:
+    service, requests = cases(seed, None)
     rng = random.Random(seed + 10**6)
     price = with_families(service.spec.price, rng)
     service = dataclasses.replace(service, spec=dataclasses.replace(service.spec, price=price))
@@ -145,6 +155,15 @@ def all_facts(run: Run) -> dict[str, object]:
 )
 def test_both_players_give_the_same_bytes_beside_others(seed: int) -> None:
     service, requests, site = shared_case(seed)
+    reference = all_facts(serve(service, requests, step_by_step=True, site=site))
+    fast = all_facts(serve(service, requests, site=site))
+    for name, value in reference.items():
+        assert fast[name] == value, name
+
+
+@pytest.mark.parametrize("seed", [pytest.param(n, marks=() if n < 8 else SLOW) for n in range(60)])
+def test_both_players_give_the_same_bytes_with_drafts(seed: int) -> None:
+    service, requests, site = shared_case(seed, random_drafts)
     reference = all_facts(serve(service, requests, step_by_step=True, site=site))
     fast = all_facts(serve(service, requests, site=site))
     for name, value in reference.items():

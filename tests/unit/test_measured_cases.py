@@ -102,7 +102,6 @@ REASONS: list[tuple[dict[str, str], str]] = [
     ({"framework": "tgi"}, "no software profile"),
     ({"weights_dtype": ""}, "precision not stated"),
     ({"isl": ""}, "lengths not stated"),
-    ({"mtp_draft_tokens": "3"}, "drafts are not simulated"),
     ({"tp": ""}, "parallelism not stated"),
     ({"concurrency": ""}, "load not stated"),
     ({"mode": "static_batch"}, "load not stated"),
@@ -221,3 +220,35 @@ def test_a_recipe_delays_the_first_token_and_nothing_else() -> None:
     later = with_wait["ttft_ms_mean"] - without["ttft_ms_mean"]
     assert later == pytest.approx(20 * without["tpot_ms_mean"], rel=1e-6)
     assert with_wait["tpot_ms_mean"] == pytest.approx(without["tpot_ms_mean"])
+
+
+MTP = {"model": "glm-4.5-air", "osl": "200", "n_chips": "8", "tp": "8", "ep": "8"}
+
+
+def test_runs_that_do_not_state_drafts_are_replayed_with_the_models_own_too() -> None:
+    flagged = [
+        case(1.0, flags=("mtp_unknown",), **MTP),
+        case(2.0, flags=("mtp_unknown", "mtp_likely"), case_id="b", **MTP),
+        case(3.0, flags=("mtp_unknown",), case_id="c"),  # a model without MTP layers
+        case(4.0, case_id="d", **MTP),
+        case(5.0, flags=("mtp_unknown",), case_id="e", mtp_draft_tokens="0", **MTP),
+        case(6.0, flags=("mtp_unknown",), case_id="f", mtp_draft_tokens="1", **MTP),
+    ]
+    found = {one.case.case_id: one for group in play(prepare(flagged)) for one in group}
+    unknown, likely, dense, complete, none, stated = (found[one.case_id] for one in flagged)
+    assert [one.drafted for one in (dense, complete, none, stated)] == [None] * 4
+    assert unknown.drafted is not None
+    assert likely.drafted is not None
+    assert unknown.predicted == complete.predicted == none.predicted
+    assert unknown.drafted.predicted == likely.drafted.predicted == stated.predicted
+    assert stated.predicted is not None
+    assert complete.predicted is not None
+    assert 0.55 < stated.predicted / complete.predicted < 0.9
+    card = scorecard(list(found.values()))
+    slices = {value: metrics["tpot_ms_p50"].n for value, metrics in card.breakdown["mtp"].items()}
+    each = ("likely, with drafts", "likely, without", "none stated, with drafts")
+    each = (*each, "none stated, without", "stated")
+    assert slices == {f"{before}{one}": 1 for one in each for before in ("", "glm-4.5-air, ")}
+    assert card.metrics["tpot_ms_p50"].n == 6
+    with_drafts = card.breakdown["mtp"]["none stated, with drafts"]["tpot_ms_p50"]
+    assert with_drafts.median_error == unknown.drafted.predicted - 1  # type: ignore[operator]

@@ -27,6 +27,8 @@ def figures() -> dict[str, Score]:
     """Scores by mode and metric, and those of operators and collectives."""
     cases = read_cases([])
     runs = [case for case in cases if case.text("mode") in MODES and case.text("tp")]
+    # How many of their drafts were accepted is not known.
+    runs = [case for case in runs if not case.count("mtp_draft_tokens", 0)]
     alone = [case for case in cases if case.kind != "serving"]
     found: dict[str, Score] = {}
     for sample, dimension in (

@@ -143,7 +143,8 @@ def groups_of(network: Network, plan: TrainingPlan, dp: int) -> Groups:
     ``plan.placement`` puts them.
 
     Model: experts lie on ``ep x etp`` consecutive ranks of a stage, the slices of an expert side by
-    side; gradients of experts are summed over the rest of the stage.
+    side; gradients of experts are summed over the rest of the stage. DualPipe has every part of the
+    model on two stages, which share its states and sum its gradients.
     """
     degrees = {"tp": plan.tp, "cp": plan.cp, "dp": dp, "pp": plan.pp}
     strides: dict[str, int] = {}
@@ -156,17 +157,35 @@ def groups_of(network: Network, plan: TrainingPlan, dp: int) -> Groups:
     if plan.placement:
         network = network.placed(plan.placement)
     between = strides["dp"] if plan.cp == 1 else min(strides["cp"], strides["dp"])
+    sharded = network.shape(shard, between)
+    outer = network.shape(dp * plan.cp // shard, between * shard)
+    expert_sharded = network.shape(
+        max(1, stage // (plan.ep * plan.etp)), first * plan.ep * plan.etp
+    )
+    if plan.schedule == "dualpipe":
+        apart = stage * plan.pp > network.domain
+        expert_sharded = _doubled(expert_sharded, apart=apart)
+        if plan.shard:
+            outer = _doubled(outer, apart=apart)
+        else:
+            sharded = _doubled(sharded, apart=apart)
     return Groups(
         tp=network.shape(plan.tp, strides["tp"]),
         cp=network.shape(plan.cp, strides["cp"]),
         ep=network.shape(plan.ep, first * plan.etp),
         etp=network.shape(plan.etp, first),
-        sharded=network.shape(shard, between),
-        outer=network.shape(dp * plan.cp // shard, between * shard),
-        expert_sharded=network.shape(
-            max(1, stage // (plan.ep * plan.etp)), first * plan.ep * plan.etp
-        ),
+        sharded=sharded,
+        outer=outer,
+        expert_sharded=expert_sharded,
         strides=strides,
         pp=plan.pp,
         devices=plan.placement,
     )
+
+
+def _doubled(shape: Shape, *, apart: bool) -> Shape:
+    """A group with that of the other stage that holds the same parameters; ``apart``: in domains of
+    its own.
+    """
+    domains = shape.domains * (2 if apart else 1)
+    return replace(shape, ranks=2 * shape.ranks, domains=domains, hosts=2 * shape.hosts)

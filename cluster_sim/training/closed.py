@@ -163,8 +163,7 @@ def _finish(
                 gather_s=gather_s,
                 slowed_s=slowed_s,
                 p2p_s=float(p2p_s[stage]),
-                optimizer_s=sum(priced.optimizer_s[v % len(priced.stages)] for v in parts)
-                / plan.copies,
+                optimizer_s=sum(priced.optimizer_s[v % len(priced.stages)] for v in parts),
             )
         )
     reduced = max(end.reduced_s + end.gather_s + end.slowed_s for end in found)

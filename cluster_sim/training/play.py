@@ -49,7 +49,6 @@ def work_of(priced: Priced) -> StepWork:
     gathers = tuple(_buckets(priced, v % parts, home[v], sms, gather=True) for v in range(count))
     optimizers = tuple(
         sum(priced.optimizer_s[plan.virtual(stage, c) % parts] for c in range(plan.chunks))
-        / plan.copies
         for stage in range(plan.stages)
     )
     return StepWork(

@@ -166,7 +166,8 @@ SCHEDULES = [
 @pytest.mark.parametrize("changes", SCHEDULES, ids=lambda c: "-".join(map(str, c.values())))
 def test_events_are_the_closed_form_where_nothing_contends(changes: dict[str, object]) -> None:
     """One replica without tensor parallelism: sends are all that uses a link, and links are so
-    quick that the two of a stage of DualPipe, which go out at a time, do not fill it.
+    quick that the two of a stage of DualPipe, which go out at a time, do not fill it. The two
+    copies of DualPipe sum their gradients, beside kernels that have fewer SMs meanwhile.
     """
     given = bare(job("llama3_8b_train", global_batch=16, plan__zero=0, **changes))
     simple, events = two_kinds(pod(4, "topology.scale_up.link_bandwidth=9 TB/s"), given)

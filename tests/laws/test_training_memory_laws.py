@@ -115,6 +115,20 @@ def test_experts_are_sharded_over_what_expert_parallelism_leaves() -> None:
     assert optimizer == pytest.approx(12 * (dense / 16 + experts / 2))
 
 
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_dualpipe_holds_two_copies_that_share_what_is_sharded(zero: int) -> None:
+    plan = {"plan__tp": 8, "plan__pp": 4, "plan__zero": zero, "global_batch": 32}
+    one, two = (full(gpt(**plan, plan__schedule=name)) for name in ("1f1b", "dualpipe"))
+    ends = {}
+    for stage in (0, -1):
+        ends[stage] = priced(pod(64), gpt(**plan)).stages[stage].parameters
+    share = (ends[0] + ends[-1]) / ends[0]  # the first stage holds the last part too
+    for place, name in enumerate(("optimizer", "gradients", "weights")):
+        copies = 2 if zero > place else 1
+        wanted = share / copies * getattr(one, name)
+        assert getattr(two, name) == pytest.approx(wanted), name
+
+
 def test_frozen_weights_have_no_states() -> None:
     given = job("llama2_70b_lora", precision="bf16", plan__tp=8)
     one = priced(pod(8), given)

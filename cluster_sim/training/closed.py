@@ -8,7 +8,7 @@ pipeline of equal micro-batches is periodic. Limits: nothing contends; ``events`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -61,7 +61,7 @@ def step_of(priced: Priced) -> Step:
     if extra:
         p2p_s = p2p_s + extra / plan.stages * _round_p2p_s(priced, plan, first)
     end, stages = _finish(priced, plan, first, p2p_s)
-    return close(priced, plan, end + period * extra, stages)
+    return _close(priced, plan, end + period * extra, stages)
 
 
 def _played_rounds(job: Job) -> tuple[int, int]:
@@ -224,28 +224,43 @@ def _last_backward(plan: Schedule, played: Played) -> dict[int, tuple[float, flo
     }
 
 
-def close(priced: Priced, plan: Schedule, end_s: float, ends: list[Ends]) -> Step:
-    """Where the time of a step goes, stage by stage; what no part owns is the bubble."""
-    straggler = priced.spread * (end_s + priced.host_s)
-    total = end_s + priced.host_s + straggler
+def _close(priced: Priced, plan: Schedule, end_s: float, ends: list[Ends]) -> Step:
+    spent = [
+        {
+            "dp": end.gather_s + end.reduced_s - end.last_s + priced.barrier_s + end.slowed_s,
+            "pp": end.p2p_s,
+            "optimizer": end.optimizer_s,
+        }
+        for end in ends
+    ]
+    return books(priced, plan, end_s, priced.spread * (end_s + priced.host_s), spent)
+
+
+def books(
+    priced: Priced,
+    plan: Schedule,
+    end_s: float,
+    straggler_s: float,
+    spent: Sequence[Mapping[str, float]],
+) -> Step:
+    """Where the time of a step goes, stage by stage: passes, what each stage ``spent`` beside them,
+    host and stragglers; what no owner has is the bubble.
+    """
+    total = end_s + priced.host_s + straggler_s
+    beside = {"host": priced.host_s, "straggler": straggler_s}
     rows = []
-    for stage, end in enumerate(ends):
+    for stage, own in enumerate(spent):
         row = dict.fromkeys(OWNERS, 0.0)
-        for owner, seconds in passes_by_owner(priced, plan, stage).items():
-            row[owner] += seconds
-        row["dp"] += end.gather_s + max(0.0, end.reduced_s - end.last_s) + priced.barrier_s
-        row["dp"] += end.slowed_s
-        row["pp"] += end.p2p_s
-        row["optimizer"] = end.optimizer_s
-        row["host"] += priced.host_s
-        row["straggler"] = straggler
+        for seconds in (_passes_by_owner(priced, plan, stage), own, beside):
+            for owner, part in seconds.items():
+                row[owner] += part
         row["bubble"] = total - sum(row.values())
         rows.append(row)
     mean = {owner: float(np.mean([row[owner] for row in rows])) for owner in OWNERS}
-    return Step(seconds=total, owners=mean, parts=mean_parts(priced, plan), per_stage=tuple(rows))
+    return Step(seconds=total, owners=mean, parts=_mean_parts(priced, plan), per_stage=tuple(rows))
 
 
-def passes_by_owner(priced: Priced, plan: Schedule, stage: int) -> dict[str, float]:
+def _passes_by_owner(priced: Priced, plan: Schedule, stage: int) -> dict[str, float]:
     """Seconds of all micro-batches of a stage by owner."""
     found: dict[str, float] = {}
     for v, share in _held(priced, plan, stage):
@@ -267,7 +282,7 @@ def _held(priced: Priced, plan: Schedule, stage: int) -> list[tuple[int, float]]
     return [(plan.virtual(stage, c) % count, micro_batches) for c in range(plan.chunks)]
 
 
-def mean_parts(priced: Priced, plan: Schedule) -> dict[str, float]:
+def _mean_parts(priced: Priced, plan: Schedule) -> dict[str, float]:
     """Seconds of all passes of a mean stage by kind of kernel or collective."""
     found: dict[str, float] = {}
     for stage in range(plan.stages):

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from cluster_sim.perf.collective_shape import Shape
 from cluster_sim.perf.train_layer import Case
 from cluster_sim.perf.train_stage import Transfers
-from cluster_sim.training.closed import OWNERS, Step, mean_parts, passes_by_owner
+from cluster_sim.training.closed import Step, books
 from cluster_sim.training.events import PlayedStep, play
 from cluster_sim.training.jitter import straggler_s
 from cluster_sim.training.priced import Pass, Priced, schedule_of
@@ -164,20 +162,15 @@ def played_step(priced: Priced) -> tuple[Step, PlayedStep]:
         straggler = priced.spread * (played.end_s + priced.host_s)
     else:
         straggler = straggler_s(priced, sigma, seed)
-    total = played.end_s + priced.host_s + straggler
-    rows = []
-    for stage, seconds in enumerate(played.stages):
-        row = dict.fromkeys(OWNERS, 0.0)
-        for owner, part in passes_by_owner(priced, plan, stage).items():
-            row[owner] += part
-        row["dp"] += seconds.gather_exposed_s + seconds.gradient_exposed_s + seconds.norm_s
-        row["dp"] += seconds.slowed_s
-        row["pp"] += seconds.p2p_exposed_s
-        row["optimizer"] = seconds.optimizer_s
-        row["host"] += priced.host_s
-        row["straggler"] = straggler
-        row["bubble"] = total - sum(row.values())
-        rows.append(row)
-    mean = {owner: float(np.mean([row[owner] for row in rows])) for owner in OWNERS}
-    step = Step(seconds=total, owners=mean, parts=mean_parts(priced, plan), per_stage=tuple(rows))
-    return step, played
+    spent = [
+        {
+            "dp": seconds.gather_exposed_s
+            + seconds.gradient_exposed_s
+            + seconds.norm_s
+            + seconds.slowed_s,
+            "pp": seconds.p2p_exposed_s,
+            "optimizer": seconds.optimizer_s,
+        }
+        for seconds in played.stages
+    ]
+    return books(priced, plan, played.end_s, straggler, spent), played

@@ -13,9 +13,7 @@ from cluster_sim.perf.collective_shape import Shape, bus_factor
 from cluster_sim.perf.collective_time import collective
 from cluster_sim.specs.collective_fits import CollectiveFits, load_collective_fits
 from cluster_sim.specs.inputs import TopologyInput
-from cluster_sim.specs.training import Axis, TrainingPlan
-
-AXES: tuple[Axis, ...] = ("tp", "cp", "dp", "pp")
+from cluster_sim.specs.training import TrainingPlan
 
 
 @dataclass(frozen=True, slots=True)

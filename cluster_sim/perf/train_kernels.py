@@ -20,8 +20,9 @@ from cluster_sim.specs.training_software import TrainingSoftware
 Shape3 = tuple[float, float, float]  # m, n, k of a product (m x k) (k x n)
 # What a training dtype multiplies like; MXFP8 has scales of 32 elements in hardware.
 CURVE_OF = {"fp16": "bf16", "mxfp8": "fp8_block"}
-STREAM = 0.85  # share of the memory bandwidth that streaming kernels reach
-STREAM_SOURCE = "assumed; copies reach 0.8 to 0.9 of the datasheet on the chips measured"
+# Share of the memory bandwidth that streaming kernels reach. Source: assumed; copies reach 0.8 to
+# 0.9 of the datasheet on the chips measured.
+STREAM = 0.85
 OLD_ATTENTION_RATE = 0.55  # of the peak, batched products of one head (Megatron-LM 2021, assumed)
 QUANTISE_BYTES = 3  # a pass over an activation: read two bytes, write one
 LOGIT_BYTES = 16  # fp32 logits, their softmax and gradient, for each logit

@@ -22,10 +22,6 @@ from cluster_sim.specs.model import Model
 from cluster_sim.specs.training import Part, TrainingPlan, TrainingWorkload
 
 Seconds = dict[str, float]
-PARTS = (
-    *("gemm", "attention", "experts", "elementwise", "permute", "head", "host"),
-    *("tp", "cp", "ep"),
-)
 # Hidden vectors that norms, residuals and dropout of a layer move for a token; a query or a key and
 # value vector passes the rotary embedding; an activation reads two (one) and writes one.
 NORM_VECTORS, ROTARY_VECTORS, GATED, PLAIN = 10, 3, 3, 2

@@ -18,6 +18,8 @@ from cluster_sim.training.schedule import Schedule, schedule
 
 NARROW = ("fp8", "fp8_block", "mxfp8", "fp4", "int8")  # dtypes whose scales need reductions
 BARRIER_BYTES = 4.0  # the norm of all gradients
+DEFAULT_HOST_LINK = 63e9  # PCIe 5 x16 in one direction (stas00/ml-engineering network README)
+OFFLOADED_BYTES = 4.0  # gradients one way, updated weights the other, in fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,18 +175,12 @@ def _optimizer(job: Job, stage: Stage) -> float:
     return seconds
 
 
-OFFLOADED_BYTES = 4.0  # gradients one way, updated weights the other, in fp32
-
-
 def host_link(job: Job) -> float:
     """Bytes/s between a device and the memory of its host."""
     board = job.machine.topology.board
     if board is None:
         return DEFAULT_HOST_LINK
     return board.pcie / job.machine.chip.devices_per_chip
-
-
-DEFAULT_HOST_LINK = 63e9  # PCIe 5 x16 in one direction (stas00/ml-engineering network README)
 
 
 @lru_cache(maxsize=256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS
 from cluster_sim.economics import (
     chip_usd_per_hour,
     usd_per_million_tokens,
@@ -13,7 +14,6 @@ from cluster_sim.economics import (
 from cluster_sim.facts import Facts
 from cluster_sim.ledger import Ledger, close_ledger
 from cluster_sim.metrics import (
-    SUMMARY_COLUMNS,
     Latencies,
     Window,
     attainment,
@@ -35,7 +35,6 @@ from cluster_sim.serving.service import Run
 from cluster_sim.specs.workload import Slo
 from cluster_sim.uncertainty import bands, in_manifest
 
-SCHEMA = 3  # of summary.csv
 SHARES = {  # column of summary.csv -> operator families
     "share_compute": (
         "gemm_math",

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster_sim import __version__
+from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS
 from cluster_sim.economics import chip_usd_per_hour, how_to_price, wall_power_w
-from cluster_sim.metrics import SUMMARY_COLUMNS
 from cluster_sim.perf.power import chip_power_w
 from cluster_sim.perf.train_flops import attention_flop, head_flop, model_flop_per_token
 from cluster_sim.perf.train_kernels import peak_dtype
@@ -18,7 +18,6 @@ from cluster_sim.specs.inputs import TopologyInput, TrainingInput
 from cluster_sim.specs.load import load_topology
 from cluster_sim.specs.load_training import load_training
 from cluster_sim.specs.workload import Economics
-from cluster_sim.summary import SCHEMA
 from cluster_sim.training.closed import Step, step_of
 from cluster_sim.training.events import PlayedStep
 from cluster_sim.training.job import Job, make_job

@@ -54,9 +54,6 @@ def run(
     """Simulate a workload on a topology."""
     import dataclasses
 
-    from cluster_sim.output.results import ResultWriter, check_writable
-    from cluster_sim.simulation import simulate
-
     if is_training(options):
         _refuse_for_training(
             seeds=seeds,
@@ -68,6 +65,9 @@ def run(
         )
         run_training(options, out=out, form=form, quiet=quiet, timeline=timeline)
         return
+    from cluster_sim.output.results import ResultWriter, check_writable
+    from cluster_sim.simulation import simulate
+
     if timeline_window and not timeline:
         raise click.UsageError("--timeline-window has no effect without --timeline")
     for name, given in (("--seeds", seeds), ("--background", background)):

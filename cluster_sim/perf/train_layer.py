@@ -122,8 +122,10 @@ def layers_of(case: Case) -> Layers:
         experts = _launched(experts, case.kernels.software.experts.launch)
     head = _head(case, tokens)
     last = experts if model.moe is not None and model.moe.layers else dense
-    projection = _product(case, "dense", [(tokens / case.plan.tp, model.hidden, 2 * model.hidden)])
-    mtp = last.plus(projection, head)
+    mtp = Work()
+    if case.job.mtp:
+        shape = (tokens / case.plan.tp, model.hidden, 2.0 * model.hidden)
+        mtp = last.plus(_product(case, "dense", [shape]), head)
     return Layers(dense, experts, head, mtp, core)
 
 
@@ -143,26 +145,35 @@ def _products(case: Case, gemms: list[Gemm], part: Part, layers: int | None) -> 
         (case.dtype(part), [g for g in gemms if g.part != "router"]),
         ("bf16", [g for g in gemms if g.part == "router"]),
     ):
-        for gemm in mine:
-            share = 1.0 if layers is None else gemm.layers / layers
-            found = _product(case, part, [(case.tokens, gemm.n, gemm.k)], dtype)
-            work = work.plus(found.times(share))
+        if mine:
+            shares = [1.0 if layers is None else gemm.layers / layers for gemm in mine]
+            shapes: list[Shape3] = [(case.tokens, gemm.n, gemm.k) for gemm in mine]
+            work = work.plus(_product(case, part, shapes, dtype, shares))
     return work
 
 
-def _product(case: Case, part: Part, shapes: list[Shape3], dtype: str | None = None) -> Work:
-    """Products y = x w: forward (m, n, k), inputs' gradient (m, k, n), weights' gradient
-    (k, n, m), whose sides both others have brought into the dtype. Adapters of low rank leave the
-    weights' gradient of the frozen products out.
+def _product(
+    case: Case,
+    part: Part,
+    shapes: list[Shape3],
+    dtype: str | None = None,
+    shares: list[float] | None = None,
+) -> Work:
+    """Products y = x w, each so many times: forward (m, n, k), inputs' gradient (m, k, n), weights'
+    gradient (k, n, m), whose sides both others have brought into the dtype. Adapters of low rank
+    leave the weights' gradient of the frozen products out.
     """
-    used = dtype or case.dtype(part)
+    used, times = dtype or case.dtype(part), shares or [1.0] * len(shapes)
     kernels, name = case.kernels, "head" if part == "head" else "gemm"
-    forward = sum(kernels.products(used, shapes), 0.0)
-    inputs = sum(kernels.products(used, [(m, k, n) for m, n, k in shapes]))
+
+    def total(turned: list[Shape3], *, quantise: bool = True) -> float:
+        seconds = kernels.products(used, turned, quantise=quantise)
+        return sum(one * share for one, share in zip(seconds, times, strict=True))
+
+    forward, inputs = total(shapes), total([(m, k, n) for m, n, k in shapes])
     if case.job.task == "lora":
         return Work({name: forward}, {name: inputs})
-    turned = [(k, n, m) for m, n, k in shapes]
-    weights = sum(kernels.products(used, turned, quantise=False))
+    weights = total([(k, n, m) for m, n, k in shapes], quantise=False)
     return Work({name: forward}, {name: inputs}, {name: weights})
 
 
@@ -305,20 +316,23 @@ def _grouped(case: Case, rows: float, width: float, experts: float) -> Work:
     rule = kernels.software.experts
     sides: list[float] = []
     shapes = ((up, hidden), (hidden, width))
-    per_expert = rows / experts
-    for order in ("forward", "inputs", "weights"):
-        seconds = 0.0
-        for n, k in shapes:
-            factor = rule.rate * ((n * k) ** 0.5 / REFERENCE_WIDTH) ** rule.width_power
-            factor = min(factor, 1.0)
-            sizes = {
-                "forward": (per_expert, n, k),
-                "inputs": (per_expert, k, n),
-                "weights": (k, n, per_expert),
-            }[order]
-            launch = kernels.software.launch
-            one = kernels.products(dtype, [sizes], quantise=order != "weights")[0] - launch
-            seconds += launch + experts * one / factor
-        sides.append(seconds)
+    launch, per_expert = kernels.software.launch, rows / experts
+    factors = [
+        min(1.0, rule.rate * ((n * k) ** 0.5 / REFERENCE_WIDTH) ** rule.width_power)
+        for n, k in shapes
+    ]
+    turned: dict[str, list[Shape3]] = {
+        "forward": [(per_expert, n, k) for n, k in shapes],
+        "inputs": [(per_expert, k, n) for n, k in shapes],
+        "weights": [(k, n, per_expert) for n, k in shapes],
+    }
+    for order, sizes in turned.items():
+        seconds = kernels.products(dtype, sizes, quantise=order != "weights")
+        sides.append(
+            sum(
+                launch + experts * (one - launch) / factor
+                for one, factor in zip(seconds, factors, strict=True)
+            )
+        )
     forward, inputs, weights = sides
     return Work({"experts": forward}, {"experts": inputs}, {"experts": weights})

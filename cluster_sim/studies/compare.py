@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cluster_sim.columns import HEADLINES, STEP_HEADLINE
 from cluster_sim.errors import SpecError
-from cluster_sim.metrics import HEADLINES
 from cluster_sim.uncertainty import REACH, total_sigma
 
 WORDS = ("plan", "weights_dtype")  # the metrics that are no numbers
@@ -34,7 +34,6 @@ METRICS = (
     "usd_per_step",
     "power_w",
 )
-STEP_HEADLINE = "step_time_s"  # of training
 MOST_SHOWN = 6  # values in a warning
 # Columns that must agree for a fair comparison, and what it means when they do not.
 MUST_AGREE = {

@@ -27,7 +27,7 @@ from cluster_sim.training.schedule import Schedule
 
 WHOLE = ("gpipe", "dualpipe")  # schedules that do not repeat micro-batch by micro-batch
 STEADY = 1e-9  # relative difference of rounds that are alike
-MOST_ROUNDS = 6  # of p micro-batches that are played; more repeat
+MOST_ROUNDS = 8  # of p micro-batches that are played; more repeat
 # Of a step: what it is spent on.
 OWNERS = (
     *("compute", "tp", "cp", "ep", "pp", "dp", "bubble", "recompute"),
@@ -256,7 +256,7 @@ def books(
                 row[owner] += part
         row["bubble"] = total - sum(row.values())
         rows.append(row)
-    mean = {owner: float(np.mean([row[owner] for row in rows])) for owner in OWNERS}
+    mean = {owner: sum(row[owner] for row in rows) / len(rows) for owner in OWNERS}
     return Step(seconds=total, owners=mean, parts=_mean_parts(priced, plan), per_stage=tuple(rows))
 
 

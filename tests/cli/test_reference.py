@@ -17,7 +17,7 @@ from cluster_sim.cli.measure import measure
 from cluster_sim.cli.replay import replay
 from cluster_sim.cli.run import run
 from cluster_sim.cli.validate import validate
-from cluster_sim.metrics import SUMMARY_COLUMNS
+from cluster_sim.columns import SUMMARY_COLUMNS
 from cluster_sim.output.validate_text import CASE_COLUMNS
 from cluster_sim.specs.campaign import Campaign, Checkpoint, Failures, FleetName
 from cluster_sim.specs.training import Lora, Offload, Routing, TrainingPlan, TrainingWorkload

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from cluster_sim.cli import cli
-from cluster_sim.metrics import SUMMARY_COLUMNS
+from cluster_sim.columns import SUMMARY_COLUMNS
 from cluster_sim.output.results import read_summary
 
 FAST = "run --topo h200_nvl8 --workload llama70b --rate 8 --requests 200"

@@ -77,11 +77,38 @@ def test_packaged_cases_of_one_chip(runner: CliRunner) -> None:
     assert {row["value"] for row in rows if row["dimension"] == "chip"} == {"h200_sxm"}
 
 
-def test_training_is_counted_and_not_scored(runner: CliRunner) -> None:
-    head = "case_id,chip,n_chips,model,seq_len,global_batch,metric,value\n"
-    Path("train.csv").write_text(head + "t,gaudi2,8,gpt3-175b,2048,512,step_time_s,3.5\n")
+TRAINING = "case_id,chip,n_chips,model,precision,seq_len,global_batch,micro_batch,tp,metric,value\n"
+
+
+def test_training_steps_are_scored_in_every_metric(runner: CliRunner) -> None:
+    row = "h100_sxm,8,llama3.1-8b,bf16,8192,128,1,2"
+    Path("train.csv").write_text(
+        TRAINING
+        + f"a,{row},step_time_s,12\nb,{row},tokens_per_s_per_chip,10000\n"
+        + f"c,{row},model_tflops_per_chip,500\nd,{row},time_to_train_min,20\n"
+    )
     found = json.loads(run(runner, "--against", "train.csv", "--format", "json").stdout)
-    assert found["skipped"] == {"training is not simulated": 1}
+    assert found["skipped"] == {"convergence is not simulated": 1}
+    errors = {metric: one["median_error"] for metric, one in found["metrics"].items() if one["n"]}
+    time = 12 * (1 + errors["step_time_s"])
+    rate = 10000 * (1 + errors["tokens_per_s_per_chip"])
+    assert rate == pytest.approx(128 * 8192 / 8 / time)
+    assert 400 < 500 * (1 + errors["model_tflops_per_chip"]) < 989
+
+
+def test_training_without_a_machine_or_a_shape_is_counted(runner: CliRunner) -> None:
+    Path("train.csv").write_text(
+        TRAINING
+        + "a,gaudi2,8,gpt3-175b,bf16,2048,512,1,8,step_time_s,3.5\n"
+        + "b,h100_sxm,8,llama3.1-8b,bf16,8192,128,,2,step_time_s,12\n"
+        + "c,h100_sxm,8,llama3.1-8b,bf16,8192,128,1,16,step_time_s,12\n"
+    )
+    found = json.loads(run(runner, "--against", "train.csv", "--format", "json").stdout)
+    assert found["skipped"] == {
+        "no machine of this chip to train on": 1,
+        "shape not stated": 1,
+        "the plan does not fit the machine": 1,
+    }
 
 
 def test_metrics_of_the_same_name_are_told_apart(runner: CliRunner) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster_sim import uncertainty
-from cluster_sim.metrics import HEADLINES
+from cluster_sim.columns import HEADLINES
 from cluster_sim.perf import residuals
 from cluster_sim.perf.residuals import Residual, fit_sigma, of_curve
 from cluster_sim.perf.steady import capacity_elasticity, steady_state

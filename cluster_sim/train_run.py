@@ -17,6 +17,7 @@ from cluster_sim.training.campaign import CampaignResult, Site, simulate_campaig
 from cluster_sim.training.campaign_schedule import StepFacts
 from cluster_sim.units import Quantity
 
+ENERGY = "energy_kwh"  # of the band, empty where the chip has no power curve
 EXPOSED = ("tp", "cp", "ep", "pp", "dp")
 
 
@@ -56,7 +57,10 @@ def whole_run(
         idle_w_per_host=_idle_w(facts, per_host),
         usd_per_chip_hour=chip_usd_per_hour(facts.machine.chip, facts.economics),
     )
-    return simulate_campaign(campaign, site, price, batch, seed=workload.seed, progress=progress)
+    run = simulate_campaign(campaign, site, price, batch, seed=workload.seed, progress=progress)
+    if power_w(facts) is None:
+        return replace(run, band={name: run.band[name] for name in run.band if name != ENERGY})
+    return run
 
 
 def _campaign(given: Campaign | None, until: str) -> Campaign:

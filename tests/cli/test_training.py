@@ -255,6 +255,13 @@ def test_a_run_to_so_many_tokens(runner: CliRunner) -> None:
     assert run["ledger"]["productive"] > 0.4 * paid_h  # half of it stands by
 
 
+def test_a_run_on_chips_of_unknown_power_has_no_energy(runner: CliRunner) -> None:
+    line = "run --topo ascend_950dt_superpod --chips 64 --workload llama3_8b_train --until 20B"
+    told = ok(runner, f"{line} --precision bf16").stdout
+    assert "energy" not in told.lower().replace("power and energy are empty", "")
+    assert "energy_kwh" not in json.loads((folder() / "manifest.json").read_text())["run"]["band"]
+
+
 @pytest.mark.parametrize("tokens", ["many", "0", "0 B", "-3B", "15.6 GB"])
 def test_tokens_that_are_none(runner: CliRunner, tokens: str) -> None:
     result = runner.invoke(cli, [*SMALL.split(), f"--until={tokens}"])

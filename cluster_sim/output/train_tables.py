@@ -132,7 +132,7 @@ def _run(run: Mapping[str, Any]) -> str:
     lines = [grid(rows), textwrap.fill(f"  paid: {words}", WIDTH, subsequent_indent="    ")]
     if run["failures"]:
         most = sorted(run["failures"].items(), key=lambda item: -item[1])[:5]
-        failed = ", ".join(f"{name} {number(count)}" for name, count in most)
+        failed = ", ".join(f"{name} {number(count)}" for name, count in most if count) or "none"
         lines.append(textwrap.fill(f"  failures: {failed}", WIDTH, subsequent_indent="    "))
     return "\n".join(lines)
 

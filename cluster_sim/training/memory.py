@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from cluster_sim.errors import ClusterSimError, DoesNotFitError
+from cluster_sim.machine.host import domain_devices
 from cluster_sim.perf.train_memory import (
     StageMemory,
     stage_memory,
@@ -126,9 +128,13 @@ def check_memory(machine: TopologyInput, given: TrainingInput, memory: Memory) -
         return
     full, gib = memory.fullest, 2.0**30
     stage = memory.stages.index(full)
-    fits = list(islice(_that_fit(machine, given), OFFERED))
+    plan = given.workload.plan
+    fits = list(islice(_that_fit(machine, given, _changes(plan)), OFFERED))
+    fits = fits or list(islice(_that_fit(machine, given, _together(machine, given)), 1))
     way_out = (
-        f"What would fit: {'; '.join(fits)}." if fits else "No single change of the plan fits."
+        f"What would fit: {'; '.join(fits)}."
+        if fits
+        else "No plan that was tried fits; use more or larger chips."
     )
     raise DoesNotFitError(
         f"stage {stage} needs {full.total / gib:.1f} GiB of {memory.capacity / gib:.1f} GiB "
@@ -139,9 +145,11 @@ def check_memory(machine: TopologyInput, given: TrainingInput, memory: Memory) -
     )
 
 
-def _that_fit(machine: TopologyInput, given: TrainingInput) -> Iterator[str]:
-    """Changes of one key, the cheapest first, with which the job fits."""
-    for words, plan in _changes(given.workload.plan):
+def _that_fit(
+    machine: TopologyInput, given: TrainingInput, changes: Iterator[tuple[str, TrainingPlan]]
+) -> Iterator[str]:
+    """Of changes of the plan those with which the job fits."""
+    for words, plan in changes:
         changed = replace(given, workload=replace(given.workload, plan=plan))
         try:
             memory = memory_of(price(make_job(machine, changed)))
@@ -152,6 +160,7 @@ def _that_fit(machine: TopologyInput, given: TrainingInput) -> Iterator[str]:
 
 
 def _changes(plan: TrainingPlan) -> Iterator[tuple[str, TrainingPlan]]:
+    """Changes of one key, the cheapest first."""
     free = replace(plan, dp=None, layers=(), placement=())
     if plan.recompute == "none":
         yield "recompute=selective", replace(plan, recompute="selective")
@@ -171,3 +180,24 @@ def _changes(plan: TrainingPlan) -> Iterator[tuple[str, TrainingPlan]]:
         yield "zero=3", replace(plan, zero=3)
     if plan.offload.optimizer < 1:
         yield "offload.optimizer=100 %", replace(plan, offload=Offload(optimizer=1.0))
+
+
+def _together(machine: TopologyInput, given: TrainingInput) -> Iterator[tuple[str, TrainingPlan]]:
+    """Changes of several keys: smaller and smaller parts of the model on a device, with full
+    recomputation, experts over as many devices as can be, and at last sharded weights.
+    """
+    plan, moe = given.workload.plan, given.model.moe
+    devices = machine.topology.chips * machine.chip.devices_per_chip
+    free = replace(
+        plan, dp=None, vpp=1, schedule="auto", layers=(), placement=(),
+        recompute="full", recompute_layers=None,
+    )  # fmt: skip
+    counts = [2**n for n in range(devices.bit_length())]
+    degrees = [
+        (tp, pp) for pp in counts for tp in counts if tp <= domain_devices(machine) and tp * pp > 1
+    ]
+    for zero in sorted({max(1, plan.zero), 3}):
+        for tp, pp in sorted(degrees, key=lambda pair: (pair[0] * pair[1], pair[1])):
+            ep = math.gcd(moe.experts, devices // pp) if moe is not None else 1
+            words = f"tp={tp} with pp={pp}, {f'ep={ep}, ' if ep > 1 else ''}zero={zero} and "
+            yield words + "recompute=full", replace(free, tp=tp, pp=pp, ep=ep, etp=1, zero=zero)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from training_jobs import bare, job, pod, priced, step, wires
 
@@ -13,9 +14,12 @@ from cluster_sim.output.results import format_csv
 from cluster_sim.specs.inputs import TrainingInput
 from cluster_sim.specs.training import Routing
 from cluster_sim.train import quick_step, train
+from cluster_sim.training.closed import times_of
 from cluster_sim.training.jitter import straggler_s
 from cluster_sim.training.job import make_job
+from cluster_sim.training.pipeline import Times, play
 from cluster_sim.training.play import played_step
+from cluster_sim.training.priced import player_of
 
 
 def equal_stages(given: TrainingInput) -> TrainingInput:
@@ -185,9 +189,22 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
 
 
 def test_equal_replicas_fold() -> None:
-    """Every replica played with the same times ends when the one that stands for all ends."""
+    """All replicas, each with its own times, end when the one that stands for all ends."""
     one = priced(pod(64), jittered(0.0))
-    assert one.job.dp == 8
+    laid_out = player_of(one.job)
+    folded = times_of(one, laid_out.plan)
+    apart = Times(
+        **{
+            name: np.repeat(np.asarray(getattr(folded, name))[:, None], one.job.dp, axis=1)
+            for name in ("forward_s", "backward_s", "weight_s")
+        },
+        send_forward_s=folded.send_forward_s,
+        send_backward_s=folded.send_backward_s,
+    )
+    together, alone = play(laid_out, apart), play(laid_out, folded)
+    assert together.step_s.shape == (one.job.dp,) == (8,)
+    assert (together.step_s == alone.step_s).all()
+    assert (together.bubble_s == alone.bubble_s[:, None]).all()
     assert straggler_s(one, 0.0, 0) == 0.0
 
 

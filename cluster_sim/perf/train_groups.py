@@ -108,7 +108,7 @@ def network_of(machine: TopologyInput) -> Network:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Groups:
     """One group of each kind. ``sharded``: the ranks that share optimizer states (dp x cp),
-    ``expert_sharded`` those of experts; ``outer`` the copies of an HSDP group.
+    ``outer`` the copies of an HSDP group; ``expert_sharded`` and ``expert_outer`` those of experts.
     """
 
     tp: Shape
@@ -118,6 +118,7 @@ class Groups:
     sharded: Shape
     outer: Shape
     expert_sharded: Shape
+    expert_outer: Shape
     strides: dict[str, int]
     pp: int
     devices: tuple[int, ...]  # of a placement; else rank r is device r
@@ -157,16 +158,19 @@ def groups_of(network: Network, plan: TrainingPlan, dp: int) -> Groups:
     between = strides["dp"] if plan.cp == 1 else min(strides["cp"], strides["dp"])
     sharded = network.shape(shard, between)
     outer = network.shape(dp * plan.cp // shard, between * shard)
-    expert_sharded = network.shape(
-        max(1, stage // (plan.ep * plan.etp)), first * plan.ep * plan.etp
-    )
+    parts = plan.ep * plan.etp
+    copies = max(1, stage // parts)  # of an expert
+    expert_shard = math.gcd(copies, max(1, shard * plan.tp // parts))
+    expert_sharded = network.shape(expert_shard, first * parts)
+    expert_outer = network.shape(copies // expert_shard, first * parts * expert_shard)
     if plan.schedule == "dualpipe":
         apart = stage * plan.pp > network.domain
-        expert_sharded = _doubled(expert_sharded, apart=apart)
         if plan.shard:
             outer = _doubled(outer, apart=apart)
+            expert_outer = _doubled(expert_outer, apart=apart)
         else:
             sharded = _doubled(sharded, apart=apart)
+            expert_sharded = _doubled(expert_sharded, apart=apart)
     return Groups(
         tp=network.shape(plan.tp, strides["tp"]),
         cp=network.shape(plan.cp, strides["cp"]),
@@ -175,6 +179,7 @@ def groups_of(network: Network, plan: TrainingPlan, dp: int) -> Groups:
         sharded=sharded,
         outer=outer,
         expert_sharded=expert_sharded,
+        expert_outer=expert_outer,
         strides=strides,
         pp=plan.pp,
         devices=plan.placement,

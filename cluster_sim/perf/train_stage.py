@@ -256,9 +256,12 @@ def _once_a_step(case: Case, dense: float, experts: float) -> tuple[Transfers, T
     """The gradients' reduction and the parameters' gather, once a step."""
     plan, groups = case.plan, case.groups
     width = REDUCE_BYTES[plan.reduce_dtype]
-    between = ("all_reduce", groups.outer, dense * width / groups.sharded.ranks)
+    between = (
+        ("all_reduce", groups.outer, dense * width / groups.sharded.ranks),
+        ("all_reduce", groups.expert_outer, experts * width / groups.expert_sharded.ranks),
+    )
     if plan.zero >= 3:
-        return _call(case, between), Transfers()
+        return _call(case, *between), Transfers()
     if plan.zero == 0:
         reduce = ("all_reduce", groups.sharded, dense * width)
         return _call(
@@ -268,7 +271,7 @@ def _once_a_step(case: Case, dense: float, experts: float) -> tuple[Transfers, T
         case,
         ("reduce_scatter", groups.sharded, dense * width),
         ("reduce_scatter", groups.expert_sharded, experts * width),
-        between,
+        *between,
     )
     gather = REDUCE_BYTES[plan.gather_dtype]
     return gradients, _call(

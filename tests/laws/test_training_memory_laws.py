@@ -106,6 +106,19 @@ def test_hybrid_shards_lie_in_their_group() -> None:
     assert memory_of(one).stages[0].weights == pytest.approx(2 * one.stages[0].parameters / 4)
 
 
+@pytest.mark.parametrize(("shard", "ranks"), [(16, 2), (8, 1), (4, 1)])
+def test_hybrid_shards_of_experts_lie_in_the_same_group(shard: int, ranks: int) -> None:
+    """Sixteen data-parallel ranks of a stage hold two copies of eight experts."""
+    given = job("mixtral_8x7b_train", plan__ep=8, plan__pp=4, plan__zero=3, plan__shard=shard)
+    one = priced(pod(64), given)
+    stage, part = memory_of(one).stages[0], one.stages[0]
+    dense = part.parameters - part.expert_parameters
+    assert stage.weights == pytest.approx(2 * (dense / shard + part.expert_parameters / ranks))
+    others = 16 // 8 // ranks
+    assert one.job.case.groups.expert_outer.ranks == others
+    assert (part.gradients.seconds > 0) == (shard < 16)
+
+
 def test_experts_are_sharded_over_what_expert_parallelism_leaves() -> None:
     given = job("mixtral_8x7b_train", plan__ep=8, plan__pp=4)
     one = priced(pod(64), given)

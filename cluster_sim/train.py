@@ -19,7 +19,6 @@ from cluster_sim.specs.load import load_topology
 from cluster_sim.specs.load_training import load_training
 from cluster_sim.specs.workload import Economics
 from cluster_sim.training.closed import Step, step_of
-from cluster_sim.training.events import PlayedStep
 from cluster_sim.training.job import Job, make_job
 from cluster_sim.training.memory import Memory, check_memory, memory_of
 from cluster_sim.training.play import played_step
@@ -63,7 +62,6 @@ class TrainingFacts:
     priced: Priced
     step: Step
     memory: Memory
-    played: PlayedStep
     schedule: Schedule
     trust: Trust
     config_hash: str
@@ -88,7 +86,7 @@ def train(
     priced = price(job)
     memory = memory_of(priced)
     check_memory(machine, given, memory)
-    step, played = played_step(priced)
+    step, _ = played_step(priced)
     facts = TrainingFacts(
         machine=machine,
         given=given,
@@ -97,7 +95,6 @@ def train(
         priced=priced,
         step=step,
         memory=memory,
-        played=played,
         schedule=schedule_of(job),
         trust=trust_of(job, step),
         config_hash=hashed,

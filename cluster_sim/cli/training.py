@@ -93,8 +93,9 @@ def run_training(
     if timeline:
         from cluster_sim.output.timeline_training import training_timeline
         from cluster_sim.training.memory import memory_over_time
+        from cluster_sim.training.play import played_step
 
-        records = facts.played.records
+        records = played_step(facts.priced, whole=True)[1].records
         held = memory_over_time(facts.priced, facts.memory, records)
         trace = training_timeline(facts.schedule, records, held)
     folder = ResultWriter(out).write(result, {"simulated_s": f"{seconds:.3f}"}, trace)

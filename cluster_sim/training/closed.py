@@ -51,20 +51,20 @@ class Step:
 def step_of(priced: Priced) -> Step:
     """Play a step in closed form."""
     job = priced.job
-    rounds, extra = _played_rounds(job)
-    first, plan = _run(priced, rounds)
+    rounds, extra = played_rounds(job)
+    first, plan = run_of(priced, rounds)
     period = _period_s(plan, first) if extra else 0.0
     if period is None:
-        first, plan = _run(priced, job.micro_batches)
+        first, plan = run_of(priced, job.micro_batches)
         period, extra = 0.0, 0
     p2p_s = first.p2p_exposed_s
     if extra:
-        p2p_s = p2p_s + extra / plan.stages * _round_p2p_s(priced, plan, first)
+        p2p_s = p2p_s + extra / plan.stages * round_p2p_s(priced, plan, first)
     end, stages = _finish(priced, plan, first, p2p_s)
     return _close(priced, plan, end + period * extra, stages)
 
 
-def _played_rounds(job: Job) -> tuple[int, int]:
+def played_rounds(job: Job) -> tuple[int, int]:
     """Micro-batches to play, and how many more there are."""
     p, m = job.plan.pp, job.micro_batches
     most = MOST_ROUNDS * p
@@ -79,7 +79,7 @@ def _period_s(plan: Schedule, played: Played) -> float | None:
     to that of p micro-batches later. None where the first and the last part of the model do not
     agree on it, or rounds before and after took another time: the pipeline is not periodic yet.
     """
-    p, later = plan.stages, _later(plan)
+    p, later = plan.stages, middle_round(plan)
     steps = []
     for part in (0, plan.virtual_stages - 1):
         ends = [
@@ -92,15 +92,15 @@ def _period_s(plan: Schedule, played: Played) -> float | None:
     return steps[1] / p
 
 
-def _later(plan: Schedule) -> int:
+def middle_round(plan: Schedule) -> int:
     """The last micro-batch of a round in the middle of a step."""
     return plan.micro_batches // 2 // plan.stages * plan.stages + plan.stages - 1
 
 
-def _round_p2p_s(priced: Priced, plan: Schedule, played: Played) -> FloatArray:
+def round_p2p_s(priced: Priced, plan: Schedule, played: Played) -> FloatArray:
     """Seconds that the sends of a round of p micro-batches in the middle show on each stage."""
     laid_out = player_of(priced.job, plan.micro_batches)
-    last = _later(plan)
+    last = middle_round(plan)
     ours = (laid_out.micro_batch > last - plan.stages) & (laid_out.micro_batch <= last)
     waited = played.on_way_s[ours]
     found = np.zeros(plan.stages)
@@ -125,7 +125,8 @@ def times_of(priced: Priced, plan: Schedule) -> Times:
     )
 
 
-def _run(priced: Priced, micro_batches: int) -> tuple[Played, Schedule]:
+def run_of(priced: Priced, micro_batches: int) -> tuple[Played, Schedule]:
+    """So many micro-batches of a step, played without contention, and their schedule."""
     laid_out = player_of(priced.job, micro_batches)
     return play(laid_out, times_of(priced, laid_out.plan)), laid_out.plan
 

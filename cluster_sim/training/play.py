@@ -7,15 +7,26 @@ NIC are its resources, since all replicas and all ranks of a stage do the same a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 
 from cluster_sim.perf.collective_shape import Shape
 from cluster_sim.perf.train_layer import Case
 from cluster_sim.perf.train_stage import Transfers
-from cluster_sim.training.closed import Step, books
+from cluster_sim.training.closed import (
+    STEADY,
+    Step,
+    books,
+    middle_round,
+    played_rounds,
+    round_p2p_s,
+    run_of,
+)
 from cluster_sim.training.events import PlayedStep, play
 from cluster_sim.training.jitter import straggler_s
 from cluster_sim.training.priced import Pass, Priced, schedule_of
-from cluster_sim.training.step_work import Phases, StepWork
+from cluster_sim.training.schedule import Schedule
+from cluster_sim.training.step_work import Phases, Record, StepWork
 from cluster_sim.work import Activity, Phase, kernel, pause, traffic
 
 SM, HBM, LINK, NIC = range(4)
@@ -26,9 +37,9 @@ WAITS = ("host", "offload")
 Rates = Mapping[str, tuple[float, float]]  # bytes/s on links and NIC while a part runs
 
 
-def work_of(priced: Priced) -> StepWork:
-    """The step as activities on the resources of its stages."""
-    plan, job = schedule_of(priced.job), priced.job
+def work_of(priced: Priced, plan: Schedule) -> StepWork:
+    """A step of a schedule as activities on the resources of its stages."""
+    job = priced.job
     count, parts = plan.virtual_stages, len(priced.stages)
     rates, case = _rates(job.case), job.case
     home = [plan.home(v)[0] for v in range(count)]
@@ -153,15 +164,21 @@ def bucket_count(priced: Priced, part: int) -> int:
     return max(1, round(size / plan.bucket))
 
 
-def played_step(priced: Priced) -> tuple[Step, PlayedStep]:
-    """Play a step on the clock, and close its books."""
-    played = play(work_of(priced))
-    plan = schedule_of(priced.job)
-    sigma, seed = priced.job.case.job.jitter, priced.job.case.job.seed
-    if sigma is None:
-        straggler = priced.spread * (played.end_s + priced.host_s)
-    else:
-        straggler = straggler_s(priced, sigma, seed)
+def played_step(priced: Priced, *, whole: bool = False) -> tuple[Step, PlayedStep]:
+    """Play a step on the clock, and close its books.
+
+    Of many micro-batches the first are played, and what they repeat is counted on, unless the
+    ``whole`` step is wanted; a pipeline that does not repeat is always played whole.
+    """
+    job = priced.job
+    rounds, extra = (job.micro_batches, 0) if whole else played_rounds(job)
+    plan = schedule_of(job, rounds)
+    played = play(work_of(priced, plan))
+    middle = _middle(priced, plan, played) if extra else None
+    if extra and middle is None:
+        plan = schedule_of(job)
+        played = play(work_of(priced, plan))
+    end_s = played.end_s
     spent = [
         {
             "dp": seconds.gather_exposed_s
@@ -173,4 +190,65 @@ def played_step(priced: Priced) -> tuple[Step, PlayedStep]:
         }
         for seconds in played.stages
     ]
-    return books(priced, plan, played.end_s, straggler, spent), played
+    if middle is not None:
+        again = extra / plan.stages
+        end_s += again * middle.round_s
+        for own, slowed_s, p2p_s in zip(spent, middle.slowed_s, middle.p2p_s, strict=True):
+            own["dp"] += again * slowed_s
+            own["pp"] += again * p2p_s
+    sigma, seed = job.case.job.jitter, job.case.job.seed
+    if sigma is None:
+        straggler = priced.spread * (end_s + priced.host_s)
+    else:
+        straggler = straggler_s(priced, sigma, seed)
+    return books(priced, plan, end_s, straggler, spent), played
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Middle:
+    """A round of p micro-batches in the middle of a step: how long it takes, and of each stage what
+    its passes were slowed and what of its sends showed.
+    """
+
+    round_s: float
+    slowed_s: list[float]
+    p2p_s: list[float]
+
+
+def _middle(priced: Priced, plan: Schedule, played: PlayedStep) -> Middle | None:
+    """The round that repeats; None where rounds before and after took another time, or the first
+    and the last part of the model do not agree.
+    """
+    p, last = plan.stages, middle_round(plan)
+    parts = (0, plan.virtual_stages - 1)
+    ends: dict[tuple[int, int], float] = {}
+    slowed = [0.0] * p
+    for record in played.records:
+        if record.lane != "compute" or record.micro_batch < 0:
+            continue
+        part = plan.virtual(record.stage, record.chunk)
+        if record.kind == "F" and part in parts:
+            ends[part, record.micro_batch] = record.end_s
+        if last - p < record.micro_batch <= last:
+            slowed[record.stage] += record.end_s - record.start_s - _alone_s(priced, plan, record)
+    steps = [
+        ends[part, after] - ends[part, before]
+        for part in parts
+        for before, after in pairwise((last - 2 * p, last - p, last, last + p))
+    ]
+    if max(steps) - min(steps) > STEADY * max(steps):
+        return None
+    alone, _ = run_of(priced, plan.micro_batches)
+    p2p_s = round_p2p_s(priced, plan, alone).tolist()
+    return Middle(round_s=steps[1], slowed_s=slowed, p2p_s=p2p_s)
+
+
+def _alone_s(priced: Priced, plan: Schedule, record: Record) -> float:
+    """Seconds of an operation when nobody else is there."""
+    part = plan.virtual(record.stage, record.chunk) % len(priced.stages)
+    if record.kind == "F":
+        return priced.forward[part].seconds
+    if record.kind == "W":
+        return priced.weight[part].seconds
+    whole = 0.0 if plan.split else priced.weight[part].seconds
+    return priced.backward[part].seconds + whole

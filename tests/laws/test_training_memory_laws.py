@@ -215,7 +215,7 @@ def test_unequal_chunks_have_their_own_peaks(layers: list[int]) -> None:
 
 def check_over_time(given: TrainingInput) -> None:
     one = priced(pod(64), given)
-    held, step = memory_of(one), played_step(one)[1]
+    held, step = memory_of(one), played_step(one, whole=True)[1]
     for stage, series in enumerate(memory_over_time(one, held, step.records)):
         assert max(bytes_ for _, bytes_ in series) == pytest.approx(held.stages[stage].total)
         assert series[0][1] == pytest.approx(series[-1][1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster_sim.perf.collective_shape import unique_destinations
@@ -25,6 +25,8 @@ Seconds = dict[str, float]
 # Hidden vectors that norms, residuals and dropout of a layer move for a token; a query or a key and
 # value vector passes the rotary embedding; an activation reads two (one) and writes one.
 NORM_VECTORS, ROTARY_VECTORS, GATED, PLAIN = 10, 3, 3, 2
+NORMS_AGAIN = 4  # hidden vectors: two norms read and write one each
+LATENTS = ("q_up", "kv_up")  # products that latent attention expands with
 REFERENCE_WIDTH = 2880.0  # sqrt(n k) at which ``rate`` of grouped products is given
 
 
@@ -90,6 +92,24 @@ class Layers:
     head: Work
     mtp: Work
     attention_core_s: float
+    norm_s: float
+    latents_s: float
+    activation_s: tuple[float, float]
+
+    def modules_again(self, modules: Sequence[str], dense: int, experts: int) -> Work:
+        """Modules of so many layers of both kinds once more, before their backward pass."""
+        parts: Seconds = {}
+        layers = dense + experts
+        if "core_attention" in modules:
+            parts["attention"] = layers * self.attention_core_s
+        if "mla_up" in modules:
+            parts["gemm"] = layers * self.latents_s
+        moved = layers * self.norm_s if "norm" in modules else 0.0
+        if "activation" in modules:
+            moved += dense * self.activation_s[0] + experts * self.activation_s[1]
+        if moved:
+            parts["elementwise"] = moved
+        return Work(inputs=parts)
 
 
 def layers_of(case: Case) -> Layers:
@@ -126,7 +146,43 @@ def layers_of(case: Case) -> Layers:
     if case.job.mtp:
         shape = (tokens / case.plan.tp, model.hidden, 2.0 * model.hidden)
         mtp = last.plus(_product(case, "dense", [shape]), head)
-    return Layers(dense, experts, head, mtp, core)
+    latents = [gemm for gemm in mixers if gemm.name in LATENTS]
+    return Layers(
+        dense,
+        experts,
+        head,
+        mtp,
+        core,
+        norm_s=_moved_s(case, NORMS_AGAIN * model.hidden / _split(case)),
+        latents_s=_products(case, latents, "attention", model.layers).forward.get("gemm", 0.0),
+        activation_s=(
+            _activation_s(case, model.ffn_hidden),
+            0.0 if model.moe is None else _activation_s(case, _expert_width(case)),
+        ),
+    )
+
+
+def _split(case: Case) -> int:
+    """Over how many ranks norms and residuals are spread."""
+    return case.plan.tp if case.plan.sequence_parallel else 1
+
+
+def _moved_s(case: Case, elements: float) -> float:
+    """Seconds in which kernels move so many elements for each token."""
+    share = case.kernels.software.elementwise
+    return case.kernels.stream(share * elements * ACTIVATION_BYTES * case.tokens)
+
+
+def _activation_s(case: Case, width: float) -> float:
+    return _moved_s(case, (GATED if case.model.gated else PLAIN) * width / case.plan.tp)
+
+
+def _expert_width(case: Case) -> float:
+    """Activations of a token in a layer with experts."""
+    moe = case.model.moe
+    assert moe is not None
+    rows = moe.top_k * (1 - case.plan.routing.dropped) * expert_imbalance(case)
+    return moe.shared_hidden + rows * moe.expert_hidden
 
 
 def _launched(layer: Work, host_s: float) -> Work:
@@ -187,8 +243,7 @@ def _head(case: Case, tokens: float) -> Work:
 
 def _elementwise(case: Case, width: float) -> Work:
     """Norms, residuals, rotary embedding and activation of a layer; twice in the backward pass."""
-    model, tp = case.model, case.plan.tp
-    split = tp if case.plan.sequence_parallel else 1
+    model, tp, split = case.model, case.plan.tp, _split(case)
     if model.mla is not None:
         queries = model.heads / tp * (model.mla.nope_dim + model.mla.rope_dim)
         keys: float = model.mla.kv_rank + model.mla.rope_dim
@@ -197,8 +252,7 @@ def _elementwise(case: Case, width: float) -> Work:
         keys = 2.0 * kv_heads_per_device(model, tp) * model.head_dim
     moved = NORM_VECTORS * model.hidden / split + ROTARY_VECTORS * (queries + keys)
     moved += (GATED if model.gated else PLAIN) * width / tp
-    share = case.kernels.software.elementwise
-    seconds = case.kernels.stream(share * moved * ACTIVATION_BYTES * case.tokens)
+    seconds = _moved_s(case, moved)
     return Work({"elementwise": seconds}, {"elementwise": 2 * seconds})
 
 

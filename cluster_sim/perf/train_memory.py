@@ -48,6 +48,8 @@ def layer_activation_bytes(case: Case, *, experts: bool) -> float:
     recomputation 2 s b h (over t). Source: arXiv 2205.05198. Gated layers: two bytes for inputs of
     norms, queries, keys, values and both halves of the gate, one in a narrow dtype for inputs of
     products; frozen products keep no inputs. Of experts, those of the rows that come to the device.
+    Modules that are computed again leave out what they make: norms and activations inputs of
+    products, latent attention its queries, keys and values.
     """
     plan, model, software = case.plan, case.model, case.kernels.software
     tp, tokens, h = plan.tp, case.tokens, model.hidden
@@ -61,28 +63,32 @@ def layer_activation_bytes(case: Case, *, experts: bool) -> float:
             scores = 5.0 * model.heads * case.job.seq_len / h
         outside, inside = 8.0 + masks[0], 23.0 + masks[1]
         return tokens * h * (outside / split + (inside + scores) / tp)
-    kept, inputs = 2.0 * h / split, 2.0 * h / split
-    kept += _mixer_elements(model, tp)
+    again = plan.recompute_modules if plan.recompute == "selective" else ()
+    kept, inputs = 2.0 * h / split, 0.0 if "norm" in again else 2.0 * h / split
+    kept += _mixer_elements(model, tp, expanded="mla_up" not in again)
+    active = 0.0 if "activation" in again else 1.0
     inputs += model.heads / tp * (model.mla.v_dim if model.mla else model.head_dim)
     halves = 2.0 if model.gated else 1.0
     if experts and model.moe is not None:
         moe, routing = model.moe, plan.routing
         rows = moe.top_k * (1 - routing.dropped) * expert_imbalance(case) / tp
         kept += halves * (moe.shared_hidden / tp + rows * moe.expert_hidden)
-        inputs += moe.shared_hidden / tp + rows * (h + moe.expert_hidden)
+        inputs += rows * h + active * (moe.shared_hidden / tp + rows * moe.expert_hidden)
     else:
         kept += halves * model.ffn_hidden / tp
-        inputs += model.ffn_hidden / tp
+        inputs += active * model.ffn_hidden / tp
     width = input_bytes(case) if case.job.lora is None else 0.0
     return tokens * (ACTIVATION_BYTES * kept + width * inputs)
 
 
-def _mixer_elements(model: Model, tp: int) -> float:
-    """Queries, keys and values of a token on a device."""
+def _mixer_elements(model: Model, tp: int, *, expanded: bool) -> float:
+    """Queries, keys and values of a token on a device; of latent attention the latents, and what is
+    expanded from them.
+    """
     if model.mla is not None:
         mla, heads = model.mla, model.heads / tp
-        expanded = heads * (2 * (mla.nope_dim + mla.rope_dim) + mla.v_dim)
-        return expanded + mla.q_rank + mla.kv_rank + mla.rope_dim
+        wide = heads * (2 * (mla.nope_dim + mla.rope_dim) + mla.v_dim) if expanded else 0.0
+        return wide + mla.q_rank + mla.kv_rank + mla.rope_dim
     queries = model.heads / tp * model.head_dim
     return queries + 2.0 * kv_heads_per_device(model, tp) * model.head_dim
 

@@ -178,7 +178,7 @@ def _stage(case: Case, layers: Layers, content: Content) -> Stage:
 
 def _again(case: Case, layers: Layers, body: Work, content: Content) -> Work:
     """What is computed again before the backward pass: all of the layers' forward pass with its
-    communication, or the core of attention.
+    communication, or modules of them.
     """
     plan = case.plan
     if plan.recompute == "none" or not content.layers:
@@ -187,7 +187,8 @@ def _again(case: Case, layers: Layers, body: Work, content: Content) -> Work:
     factor = share * case.kernels.software.step_factor
     if plan.recompute == "full":
         return Work(inputs=body.times(factor).forward)
-    return Work(inputs={"attention": factor * content.layers * layers.attention_core_s})
+    again = layers.modules_again(plan.recompute_modules, content.dense, content.experts)
+    return again.times(factor)
 
 
 def layer_parameters(model: Model, *, experts: bool) -> tuple[float, float]:

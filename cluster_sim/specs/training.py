@@ -15,6 +15,7 @@ ScheduleName = Literal["auto", "gpipe", "1f1b", "interleaved", "zb_h1", "dualpip
 TrainDtype = Literal["bf16", "fp16", "fp8", "fp8_block", "mxfp8", "fp4", "int8"]
 Part = Literal["attention", "dense", "experts", "head"]
 Recompute = Literal["none", "selective", "full"]
+Module = Literal["core_attention", "norm", "activation", "mla_up"]
 ContextKind = Literal["ring", "all_gather", "all_to_all"]
 ReduceDtype = Literal["fp32", "bf16"]
 GatherDtype = Literal["bf16", "fp8"]
@@ -57,8 +58,10 @@ class TrainingPlan:
     ``zero``: 0 replicates everything, 1 shards the optimizer (the distributed optimizer), 2 the
     gradients too, 3 the parameters too (FSDP); ``shard`` devices hold one copy (HSDP), all of dp
     unless given. ``layers`` are those of each virtual stage in order of the forward pass, an even
-    split unless given. Ranks are numbered along ``order``, the first axis fastest; ``placement``
-    gives the device of each rank instead.
+    split unless given. ``recompute`` selective computes ``recompute_modules`` again: the core of
+    attention, outputs of norms and of activations, what latent attention expands. Ranks are
+    numbered along ``order``, the first axis fastest; ``placement`` gives the device of each rank
+    instead.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -78,6 +81,7 @@ class TrainingPlan:
     layers: tuple[NonNegativeInt, ...] = ()
     recompute: Recompute = "none"
     recompute_layers: NonNegativeInt | None = None
+    recompute_modules: tuple[Module, ...] = ("core_attention",)
     offload: Offload = field(default_factory=Offload)
     overlap_gradients: bool = True
     overlap_gather: bool = True
@@ -98,6 +102,8 @@ class TrainingPlan:
             raise ValueError("shard has no effect with zero 0; set zero to 1, 2 or 3")
         if self.recompute_layers is not None and self.recompute == "none":
             raise ValueError("recompute_layers has no effect without recompute")
+        if self.recompute_modules != ("core_attention",) and self.recompute != "selective":
+            raise ValueError("recompute_modules belongs to recompute selective, and only there")
         if self.layers and len(self.layers) != self.pp * self.vpp:
             raise ValueError(
                 f"layers names {len(self.layers)} virtual stages, pp x vpp is {self.pp * self.vpp}"

@@ -18,6 +18,7 @@ from cluster_sim.specs.inputs import TopologyInput, TrainingInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.training import TrainingPlan, TrainingWorkload
 
+ENDS = 2  # virtual stages that may hold the embedding or the head alone
 NEAR = 6  # degrees that an error offers
 TWO_CHUNKS = ("dualpipe", "dualpipe_v")
 
@@ -168,7 +169,7 @@ def _micro_batches(job: TrainingWorkload, plan: TrainingPlan, dp: int) -> int:
 def _check_model(model: Model, plan: TrainingPlan, dp: int, schedule: str) -> None:
     check_layout(model, Layout(plan.tp))
     chunks, parts = 2 if schedule in TWO_CHUNKS else plan.vpp, _parts(plan, schedule)
-    if parts > model.layers:
+    if parts > model.layers + ENDS:
         raise DoesNotFitError(
             f"pp {plan.pp} x vpp {parts // plan.pp} exceeds the {model.layers} layers of "
             f"{model.name}; lower one of them."

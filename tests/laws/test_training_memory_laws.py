@@ -11,6 +11,7 @@ from cluster_sim.errors import DoesNotFitError
 from cluster_sim.perf.train_memory import StageMemory, layer_activation_bytes
 from cluster_sim.specs.inputs import TrainingInput
 from cluster_sim.train import train
+from cluster_sim.training.closed import step_of
 from cluster_sim.training.job import make_job
 from cluster_sim.training.memory import memory_of, memory_over_time
 from cluster_sim.training.play import played_step
@@ -148,6 +149,23 @@ def test_frozen_weights_have_no_states() -> None:
     stage = memory_of(one).stages[0]
     assert stage.weights == 2 * one.stages[0].parameters
     assert stage.optimizer < 0.01 * stage.weights
+
+
+def test_each_module_that_is_computed_again_frees_memory_and_takes_time() -> None:
+    machine, modules = pod(256), ("norm", "activation", "mla_up")
+    held, seconds = [], []
+    for count in range(len(modules) + 1):
+        chosen = {"plan__recompute": "none"}
+        if count:
+            chosen = {"plan__recompute": "selective", "plan__recompute_modules": modules[:count]}
+        given = job("deepseek_v3_train", precision="bf16", plan__ep=32, plan__pp=8, **chosen)
+        one = priced(machine, given)
+        held.append(memory_of(one).fullest.activations)
+        seconds.append(step_of(one).seconds)
+    assert held == sorted(held, reverse=True)
+    assert len(set(held)) == len(held)
+    assert seconds == sorted(seconds)
+    assert seconds[-1] < 1.15 * seconds[0]
 
 
 def test_what_is_on_the_host_is_not_on_the_device() -> None:

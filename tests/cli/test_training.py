@@ -22,6 +22,7 @@ from cluster_sim.specs.load_training import kind_of, load_training
 from cluster_sim.train import MEMORY_USES
 from cluster_sim.training.closed import OWNERS, step_of
 from cluster_sim.training.job import make_job
+from cluster_sim.training.memory import memory_of
 from cluster_sim.training.priced import price
 
 SMALL = "run --topo h100_nvl8 --workload llama3_8b_train"
@@ -123,7 +124,9 @@ def test_every_packaged_plan_has_a_step(
 ) -> None:
     one = loaded(workload, preset, topology, chips)
     assert one.warnings == ()
-    step = step_of(price(one))
+    priced = price(one)
+    assert memory_of(priced).missing <= 0
+    step = step_of(priced)
     assert 0.2 < step.seconds < 120
     assert step.owners["compute"] > 0.25 * step.seconds
 

@@ -242,36 +242,43 @@ class FluidEngine:
 
     def begin(self, running: Running) -> None:
         """Put an activity on its resources."""
-        activity, claims, capacity = running.activity, self.claims, self.capacity
-        alone_s, mine = activity.alone_s, running._claims
+        activity, capacity = running.activity, self.capacity
+        claims, owner, users = self.claims, self.owner, self.meter.users
+        alone_s = activity.alone_s
         running.since_s = now_s = self.env.now
         alone = True
         try:
             for r, demand in zip(activity.resources, activity.demand, strict=True):
-                if claims[r] != mine or demand > capacity[r] * alone_s * (1 + TIE):
+                if owner[r] is not None or users[r] or demand > capacity[r] * alone_s * (1 + TIE):
                     alone = False
         except IndexError:
             raise ValueError(
                 f"resources(={activity.resources}) must be < {len(claims)}, of which there are"
             ) from None
-        if not mine:
+        if not running._claims:
             self._running += 1
             for r in activity.resources:
                 claims[r] += 1
             self.want(activity, 1.0)
         if alone:
             for r in activity.resources:
-                self.owner[r] = running
+                owner[r] = running
             running._ring_at(now_s + alone_s * running.share)
         else:
             self.tell(activity.resources)
             self.join(running, alone_s * running.share)
 
-    def tell(self, resources: Iterable[int]) -> None:
-        """Tell those who had one of these resources to themselves that somebody comes."""
+    def tell(self, resources: Iterable[int], *, parts: bool = True) -> None:
+        """Tell those who had one of these resources to themselves that somebody comes; not the
+        ``parts`` that run, if it is not known when.
+        """
         for r in resources:
-            owner = self.owner[r]
-            if owner is not None and not owner.has_room():
+            # A play that lets go starts a part, which may have the resource to itself.
+            while (owner := self.owner[r]) is not None and (
+                parts or not isinstance(owner, Running)
+            ):
+                if owner.has_room():
+                    break
                 owner.disturb()
 
     def want(self, activity: Activity, sign: float) -> None:

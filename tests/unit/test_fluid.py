@@ -104,6 +104,22 @@ def test_alone_is_one_event_and_no_solve(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not env._queue
 
 
+def test_beside_a_play_that_is_elsewhere_is_no_solve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come on the link, but is not there while the visitor is."""
+    monkeypatch.setattr(Pool, "settle", None)
+    env, times = simpy.Environment(), {}
+    engine = FluidEngine(env, [1.0, 100.0])
+    step = (
+        Phase(name="gemm", activity=kernel(2.0, {0: 2.0})),
+        Phase(name="comm", activity=flow(100, 100.0, 1)),
+    )
+    record(play(engine, [step]), times, "play")
+    at(env, 0.5, lambda: record(engine.start(flow(100, 10.0, 1)), times, "visitor"))
+    env.run()
+    assert times == {"visitor": 0.6, "play": pytest.approx(3.0)}
+    assert engine.counters().carried == pytest.approx([2.0, 110.0])
+
+
 def test_changes_at_one_instant_are_one_solve(monkeypatch: pytest.MonkeyPatch) -> None:
     solved = []
     settle = Pool.settle

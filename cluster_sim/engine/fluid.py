@@ -242,31 +242,36 @@ class FluidEngine:
 
     def begin(self, running: Running) -> None:
         """Put an activity on its resources."""
-        activity, capacity = running.activity, self.capacity
-        claims, owner, users = self.claims, self.owner, self.meter.users
-        alone_s = activity.alone_s
+        activity, capacity, owner = running.activity, self.capacity, self.owner
+        resources, alone_s, users = activity.resources, activity.alone_s, self.meter.users
         running.since_s = now_s = self.env.now
-        alone = True
+        fits, owned = True, False
         try:
-            for r, demand in zip(activity.resources, activity.demand, strict=True):
-                if owner[r] is not None or users[r] or demand > capacity[r] * alone_s * (1 + TIE):
-                    alone = False
+            for r, demand in zip(resources, activity.demand, strict=True):
+                if demand > capacity[r] * alone_s * (1 + TIE):
+                    fits = False
+                if owner[r] is not None:
+                    owned = True
         except IndexError:
             raise ValueError(
-                f"resources(={activity.resources}) must be < {len(claims)}, of which there are"
+                f"resources(={resources}) must be < {len(capacity)}, of which there are"
             ) from None
         if not running._claims:
-            self._running += 1
-            for r in activity.resources:
-                claims[r] += 1
+            self.claim(resources)
             self.want(activity, 1.0)
-        if alone:
-            for r in activity.resources:
-                owner[r] = running
-            running._ring_at(now_s + alone_s * running.share)
-        else:
-            self.tell(activity.resources)
-            self.join(running, alone_s * running.share)
+        if owned:  # by a play that may go on elsewhere
+            self.tell(resources, parts=False)
+        if fits:
+            for r in resources:
+                if owner[r] is not None or users[r]:
+                    break
+            else:
+                for r in resources:
+                    owner[r] = running
+                running._ring_at(now_s + alone_s * running.share)
+                return
+        self.tell(resources)
+        self.join(running, alone_s * running.share)
 
     def tell(self, resources: Iterable[int], *, parts: bool = True) -> None:
         """Tell those who had one of these resources to themselves that somebody comes; not the

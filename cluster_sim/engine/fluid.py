@@ -10,11 +10,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 from simpy.core import Environment
 from simpy.events import Event
 
 from cluster_sim.engine.clock import END_RANK, START_RANK, call_at, drop, instant
+from cluster_sim.engine.fluid_few import Few, fitting
 from cluster_sim.engine.fluid_loops import TIE, compiled_fill
 from cluster_sim.engine.fluid_meter import Counters, Meter
 from cluster_sim.engine.fluid_pool import Pool
@@ -188,7 +188,7 @@ class FluidEngine:
         self.env, self.alternations = env, alternations
         self.capacity = [float(value) for value in capacity]
         self.meter = Meter(self.capacity)
-        self.pool = Pool(np.array(self.capacity), compiled_fill() if compiled else fill_rounds)
+        self.pool: Few | Pool = Few(self.capacity, compiled_fill() if compiled else fill_rounds)
         # Who may still come on a resource: an activity while it runs, a play for all of its life.
         self.claims = [0] * len(capacity)
         # How many of those stay for good.
@@ -325,7 +325,7 @@ class FluidEngine:
     def join(self, running: Running, left_s: float) -> None:
         """An activity shares from now on."""
         self.meter.enter(running.activity, self.env.now)
-        self.pool.add(running, running.activity, left_s, self.env.now)
+        self.pool.add(running, left_s, self.env.now)
         self._ask_settle()
 
     def part(self, running: Running) -> None:
@@ -342,6 +342,7 @@ class FluidEngine:
 
     def _settle(self) -> None:
         self._settling = False
+        self.pool = fitting(self.pool, self.env.now)
         self.pool.settle(self.env.now)
         end_s = self.pool.next_end_s()
         if end_s != self._alarm_s:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +85,7 @@ class Meter:
             setattr(twin, name, values.copy())
         return twin
 
-    def counters(self, now_s: float, peak: NDArray[np.float64]) -> Counters:
+    def counters(self, now_s: float, peak: Sequence[float] | NDArray[np.float64]) -> Counters:
         """What the meter reads now, with the peaks of shared use."""
         busy = [
             busy + (now_s - since if users else 0.0)

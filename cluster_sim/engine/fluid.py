@@ -10,11 +10,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 from simpy.core import Environment
 from simpy.events import Event
 
 from cluster_sim.engine.clock import END_RANK, START_RANK, call_at, drop, instant
+from cluster_sim.engine.fluid_few import Few, fitting
 from cluster_sim.engine.fluid_loops import TIE, compiled_fill
 from cluster_sim.engine.fluid_meter import Counters, Meter
 from cluster_sim.engine.fluid_pool import Pool
@@ -188,7 +188,7 @@ class FluidEngine:
         self.env, self.alternations = env, alternations
         self.capacity = [float(value) for value in capacity]
         self.meter = Meter(self.capacity)
-        self.pool = Pool(np.array(self.capacity), compiled_fill() if compiled else fill_rounds)
+        self.pool: Few | Pool = Few(self.capacity, compiled_fill() if compiled else fill_rounds)
         # Who may still come on a resource: an activity while it runs, a play for all of its life.
         self.claims = [0] * len(capacity)
         # How many of those stay for good.
@@ -242,36 +242,48 @@ class FluidEngine:
 
     def begin(self, running: Running) -> None:
         """Put an activity on its resources."""
-        activity, claims, capacity = running.activity, self.claims, self.capacity
-        alone_s, mine = activity.alone_s, running._claims
+        activity, capacity, owner = running.activity, self.capacity, self.owner
+        resources, alone_s, users = activity.resources, activity.alone_s, self.meter.users
         running.since_s = now_s = self.env.now
-        alone = True
+        fits, owned = True, False
         try:
-            for r, demand in zip(activity.resources, activity.demand, strict=True):
-                if claims[r] != mine or demand > capacity[r] * alone_s * (1 + TIE):
-                    alone = False
+            for r, demand in zip(resources, activity.demand, strict=True):
+                if demand > capacity[r] * alone_s * (1 + TIE):
+                    fits = False
+                if owner[r] is not None:
+                    owned = True
         except IndexError:
             raise ValueError(
-                f"resources(={activity.resources}) must be < {len(claims)}, of which there are"
+                f"resources(={resources}) must be < {len(capacity)}, of which there are"
             ) from None
-        if not mine:
-            self._running += 1
-            for r in activity.resources:
-                claims[r] += 1
+        if not running._claims:
+            self.claim(resources)
             self.want(activity, 1.0)
-        if alone:
-            for r in activity.resources:
-                self.owner[r] = running
-            running._ring_at(now_s + alone_s * running.share)
-        else:
-            self.tell(activity.resources)
-            self.join(running, alone_s * running.share)
+        if owned:  # by a play that may go on elsewhere
+            self.tell(resources, parts=False)
+        if fits:
+            for r in resources:
+                if owner[r] is not None or users[r]:
+                    break
+            else:
+                for r in resources:
+                    owner[r] = running
+                running._ring_at(now_s + alone_s * running.share)
+                return
+        self.tell(resources)
+        self.join(running, alone_s * running.share)
 
-    def tell(self, resources: Iterable[int]) -> None:
-        """Tell those who had one of these resources to themselves that somebody comes."""
+    def tell(self, resources: Iterable[int], *, parts: bool = True) -> None:
+        """Tell those who had one of these resources to themselves that somebody comes; not the
+        ``parts`` that run, if it is not known when.
+        """
         for r in resources:
-            owner = self.owner[r]
-            if owner is not None and not owner.has_room():
+            # A play that lets go starts a part, which may have the resource to itself.
+            while (owner := self.owner[r]) is not None and (
+                parts or not isinstance(owner, Running)
+            ):
+                if owner.has_room():
+                    break
                 owner.disturb()
 
     def want(self, activity: Activity, sign: float) -> None:
@@ -313,7 +325,7 @@ class FluidEngine:
     def join(self, running: Running, left_s: float) -> None:
         """An activity shares from now on."""
         self.meter.enter(running.activity, self.env.now)
-        self.pool.add(running, running.activity, left_s, self.env.now)
+        self.pool.add(running, left_s, self.env.now)
         self._ask_settle()
 
     def part(self, running: Running) -> None:
@@ -330,6 +342,7 @@ class FluidEngine:
 
     def _settle(self) -> None:
         self._settling = False
+        self.pool = fitting(self.pool, self.env.now)
         self.pool.settle(self.env.now)
         end_s = self.pool.next_end_s()
         if end_s != self._alarm_s:

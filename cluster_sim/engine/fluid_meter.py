@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,7 @@ class Meter:
         self.carried = [0.0] * len(capacity)
         self.busy_s = [0.0] * len(capacity)
         self.peak = [0.0] * len(capacity)
-        self._users = [0] * len(capacity)
+        self.users = [0] * len(capacity)
         self._since_s = [0.0] * len(capacity)
         # The integral up to the last change of a capacity, and what had been carried by then.
         self._utilisation_s = [0.0] * len(capacity)
@@ -56,15 +57,15 @@ class Meter:
     def enter(self, activity: Activity, now_s: float) -> None:
         """An activity begins to share its resources."""
         for r in activity.resources:
-            if not self._users[r]:
+            if not self.users[r]:
                 self._since_s[r] = now_s
-            self._users[r] += 1
+            self.users[r] += 1
 
     def leave(self, activity: Activity, now_s: float) -> None:
         """An activity that shared its resources is gone."""
         for r in activity.resources:
-            self._users[r] -= 1
-            if not self._users[r]:
+            self.users[r] -= 1
+            if not self.users[r]:
                 self.busy_s[r] += now_s - self._since_s[r]
 
     def resize(self, resource: int, capacity: float, carried: float) -> None:
@@ -84,11 +85,11 @@ class Meter:
             setattr(twin, name, values.copy())
         return twin
 
-    def counters(self, now_s: float, peak: NDArray[np.float64]) -> Counters:
+    def counters(self, now_s: float, peak: Sequence[float] | NDArray[np.float64]) -> Counters:
         """What the meter reads now, with the peaks of shared use."""
         busy = [
             busy + (now_s - since if users else 0.0)
-            for busy, since, users in zip(self.busy_s, self._since_s, self._users, strict=True)
+            for busy, since, users in zip(self.busy_s, self._since_s, self.users, strict=True)
         ]
         utilisation = [
             before + self._since_resized(r, self.carried[r])

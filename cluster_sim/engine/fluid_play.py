@@ -72,7 +72,7 @@ class Play(Handle):
         if any(r >= len(claims) for r in self._rate):
             raise ValueError(f"resources(={tuple(self._rate)}) must be < {len(claims)}")
         self.engine.claim(self._rate)
-        self.engine.tell(self._rate)
+        self.engine.tell(self._rate, parts=False)
         self._go()
 
     def _go(self) -> None:

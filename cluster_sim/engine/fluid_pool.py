@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 
 from cluster_sim.engine.fluid_loops import TIE
 from cluster_sim.engine.fluid_solver import (
-    FEW_ENTRIES,
     Bools,
     Fill,
     Floats,
     Ints,
     entries_of,
-    fill_few,
     fill_some,
     left_over,
 )
@@ -62,8 +60,9 @@ _ENTRY_COLUMNS = (("resource", np.int64), ("per_level", np.float64), ("of", np.i
 
 
 class Member(Protocol):
-    """What the pool knows of whoever runs an activity: the row that it was given."""
+    """What the pool knows of whoever runs an activity, and the row that it gives to it."""
 
+    activity: Activity
     row: int
 
 
@@ -96,7 +95,7 @@ class Pool:
         self.used, self.top = np.zeros((2, resources)), np.zeros((2, resources))
         self.peak = np.zeros(resources)
         self.members: list[Member | None] = []
-        self.rows = self.entries = self.dead = self._kernels = 0
+        self.rows = self.entries = self.uses = self.dead = self._kernels = 0
         for name, kind in (*_ROW_COLUMNS, *_ENTRY_COLUMNS):
             setattr(self, name, np.zeros(FEW_ROWS, kind))
         self._flag, self._index = np.zeros(resources, np.bool_), np.zeros(resources, np.int64)
@@ -109,14 +108,10 @@ class Pool:
         self._touched: tuple[list[int], list[int]] = ([], [])
         self._resized: list[int] = []
 
-    @property
-    def changed(self) -> bool:
-        """Whether ``settle`` has something to do."""
-        return bool(self._fresh or self._resized or self._touched[0] or self._touched[1])
-
-    def add(self, member: Member, activity: Activity, left_s: float, now_s: float) -> None:
+    def add(self, member: Member, left_s: float, now_s: float) -> None:
         """Take in an activity of which ``left_s`` seconds alone are left."""
-        row, at, more = self.rows, self.entries, len(activity.resources)
+        activity, row, at = member.activity, self.rows, self.entries
+        more = len(activity.resources)
         self._make_room(_ROW_COLUMNS, row, 1)
         self._make_room(_ENTRY_COLUMNS, at, more)
         self.first[row], self.count[row] = at, more
@@ -130,6 +125,7 @@ class Pool:
         self.of[at : at + more] = row
         self._kernels += int(self.kernel[row])
         self.rows, self.entries = row + 1, at + more
+        self.uses += more
         self.members.append(member)
         member.row = row
         self._fresh.append(row)
@@ -142,6 +138,7 @@ class Pool:
         self._touched[kind].extend(self.resource[at : at + self.count[row]].tolist())
         self.alive[row], self.end_s[row], self.members[row] = False, np.inf, None
         self.dead += 1
+        self.uses -= int(self.count[row])
         self._kernels -= kind
 
     def resize(self, resource: int, capacity: float) -> None:
@@ -167,57 +164,6 @@ class Pool:
         """Solve for the changes and set the ends of those whose level changed."""
         before = self.level[: self.rows].copy()
         before[self._fresh] = -1.0
-        if int(self.count[: self.rows][self.alive[: self.rows]].sum()) <= FEW_ENTRIES:
-            self._settle_few()
-        else:
-            self._settle_many()
-        self._retime(np.flatnonzero(self.level[: self.rows] != before), now_s)
-        self._forget()
-        if self.dead > FEW_ROWS and 2 * self.dead > self.rows:
-            self._compact()
-
-    def _settle_few(self) -> None:
-        """Solve everything with plain loops over lists."""
-        for resources in (*self._touched, self._resized):
-            self.used[:, resources] = self.top[:, resources] = 0.0
-        self._free[0, self._resized] = self.capacity[self._resized]
-        rows = np.flatnonzero(self.alive[: self.rows])
-        kernel = self.kernel[rows]
-        before: dict[int, float] = {}  # use in the first round
-        noted: list[int] = []
-        for kind in (0, 1):
-            mine = rows[kernel == kind]
-            if not len(mine):
-                continue
-            entries, start = entries_of(self.first, self.count, mine)
-            resource, per_level = self.resource[entries].tolist(), self.per_level[entries].tolist()
-            index: dict[int, int] = {}
-            column = [index.setdefault(r, len(index)) for r in resource]
-            columns = list(index)
-            free = self.capacity[columns].tolist()
-            if before:
-                taken = [before.get(r, 0.0) for r in columns]
-                free = left_over(np.array(free), np.array(taken)).tolist()
-            self._free[kind, columns] = free
-            bounds = start.tolist()
-            level = fill_few(bounds, column, per_level, self.ceiling[mine].tolist(), free)
-            used, top = [0.0] * len(columns), [0.0] * len(columns)
-            for i, height in enumerate(level):
-                for e in range(bounds[i], bounds[i + 1]):
-                    used[column[e]] += per_level[e] * height
-                    top[column[e]] = max(top[column[e]], height)
-            self.level[mine] = level
-            self.used[kind, columns], self.top[kind, columns] = used, top
-            before = dict(zip(columns, used, strict=True))
-            noted += columns
-        self._note_peak(noted)
-
-    def _note_peak(self, columns: list[int] | Ints) -> None:
-        used, capacity = self.used[0, columns] + self.used[1, columns], self.capacity[columns]
-        share = np.divide(used, capacity, out=np.zeros(len(columns)), where=capacity > 0)
-        self.peak[columns] = np.maximum(self.peak[columns], share)
-
-    def _settle_many(self) -> None:
         columns = self._distinct(self._touched[0] + self._resized)
         moved = self._round(0, columns, self.capacity[columns])
         if self._kernels or self._touched[1]:
@@ -225,6 +171,15 @@ class Pool:
             free = left_over(self.capacity[columns], self.used[0, columns])
             moved = self._distinct([], moved, self._round(1, columns, free))
         self._note_peak(moved)
+        self._retime(np.flatnonzero(self.level[: self.rows] != before), now_s)
+        self._forget()
+        if self.dead > FEW_ROWS and 2 * self.dead > self.rows:
+            self._compact()
+
+    def _note_peak(self, columns: Ints) -> None:
+        used, capacity = self.used[0, columns] + self.used[1, columns], self.capacity[columns]
+        share = np.divide(used, capacity, out=np.zeros(len(columns)), where=capacity > 0)
+        self.peak[columns] = np.maximum(self.peak[columns], share)
 
     def _retime(self, rows: Ints, now_s: float) -> None:
         left = self.left_s[rows] - (now_s - self.since_s[rows]) * self.pace[rows]

@@ -12,8 +12,9 @@ from fluid_reference import Change, History, naive_rates, naive_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster_sim.engine import fluid_pool
+from cluster_sim.engine import fluid, fluid_few, fluid_pool
 from cluster_sim.engine.fluid import FluidEngine, Running
+from cluster_sim.engine.fluid_few import Few
 from cluster_sim.engine.fluid_fold import activities_of, fold
 from cluster_sim.engine.fluid_loops import compiled_fill, fill_loops
 from cluster_sim.engine.fluid_play import Play, play
@@ -232,6 +233,26 @@ def test_a_run_is_that_of_solving_everything_at_every_change(seed: int) -> None:
     check_against_reference(seed, 25)
 
 
+def test_a_run_is_the_same_where_few_become_many_and_few_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fluid_few, "FEW_ENTRIES", 8)
+    moves = []
+    fitting = fluid_few.fitting
+
+    def watched(pool: Few | Pool, now_s: float) -> Few | Pool:
+        other = fitting(pool, now_s)
+        if other is not pool:
+            moves.append(type(other))
+        return other
+
+    monkeypatch.setattr(fluid, "fitting", watched)
+    for seed in range(60):
+        check_against_reference(seed, 25)
+    assert moves.count(Pool) > 20
+    assert moves.count(Few) > 20
+
+
 @pytest.mark.slow
 @given(st.integers(0, 2**32))
 @settings(max_examples=300, deadline=None)
@@ -314,6 +335,9 @@ def test_a_compiled_run_gives_the_same_bits() -> None:
 class Member:
     row = -1
 
+    def __init__(self, activity: Activity) -> None:
+        self.activity = activity
+
 
 @pytest.mark.parametrize("growth", [0.05, 0.4])
 @pytest.mark.parametrize("seed", range(4))
@@ -332,21 +356,20 @@ def test_changes_one_by_one_give_what_a_full_solve_gives(
     resources = rng.choice((40, 120, 300))
     capacity = [rng.choice((1.0, 2.0, 10.0 * rng.random() + 1)) for _ in range(resources)]
     pool = Pool(np.array(capacity), fill_rounds)
-    inside: list[tuple[Member, Activity]] = []
+    inside: list[Member] = []
     for step in range(150):
         for _ in range(60 if step == 0 else 1):
-            member, activity = Member(), random_activity(rng, resources)
-            inside.append((member, activity))
-            pool.add(member, activity, 1.0, 0.0)
+            inside.append(Member(random_activity(rng, resources)))
+            pool.add(inside[-1], 1.0, 0.0)
         if step % 3:
-            pool.remove(inside.pop(rng.randrange(len(inside)))[0].row)
+            pool.remove(inside.pop(rng.randrange(len(inside))).row)
         if step % 10 == 0:
             resource = rng.randrange(resources)
             capacity[resource] = rng.choice((0.0, 1.0, 4.0))
             pool.resize(resource, capacity[resource])
         pool.settle(0.0)
-        problem = problem_of([activity for _, activity in inside], capacity)
-        rates = pool.pace[[member.row for member, _ in inside]] / problem.alone_s
+        problem = problem_of([member.activity for member in inside], capacity)
+        rates = pool.pace[[member.row for member in inside]] / problem.alone_s
         assert rates == pytest.approx(solve(problem), rel=1e-9, abs=0), step
         assert certify(problem, rates) == []
     assert any(columns is not None for columns in grown)

@@ -15,9 +15,9 @@ import simpy
 from cluster_sim.engine import cluster as cluster_module
 from cluster_sim.engine.cluster import Cluster
 from cluster_sim.engine.fluid import FluidEngine, Handle
+from cluster_sim.engine.fluid_few import Few
 from cluster_sim.engine.fluid_fold import fold
 from cluster_sim.engine.fluid_play import Play, play
-from cluster_sim.engine.fluid_pool import Pool
 from cluster_sim.engine.fluid_solver import certify, problem_of, solve
 from cluster_sim.errors import ClusterSimError
 from cluster_sim.work import Activity, Phase, kernel, pause, traffic
@@ -91,7 +91,7 @@ def test_the_certificate_names_what_is_wrong() -> None:
 
 
 def test_alone_is_one_event_and_no_solve(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pool, "settle", None)
+    monkeypatch.setattr(Few, "settle", None)
     env = simpy.Environment()
     engine = FluidEngine(env, [100.0, 1.0])
     times: dict[str, float] = {}
@@ -104,10 +104,26 @@ def test_alone_is_one_event_and_no_solve(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not env._queue
 
 
+def test_beside_a_play_that_is_elsewhere_is_no_solve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come on the link, but is not there while the visitor is."""
+    monkeypatch.setattr(Few, "settle", None)
+    env, times = simpy.Environment(), {}
+    engine = FluidEngine(env, [1.0, 100.0])
+    step = (
+        Phase(name="gemm", activity=kernel(2.0, {0: 2.0})),
+        Phase(name="comm", activity=flow(100, 100.0, 1)),
+    )
+    record(play(engine, [step]), times, "play")
+    at(env, 0.5, lambda: record(engine.start(flow(100, 10.0, 1)), times, "visitor"))
+    env.run()
+    assert times == {"visitor": 0.6, "play": pytest.approx(3.0)}
+    assert engine.counters().carried == pytest.approx([2.0, 110.0])
+
+
 def test_changes_at_one_instant_are_one_solve(monkeypatch: pytest.MonkeyPatch) -> None:
     solved = []
-    settle = Pool.settle
-    monkeypatch.setattr(Pool, "settle", lambda p, now: (solved.append(now), settle(p, now)))
+    settle = Few.settle
+    monkeypatch.setattr(Few, "settle", lambda p, now: (solved.append(now), settle(p, now)))
     env = simpy.Environment()
     engine = FluidEngine(env, [100.0])
     for amount in (100.0, 100.0, 100.0, 200.0):

@@ -19,9 +19,11 @@ END_RANK = 1
 START_RANK = 1 << 30
 
 
-def instant(env: Environment, at_s: float, rank: int) -> Event:
-    """An event that happens at the simulated time ``at_s`` exactly; among equal times lower ranks
-    go first.
+def instant(
+    env: Environment, at_s: float, rank: int, then: Callable[[Event], None] | None = None
+) -> Event:
+    """An event that happens at the simulated time ``at_s`` exactly, and what is called ``then``;
+    among equal times lower ranks go first.
 
     Raises ValueError when ``at_s`` lies before the current time.
     """
@@ -30,6 +32,7 @@ def instant(env: Environment, at_s: float, rank: int) -> Event:
     event = Event(env)
     event._ok = True
     event._value = None
+    event.callbacks = [] if then is None else [then]
     # The environment's own queue layout (time, priority, sequence, event); a test holds it to the
     # installed SimPy.
     queue: list[tuple[float, int, int, Event]] = env._queue  # type: ignore[assignment]
@@ -39,9 +42,7 @@ def instant(env: Environment, at_s: float, rank: int) -> Event:
 
 def call_at(env: Environment, at_s: float, rank: int, action: Callable[[], None]) -> None:
     """Run ``action`` at the simulated time ``at_s`` exactly."""
-    callbacks = instant(env, at_s, rank).callbacks
-    assert callbacks is not None
-    callbacks.append(lambda _: action())
+    instant(env, at_s, rank, lambda _: action())
 
 
 def drop(env: Environment, events: Collection[Event]) -> None:

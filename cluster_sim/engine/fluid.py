@@ -60,9 +60,7 @@ class Handle(Owner, Event):
         """Stop it; returns the share done. One that is complete stays complete."""
 
     def _ring_at(self, end_s: float) -> None:
-        self._alarm = alarm = instant(self.env, end_s, END_RANK)
-        assert alarm.callbacks is not None
-        alarm.callbacks.append(self._ring)
+        self._alarm = instant(self.env, end_s, END_RANK, self._ring)
 
     def _ring(self, alarm: Event) -> None:
         if alarm is self._alarm:
@@ -350,9 +348,7 @@ class FluidEngine:
                 self.silence(self._alarm)
             self._alarm_s, self._alarm = end_s, None
             if end_s < math.inf:
-                self._alarm = instant(self.env, end_s, END_RANK)
-                assert self._alarm.callbacks is not None
-                self._alarm.callbacks.append(self._ring)
+                self._alarm = instant(self.env, end_s, END_RANK, self._ring)
         if self.stale and not self._running:
             self._drop_stale()
 

@@ -21,7 +21,7 @@ FEW_AGAIN = 0.75
 
 
 class _Row:
-    """An activity that shares: as in ``Pool``, the level is -1 before it is solved."""
+    """An activity that shares, as in ``Pool``; its level is -1 before it is solved."""
 
     __slots__ = (
         "alone_s",
@@ -121,7 +121,7 @@ class Few:
         touched |= more
         self._settle_round(True, touched, now_s)
         (traffic, kernels), capacity, peak = self._used, self.capacity, self.peak
-        for r in touched:
+        for r in touched:  # in any order
             if capacity[r] > 0:
                 peak[r] = max(peak[r], (traffic[r] + kernels[r]) / capacity[r])
         self._touched = (set(), set())

@@ -13,7 +13,7 @@ What has its resources to itself for the whole step is put on the clock as one i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -99,6 +99,12 @@ class _Step:
                 self.phases[node.doing, node.virtual] = phases_of(work, node)
         self.seconds = {does: alone_s(phases) for does, phases in self.phases.items()}
         self.free = exclusive(work, self.phases, self.seconds) if instants else Exclusive()
+        self.sends = {
+            (kind, boundary): activity
+            for kind, sends in (("F", work.send_forward), ("B", work.send_backward))
+            for boundary, activity in enumerate(sends or ())
+            if activity is not None and activity.alone_s
+        }
         self.in_parts = self._in_parts()
         self.parts: dict[tuple[int, int, int], Phases] = {}
         # Nodes: what each still waits for, when all of it was done and had arrived, its start; the
@@ -139,104 +145,98 @@ class _Step:
                     self._queue("gather", virtual, gathers[virtual])
         for number in free:
             if not self.missing[number]:
-                self._start(number)
+                self._start(number, self.env.now)
 
-    def _arrive(self, number: int, done_s: float) -> None:
+    def _arrive(self, number: int, done_s: float, now_s: float) -> None:
         """One of what a node waits for, done at ``done_s``, is here."""
         if done_s > self.done_s[number]:
             self.done_s[number] = done_s
-        self.here_s[number] = self.env.now
+        self.here_s[number] = now_s
         self.missing[number] -= 1
         if not self.missing[number]:
-            self._start(number)
+            self._start(number, now_s)
 
-    def _start(self, number: int) -> None:
-        node, now_s = self.plan.nodes[number], self.env.now
+    def _start(self, number: int, now_s: float) -> None:
+        stage, books, here_s = self.plan.nodes[number].stage, self.books, self.here_s[number]
         self.start_s[number] = now_s
-        self.books.gather_s[node.stage] += now_s - self.here_s[number]
-        self.books.p2p_s[node.stage] += self.here_s[number] - self.done_s[number]
-        self._go(number, 0)
+        books.gather_s[stage] += now_s - here_s
+        books.p2p_s[stage] += here_s - self.done_s[number]
+        self._go(number, 0, now_s)
 
-    def _go(self, number: int, part: int) -> None:
+    def _go(self, number: int, part: int, now_s: float) -> None:
         """Start a part of an operation; most have one."""
-        node, now_s, parts = self.plan.nodes[number], self.env.now, self.in_parts.get(number, 1)
-        needed = self.wiring.first_forward.get(node.virtual) == number
-        if parts > 1 and needed and self.gathered[node.virtual] <= part:
+        stage, _, doing, virtual, _, _ = self.plan.nodes[number]
+        does, parts = (doing, virtual), self.in_parts.get(number, 1)
+        needed = parts > 1 and self.wiring.first_forward.get(virtual) == number
+        if needed and self.gathered[virtual] <= part:
             self.paused[number] = (part, now_s)
             return
-        does = (node.doing, node.virtual)
+        last = part + 1 == parts
+        then = partial(self._end, number) if last else partial(self._next, number, part)
         if does in self.free.always or (
-            does in self.free.beside_idle_lane and not self.in_lane[node.stage]
+            does in self.free.beside_idle_lane and not self.in_lane[stage]
         ):
-            event: Event = instant(self.env, now_s + self.seconds[does] / parts, END_RANK)
-        else:
-            key = (*does, parts)
-            if key not in self.parts:
-                self.parts[key] = part_of(self.phases[does], parts)
-            event = play_phases(self.engine, [self.parts[key]])
-        assert event.callbacks is not None
-        event.callbacks.append(
-            partial(self._end, number) if part + 1 == parts else partial(self._next, number, part)
-        )
+            instant(self.env, now_s + self.seconds[does] / parts, END_RANK, then)
+            return
+        key = (*does, parts)
+        if key not in self.parts:
+            self.parts[key] = part_of(self.phases[does], parts)
+        _after(play_phases(self.engine, [self.parts[key]]), then)
 
     def _next(self, number: int, part: int, event: Event) -> None:
         virtual, gradients = self.wiring.completes[number], self.work.gradients
         if virtual >= 0 and gradients is not None:
             self._queue("gradient", virtual, gradients[virtual][part : part + 1])
-        self._go(number, part + 1)
+        self._go(number, part + 1, self.env.now)
 
     def _end(self, number: int, event: Event) -> None:
-        node, now_s, start_s = self.plan.nodes[number], self.env.now, self.start_s[number]
-        stage = node.stage
-        paused_s = self.paused_s.get(number, 0.0)
-        busy_s = now_s - start_s - paused_s
-        self.books.gather_s[stage] += paused_s
-        self.books.busy_s[stage] += busy_s
-        self.books.slowed_s[stage] += busy_s - self.seconds[node.doing, node.virtual]
+        stage, ops, doing, virtual, _, _ = self.plan.nodes[number]
+        now_s, start_s, books, wiring = self.env.now, self.start_s[number], self.books, self.wiring
+        busy_s = now_s - start_s
+        if number in self.paused_s:
+            books.gather_s[stage] += self.paused_s[number]
+            busy_s -= self.paused_s[number]
+        books.busy_s[stage] += busy_s
+        books.slowed_s[stage] += busy_s - self.seconds[doing, virtual]
+        books.last_end_s[stage] = now_s
         self.nodes_left[stage] -= 1
-        for op in node.ops:
+        for op in ops:
             self.records.append(
                 Record(stage, "compute", op.kind, op.micro_batch, op.chunk, start_s, now_s)
             )
-        virtual = self.wiring.completes[number]
-        if virtual >= 0:  # before the next node starts, which then has the lane beside it
-            self._count_gradient(number, virtual)
-        for target, boundary, kind in self.wiring.gets[number]:
-            self._send(number, target, boundary, kind)
-        if self.wiring.next[number] >= 0:
-            self._arrive(self.wiring.next[number], now_s)
-        self.books.last_end_s[stage] = now_s
+        completed, follows = wiring.completes[number], wiring.next[number]
+        if completed >= 0:  # before the next node starts, which then has the lane beside it
+            self._count_gradient(number, completed)
+        for target, boundary, kind in wiring.gets[number]:
+            activity = self.sends.get((kind, boundary))
+            if activity is None:
+                self._arrive(target, now_s, now_s)
+            else:
+                self._send(number, target, boundary, kind, activity)
+        if follows >= 0:
+            self._arrive(follows, now_s, now_s)
         self._check_finished(stage)
 
-    def _send(self, number: int, target: int, boundary: int, kind: str) -> None:
-        now_s = self.env.now
-        sends = self.work.send_forward if kind == "F" else self.work.send_backward
-        activity = sends[boundary] if sends is not None and boundary >= 0 else None
-        if activity is None or not activity.alone_s:
-            self._arrive(target, now_s)
-            return
-        stage = self.plan.nodes[number].stage
-        if (kind, boundary) in self.free.sends or (
-            (kind, boundary) in self.free.sends_beside_idle_lane
+    def _send(self, number: int, target: int, boundary: int, kind: str, activity: Activity) -> None:
+        now_s, stage, free = self.env.now, self.plan.nodes[number].stage, self.free
+        then = partial(self._sent, number, target, kind, now_s)
+        if (kind, boundary) in free.sends or (
+            (kind, boundary) in free.sends_beside_idle_lane
             and not self.in_lane[stage]
             and not self.slowable[stage]
         ):
-            event: Event = instant(self.env, now_s + activity.alone_s, END_RANK)
+            instant(self.env, now_s + activity.alone_s, END_RANK, then)
         else:
-            event = self.engine.start(activity)
             self.slowable[stage] += 1
-        assert event.callbacks is not None
-        event.callbacks.append(partial(self._sent, number, target, kind, now_s))
+            _after(self.engine.start(activity), then)
 
     def _sent(self, number: int, target: int, kind: str, start_s: float, event: Event) -> None:
-        node = self.plan.nodes[number]
+        stage, ops, *_ = self.plan.nodes[number]
+        now_s, op = self.env.now, ops[-1] if kind == "B" else ops[0]
         if isinstance(event, Handle):
-            self.slowable[node.stage] -= 1
-        op = node.ops[-1] if kind == "B" else node.ops[0]
-        self.records.append(
-            Record(node.stage, "p2p", kind, op.micro_batch, op.chunk, start_s, self.env.now)
-        )
-        self._arrive(target, start_s)
+            self.slowable[stage] -= 1
+        self.records.append(Record(stage, "p2p", kind, op.micro_batch, op.chunk, start_s, now_s))
+        self._arrive(target, start_s, now_s)
 
     def _count_gradient(self, number: int, virtual: int) -> None:
         self.gradients_left[virtual] -= 1
@@ -263,9 +263,8 @@ class _Step:
             return
         self.in_lane[stage] = True
         kind, virtual, bucket = lane.popleft()
-        event = self.engine.start(bucket)
-        assert event.callbacks is not None
-        event.callbacks.append(partial(self._bucket_done, stage, kind, virtual, self.env.now))
+        then = partial(self._bucket_done, stage, kind, virtual, self.env.now)
+        _after(self.engine.start(bucket), then)
 
     def _bucket_done(
         self, stage: int, kind: str, virtual: int, start_s: float, event: Event
@@ -286,11 +285,11 @@ class _Step:
         if number in self.paused:
             part, since_s = self.paused.pop(number)
             self.paused_s[number] = self.paused_s.get(number, 0.0) + self.env.now - since_s
-            self._go(number, part)
+            self._go(number, part, self.env.now)
         elif self.gathered[virtual] == self._needed_first(virtual):
             self.missing[number] -= 1
             if not self.missing[number]:
-                self._start(number)
+                self._start(number, self.env.now)
 
     def _needed_first(self, virtual: int) -> int:
         """Buckets of parameters without which a virtual stage cannot start."""
@@ -305,16 +304,13 @@ class _Step:
         if self.unfinished:
             return
         self.end_s = self.env.now + self.work.barrier_s
-        event = instant(self.env, self.end_s, END_RANK)
-        assert event.callbacks is not None
-        event.callbacks.append(self._optimize)
+        instant(self.env, self.end_s, END_RANK, self._optimize)
 
     def _optimize(self, event: Event) -> None:
         for stage, activity in enumerate(self.work.optimizer or ()):
             if activity is not None and activity.alone_s:
-                update = self.engine.start(activity)
-                assert update.callbacks is not None
-                update.callbacks.append(partial(self._optimized, stage, self.env.now))
+                then = partial(self._optimized, stage, self.env.now)
+                _after(self.engine.start(activity), then)
 
     def _optimized(self, stage: int, start_s: float, event: Event) -> None:
         self.end_s = self.env.now
@@ -329,3 +325,8 @@ class _Step:
             stages=tuple(self.books.close(stage, norm_s, self.end_s) for stage in stages),
             end_s=self.end_s,
         )
+
+
+def _after(event: Event, then: Callable[[Event], None]) -> None:
+    assert event.callbacks is not None
+    event.callbacks.append(then)

@@ -31,28 +31,30 @@ class Wiring:
 def wire(plan: Schedule) -> Wiring:
     """The wiring of a schedule."""
     count = len(plan.nodes)
-    follows, completes = [-1] * count, [-1] * count
-    gets: list[list[tuple[int, int, Kind]]] = [[] for _ in plan.nodes]
+    follows, completes, waits = [-1] * count, [-1] * count, [0] * count
+    gets: list[tuple[tuple[int, int, Kind], ...]] = [()] * count
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     gradients, nodes_of = [0] * plan.virtual_stages, [0] * plan.stages
-    for number, node in enumerate(plan.nodes):
-        nodes_of[node.stage] += 1
-        if node.before >= 0:
-            follows[node.before] = number
-        for source, boundary, kind in node.needs:
-            gets[source].append((number, boundary, kind))
-        for op in node.ops:
-            virtual = plan.virtual(node.stage, op.chunk)
+    for number, (stage, ops, _, _, before, needs) in enumerate(plan.nodes):
+        nodes_of[stage] += 1
+        waits[number] = len(needs)
+        if before >= 0:
+            follows[before] = number
+            waits[number] += 1
+        for source, boundary, kind in needs:
+            gets[source] += ((number, boundary, kind),)
+        for op in ops:
             if op.kind == "F":
-                first.setdefault(virtual, number)
+                first.setdefault(plan.virtual(stage, op.chunk), number)
             elif op.whole or op.kind == "W":
+                virtual = plan.virtual(stage, op.chunk)
                 gradients[virtual] += 1
                 completes[number], last[virtual] = virtual, number
     return Wiring(
-        waits=tuple(len(node.needs) + (node.before >= 0) for node in plan.nodes),
+        waits=tuple(waits),
         next=tuple(follows),
-        gets=tuple(tuple(some) for some in gets),
+        gets=tuple(gets),
         completes=tuple(completes),
         first_forward=first,
         last_gradient=dict(sorted(last.items(), key=lambda item: item[1])),

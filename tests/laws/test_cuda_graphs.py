@@ -95,9 +95,7 @@ def test_runs_add_up_and_both_paths_agree(drafts: int) -> None:
     job = load_workload("llama70b", [*sets, *changed, arrivals, "workload.requests=80"])
     fast, reference = play(MACHINE, job), play(MACHINE, job, step_by_step=True)
     assert fast.run.outcomes.finish_s == reference.run.outcomes.finish_s
-    ledgers = [
-        close_ledger(each.price, each.run) for each in (fast, reference)
-    ]  # adds up, or fails
+    ledgers = [close_ledger(each.price, each.run) for each in (fast, reference)]
     assert ledgers[0] == ledgers[1]
     software = dataclasses.replace(job.software, cuda_graph_sizes=())
     without = play(MACHINE, dataclasses.replace(job, software=software))

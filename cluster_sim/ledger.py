@@ -88,7 +88,8 @@ def family_seconds(family: Family, counts: StepCounts) -> float:
     pure = family.tokens_s
     if pure is not None:
         pure = pure[:: family.decode_tokens]
-    tokens = _dot(counts.pure, pure) + _dot(counts.mixed_tokens, family.tokens_s)
+    tokens = _dot(counts.pure, pure) + _dot(counts.pure, family.filling_s)
+    tokens += _dot(counts.mixed_tokens, family.tokens_s)
     sequences = _dot(counts.pure, family.sequences_s) + _dot(
         counts.mixed_sequences, family.sequences_s
     )

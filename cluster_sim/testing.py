@@ -146,7 +146,7 @@ def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service,
         ranks=ranks,
         state_blocks=state_blocks,
         new_token_ratio=rng.choice((0.1, 0.5, 1.0)),
-        swap=rng.random() < 0.6,
+        swap=rng.random() < 0.95,
         prefixes=prefixes,
     )
     service = Service(

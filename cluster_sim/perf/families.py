@@ -56,7 +56,7 @@ class Family:
     reads and ``local_context_s`` per token inside the window of local layers; ``prefill_floor_s``
     once per step with a prompt, and ``prompts`` if the seconds of prompt attention belong here;
     ``swap_s`` per token moved to or from the host; ``shared_s`` by tokens of all batches of the
-    replica. All over all layers.
+    replica; ``filling_s`` by decoding sequences, in steps without prompts. All over all layers.
 
     A decoding sequence has ``decode_tokens`` tokens in a step: its own and those drafted for it.
 
@@ -75,6 +75,7 @@ class Family:
     prompts: bool = False
     swap_s: float = 0.0
     shared_s: FloatArray | None = None
+    filling_s: FloatArray | None = None
     decode_tokens: int = 1
     use: Family | None = None
 
@@ -112,6 +113,8 @@ def family_s(family: Family, steps: Any, all_tokens: Any) -> Any:
     ):
         if table is not None:
             seconds = seconds + table[count]
+    if family.filling_s is not None:
+        seconds = seconds + (steps.prefill_tokens == 0) * family.filling_s[steps.decodes]
     if family.prefill_floor_s or family.prompts:
         prompt_s = family.prefill_floor_s + (steps.prefill_s if family.prompts else 0.0)
         seconds = seconds + (steps.prefill_tokens > 0) * prompt_s

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_sim.perf.cuda_graphs import with_graphs
 from cluster_sim.perf.drafts import with_mtp_layers
 from cluster_sim.perf.families import Family, operator_families, prompt_attention
 from cluster_sim.perf.layout import Layout, Recipe
@@ -67,7 +68,7 @@ class StepPrice:
         kernels and all-reduces; R = decodes + prompts pass the LM head and the host; B decodes read
         ``context`` cached tokens, ``local_context`` of them in layers with local attention; prompt
         attention adds its floor and ``prefill_s``, the sum of ``prefill_attention_s()`` over the
-        chunks.
+        chunks. Without prompts the batch may be filled up to a captured size (``decode_base_s``).
         """
         if prefill_tokens == 0:
             base = self.decode_base_s[decodes] + self.context_s * context
@@ -165,6 +166,7 @@ def compile_step_price(
     """
     model = with_mtp_layers(model, software.draft_tokens)
     families = operator_families(machine, model, software, layout, recipe)
+    families = with_graphs(families, software.cuda_graph_sizes, software.max_num_seqs)
     prompt = prompt_attention(machine, model, layout, recipe)
     return StepPrice(
         **_tables(families),
@@ -206,12 +208,16 @@ def _tables(families: tuple[Family, ...]) -> dict[str, Any]:
     decodes = _total([family.decodes_s for family in families])
     shared = [family.shared_s for family in families if family.shared_s is not None]
     most, width = len(sequences), families[0].decode_tokens
+    decode_base = tokens[::width][:most] + sequences + decodes
+    filling = [family.filling_s for family in families if family.filling_s is not None]
+    if filling:
+        decode_base += np.sum(filling, axis=0)
     return {
         "families": families,
         "tokens_s": tokens.tolist(),
         "sequences_s": sequences.tolist(),
         "decodes_s": decodes.tolist(),
-        "decode_base_s": (tokens[::width][:most] + sequences + decodes).tolist(),
+        "decode_base_s": decode_base.tolist(),
         "context_s": sum(family.context_s for family in families),
         "local_context_s": sum(family.local_context_s for family in families),
         "prefill_floor_s": sum(family.prefill_floor_s for family in families),

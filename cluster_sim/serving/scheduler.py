@@ -166,13 +166,25 @@ def sglang(view: View) -> Decision:
     budget, free = view.max_num_batched_tokens, view.free_blocks
     chunks, blocked, budget, free = _go_on(view, budget, free, decoding=False)
     if not blocked:
-        each = int(min(view.max_output_tokens, SGLANG_MOST_RESERVED) * view.new_token_ratio)
-        room = free - view.decoding * each // view.block_tokens
-        chunks = (*chunks, *_admit(view, budget, free, split=True, estimate=(room, each)))
+        chunks = (*chunks, *_admit_estimated(view, budget, free))
     if chunks:
         return Decision(chunks, evict=blocked, decode=False, to_back=True)
     evict, _, _ = _evict_until_decodes_fit(view)
     return Decision(evict=max(evict, blocked), to_back=True)
+
+
+def sglang_mixed(view: View) -> Decision:
+    """SGLang with chunks of prompts and decodes in one step, who is admitted as in ``sglang``.
+
+    Source: SGLang ``--enable-mixed-chunk`` (behaviour). Limits: the budget is one for both.
+    """
+    evict, free, budget = _evict_until_decodes_fit(view)
+    if evict:
+        return Decision(evict=evict, to_back=True)
+    chunks, evict, budget, free = _go_on(view, budget, free)
+    if not evict:
+        chunks = (*chunks, *_admit_estimated(view, budget, free))
+    return Decision(chunks, evict, to_back=True)
 
 
 def static(view: View) -> Decision:
@@ -199,6 +211,7 @@ SCHEDULERS: dict[str, Scheduler] = {
     "trtllm_no_evict": trtllm_no_evict,
     "trtllm_max_utilization": trtllm_max_utilization,
     "sglang": sglang,
+    "sglang_mixed": sglang_mixed,
     "static": static,
 }
 
@@ -251,6 +264,13 @@ def _go_on(
             budget, free = budget - tokens, free - blocks
     chunks = tuple(Chunk(request, tokens) for request, (tokens, _) in taken.items())
     return chunks, evict, budget, free
+
+
+def _admit_estimated(view: View, budget: int, free: int) -> list[Chunk]:
+    """Waiting requests while they and what all are expected to produce fit."""
+    each = int(min(view.max_output_tokens, SGLANG_MOST_RESERVED) * view.new_token_ratio)
+    room = free - view.decoding * each // view.block_tokens
+    return _admit(view, budget, free, split=True, estimate=(room, each))
 
 
 def _admit(

@@ -34,6 +34,7 @@ ENGINE_KEYS = (
     "first_token_steps",
     "draft_tokens",
     "draft_acceptance",
+    "cuda_graph_sizes",
 )
 # The frameworks' own names of draft_tokens, where they count the same.
 DRAFT_FLAGS = {"trtllm": ("num_nextn_predict_layers",), "sglang": ("speculative_num_steps",)}

@@ -5,6 +5,7 @@ its own names.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -13,7 +14,9 @@ from cluster_sim.specs.chip import Dtype, KvDtype
 from cluster_sim.specs.constraints import PositiveFloat, PositiveInt, Text
 from cluster_sim.units import Bytes, BytesOrZero, BytesPerSecond, SecondsOrZero
 
-SchedulerName = Literal["vllm_v1", "trtllm_no_evict", "trtllm_max_utilization", "sglang", "static"]
+SchedulerName = Literal[
+    "vllm_v1", "trtllm_no_evict", "trtllm_max_utilization", "sglang", "sglang_mixed", "static"
+]
 RouterName = Literal["round_robin", "least_outstanding", "power_of_two"]
 Utilisation = Annotated[float, Gt(0), Le(1)]
 MOST_DRAFTS = 16  # a step; engines take fewer
@@ -120,7 +123,8 @@ class Software:
     ``first_token_steps``: how much later than the engine has them clients see tokens, in times
     between two tokens (API server, tokenizer, detokenizer, waits for a fuller batch); with drafts
     in decode steps. ``draft_tokens`` are drafted a step and sequence by the model's own MTP layers,
-    each accepted with chance ``draft_acceptance`` if all before it were.
+    each accepted with chance ``draft_acceptance`` if all before it were. ``cuda_graph_sizes``: the
+    batches that decode steps are captured for and filled up to; none: no filling.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -139,6 +143,7 @@ class Software:
     first_token_steps: Annotated[float, Ge(0)] = 0.0
     draft_tokens: Annotated[int, Ge(0), Le(MOST_DRAFTS)] = 0
     draft_acceptance: Annotated[float, Ge(0), Le(1)] = DRAFT_ACCEPTANCE
+    cuda_graph_sizes: tuple[PositiveInt, ...] = ()
     memory: MemoryRule
     host: HostTime
     in_situ: InSitu
@@ -146,6 +151,11 @@ class Software:
     aliases: dict[str, str]
     alias_values: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, str]
+
+    def __post_init__(self) -> None:
+        sizes = self.cuda_graph_sizes
+        if any(one >= other for one, other in pairwise(sizes)):
+            raise ValueError(f"cuda_graph_sizes must rise (got {list(sizes)})")
 
     @property
     def tokens_per_step(self) -> float:

@@ -8,15 +8,13 @@ from functools import cache
 
 from cluster_sim.specs.find import names
 from cluster_sim.studies.validate_cases import Case
+from cluster_sim.studies.validate_recipes import recipe_of
 
 PROFILES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "vllm_ascend": "vllm"}
 EXACT, OLDER, NEWEST = "exact", "nearest older", "newest"
 _RELEASE = re.compile(r"v?(\d+(?:\.\d+)*)")
 DTYPES = {"fp16": "bf16", "int4": "w4a16"}
 POOLS = "pools are not simulated"
-BATCH_WAIT = 20  # iterations
-SGLANG_INTERVALS = {"b200": 30, "b300": 20, "h200_sxm": 20}  # steps
-MINIMAX_FP8_CACHE = ("b300",)
 STAGES = "a stage alone is not simulated"
 UNSTATED = ("mtp_unknown", "mtp_likely")  # flags of runs that may have drafted or not
 OWN_DRAFTS = 1  # assumed of those that did, accepted as in any engine (DRAFT_ACCEPTANCE)
@@ -65,6 +63,9 @@ class Job:
     max_num_seqs: int | None
     max_num_batched_tokens: int | None
     held_steps: int
+    scheduler: str
+    memory_fraction: float | None
+    cuda_graph_sizes: tuple[int, ...]
     draft_tokens: int
     drafts_unstated: bool
 
@@ -106,7 +107,7 @@ def job_of(case: Case) -> Job:
         **degrees,
         isl=isl,
         osl=osl,
-        lengths=case.text("isl_dist") or "fixed",
+        lengths=case.text("isl_dist") or recipe.lengths,
         **_load(case, mode),
         rate=_rate(case),
         ttft_limit_ms=ttft_limit,
@@ -114,6 +115,9 @@ def job_of(case: Case) -> Job:
         max_num_seqs=_setting(case, "max_num_seqs"),
         max_num_batched_tokens=tokens or recipe.max_num_batched_tokens,
         held_steps=recipe.held_steps,
+        scheduler=recipe.scheduler,
+        memory_fraction=recipe.memory_fraction,
+        cuda_graph_sizes=recipe.cuda_graph_sizes,
         draft_tokens=case.count("mtp_draft_tokens", 0),
         drafts_unstated=not case.text("mtp_draft_tokens")
         and not set(UNSTATED).isdisjoint(case.flags),
@@ -176,46 +180,6 @@ def _setting(case: Case, name: str) -> int | None:
     """A limit of the engine, from its column or from the words of the note."""
     found = re.search(rf"{name} (\d+)", case.text("note"))
     return case.count(name, int(found[1]) if found else 0) or None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """Settings of a published benchmark script that its results do not repeat: steps that requests
-    or their first tokens are held back, dtype of the cache, tokens of a step.
-    """
-
-    held_steps: int = 0
-    kv_dtype: str = ""
-    max_num_batched_tokens: int | None = None
-
-
-def recipe_of(case: Case) -> Recipe:
-    """The settings of a closed loop that InferenceX ran.
-
-    Source: benchmarks/ of SemiAnalysisAI/InferenceX: TensorRT-LLM with Llama 70B at 1024/1024 and
-    less than TP 8 sets batch_wait_timeout_iters 20 (@73ef922); SGLang with Qwen3.5 streams tokens
-    in groups of 30 on B200 (@01fa35c, @088fe66) and of 50 on H200 and B300 (@2116fc4, @5632483),
-    polls for requests every 10 to 30 steps, sets chunks of 32,768 on B200 and an fp8 cache unless
-    weights are bf16; vLLM with MiniMax in fp8 sets an fp8 cache on B300 (@5632483). What SGLang's
-    two intervals add up to was fitted on half ``fit``: 34 steps on B200, where the 30 of its
-    recipe are kept, 20 on H200 and B300.
-    """
-    if case.text("mode") != "closed_loop" or "silicon_sample" not in case.text("source"):
-        return Recipe()
-    served = (case.text("framework"), case.text("model"))
-    chip, dtype = case.text("chip"), case.text("weights_dtype")
-    if served == ("trtllm", "llama3.1-70b"):
-        square = case.number("isl") == 1024 == case.number("osl")
-        return Recipe(held_steps=BATCH_WAIT if square and case.count("tp") < 8 else 0)
-    if served == ("sglang", "qwen3.5-397b-a17b"):
-        return Recipe(
-            held_steps=SGLANG_INTERVALS.get(chip, 0),
-            kv_dtype="" if dtype == "bf16" else "fp8",
-            max_num_batched_tokens=32_768 if chip == "b200" else None,
-        )
-    if served == ("vllm", "minimax-m2.5") and dtype == "fp8_block" and chip in MINIMAX_FP8_CACHE:
-        return Recipe(kv_dtype="fp8")
-    return Recipe()
 
 
 def _degrees(case: Case, mode: str) -> dict[str, int | None]:

@@ -194,6 +194,12 @@ def _engine(job: Job, base: Software) -> dict[str, Any]:
         engine["max_num_seqs"] = job.max_num_seqs
     if job.max_num_batched_tokens:
         engine["max_num_batched_tokens"] = job.max_num_batched_tokens
+    if job.scheduler:
+        engine["scheduler"] = job.scheduler
+    if job.memory_fraction:
+        engine["memory_fraction"] = job.memory_fraction
+    if job.cuda_graph_sizes:
+        engine["cuda_graph_sizes"] = list(job.cuda_graph_sizes)
     if job.draft_tokens:
         engine["draft_tokens"] = job.draft_tokens
     if job.batch:

@@ -10,6 +10,7 @@ import pytest
 from cluster_sim.studies.validate import NOT_SAMPLED, play, prepare
 from cluster_sim.studies.validate_cases import LEFT_OUT, Case
 from cluster_sim.studies.validate_jobs import EXACT, NEWEST, OLDER, SkippedError, job_of, profile_of
+from cluster_sim.studies.validate_recipes import captured
 from cluster_sim.studies.validate_scores import (
     HALF_KEY,
     Replayed,
@@ -220,6 +221,60 @@ def test_a_recipe_delays_the_first_token_and_nothing_else() -> None:
     later = with_wait["ttft_ms_mean"] - without["ttft_ms_mean"]
     assert later == pytest.approx(20 * without["tpot_ms_mean"], rel=1e-6)
     assert with_wait["tpot_ms_mean"] == pytest.approx(without["tpot_ms_mean"])
+
+
+SILICON = "ai-dynamo/aiconfigurator silicon_sample.csv"
+
+
+@pytest.mark.parametrize(
+    ("cells", "wanted"),
+    [
+        ({"model": "qwen3-32b"}, {"max_num_batched_tokens": 256 + 1500 + 4, "lengths": "fixed"}),
+        (
+            {"framework": "sglang", "framework_version": "0.5.6.post2"},
+            {"max_num_batched_tokens": 1760, "scheduler": "sglang_mixed"},
+        ),
+        ({"framework": "sglang", "framework_version": "0.5.1.post1"}, {"scheduler": ""}),
+        (
+            {"framework": "sglang", "model": "qwen3.5-397b-a17b", "source_detail": "q.csv"},
+            {"held_steps": 20, "kv_dtype": "fp8", "lengths": "uniform_0.8_1.0"},
+        ),
+        (
+            {"framework": "sglang", "model": "deepseek-r1", "source_detail": "", "tp": "8"},
+            {"kv_dtype": "fp8", "memory_fraction": 0.82, "max_num_batched_tokens": 32_768},
+        ),
+        (
+            {"framework": "trtllm", "model": "deepseek-r1", "source_detail": "", "attn_dp": "8"},
+            {"held_steps": 60, "kv_dtype": "fp8", "cuda_graph_sizes": (1, 2, 4)},
+        ),
+        (
+            {"model": "minimax-m2.5", "source_detail": "", "chip": "b300"},
+            {"kv_dtype": "fp8", "max_num_batched_tokens": 512},
+        ),
+        (
+            {
+                **{"model": "minimax-m2.5", "source_detail": "", "chip": "b200"},
+                "framework_version": "0.17.0",
+            },
+            {"kv_dtype": "", "max_num_batched_tokens": None},
+        ),
+        (
+            {"model": "llama3.1-70b", "source_detail": "", "weights_dtype": "fp4"},
+            {"kv_dtype": "fp8"},
+        ),
+        ({"source": "elsewhere"}, {"max_num_batched_tokens": None, "lengths": "fixed"}),
+    ],
+)
+def test_settings_of_published_scripts(cells: dict[str, Any], wanted: dict[str, Any]) -> None:
+    unstated = {"source": SILICON, "source_detail": "aic-gap-analysis: a.csv", "isl_dist": ""}
+    job = job_of(case(**{**unstated, **cells}))
+    assert {name: getattr(job, name) for name in wanted} == wanted
+
+
+def test_batches_that_are_captured() -> None:
+    assert captured(4) == (1, 2, 4)
+    assert captured(20) == (1, 2, 4, 8, 16, 20)
+    assert captured(512)[-4:] == (120, 128, 256, 512)
 
 
 MTP = {"model": "glm-4.5-air", "osl": "200", "n_chips": "8", "tp": "8", "ep": "8"}

@@ -249,46 +249,60 @@ def books(
     """
     total = end_s + priced.host_s + straggler_s
     beside = {"host": priced.host_s, "straggler": straggler_s}
-    rows = []
+    rows, of_stages = [], []
     for stage, own in enumerate(spent):
+        held = _held(priced, plan, stage)
+        parts = _seconds_of(priced, held)
         row = dict.fromkeys(OWNERS, 0.0)
-        for seconds in (_passes_by_owner(priced, plan, stage), own, beside):
-            for owner, part in seconds.items():
-                row[owner] += part
+        for part, seconds in parts.items():
+            row[_OF_PART.get(part, "compute")] += seconds
+        row["recompute"] += (redone := _redone_s(priced, held))
+        row["compute"] -= redone
+        for seconds_by_owner in (own, beside):
+            for owner, seconds in seconds_by_owner.items():
+                row[owner] += seconds
         row["bubble"] = total - sum(row.values())
         rows.append(row)
-    mean = {owner: sum(row[owner] for row in rows) / len(rows) for owner in OWNERS}
-    return Step(seconds=total, owners=mean, parts=_mean_parts(priced, plan), per_stage=tuple(rows))
+        of_stages.append(parts)
+    return Step(
+        seconds=total,
+        owners={owner: sum(row[owner] for row in rows) / len(rows) for owner in OWNERS},
+        parts={
+            part: sum(parts.get(part, 0.0) for parts in of_stages) / len(rows)
+            for part in {part: None for parts in of_stages for part in parts}
+        },
+        per_stage=tuple(rows),
+    )
 
 
-def _passes_by_owner(priced: Priced, plan: Schedule, stage: int) -> dict[str, float]:
-    """Seconds of all micro-batches of a stage by owner."""
+def _seconds_of(priced: Priced, held: Sequence[tuple[int, float]]) -> dict[str, float]:
+    """Seconds of all passes of a stage by kind of kernel or collective."""
     found: dict[str, float] = {}
-    for v, share in _held(priced, plan, stage):
-        again = priced.stages[v].recompute.inputs
+    for v, share in held:
         for passes in (priced.forward[v], priced.backward[v], priced.weight[v]):
             for part, seconds in passes.parts.items():
-                owner = _OF_PART.get(part, "compute")
-                found[owner] = found.get(owner, 0.0) + share * seconds
-        redone = share * sum(s for part, s in again.items() if part not in _OF_PART)
-        found["recompute"] = found.get("recompute", 0.0) + redone
-        found["compute"] = found.get("compute", 0.0) - redone
+                found[part] = found.get(part, 0.0) + share * seconds
     return found
+
+
+def _redone_s(priced: Priced, held: Sequence[tuple[int, float]]) -> float:
+    """Seconds in which a stage's kernels compute again what was not kept."""
+    return sum(
+        share * seconds
+        for v, share in held
+        for part, seconds in priced.stages[v].recompute.inputs.items()
+        if part not in _OF_PART
+    )
 
 
 def _held(priced: Priced, plan: Schedule, stage: int) -> list[tuple[int, float]]:
-    """Parts of the model that a stage works on, and the micro-batches that pass each there."""
+    """Parts of the model that a stage works on, and the micro-batches that pass each there; parts
+    that are alike as one.
+    """
     count = len(priced.stages)
     micro_batches = priced.job.micro_batches / plan.copies
-    return [(plan.virtual(stage, c) % count, micro_batches) for c in range(plan.chunks)]
-
-
-def _mean_parts(priced: Priced, plan: Schedule) -> dict[str, float]:
-    """Seconds of all passes of a mean stage by kind of kernel or collective."""
-    found: dict[str, float] = {}
-    for stage in range(plan.stages):
-        for v, share in _held(priced, plan, stage):
-            for passes in (priced.forward[v], priced.backward[v], priced.weight[v]):
-                for part, seconds in passes.parts.items():
-                    found[part] = found.get(part, 0.0) + share * seconds / plan.stages
-    return found
+    alike: dict[int, list[int]] = {}
+    for chunk in range(plan.chunks):
+        v = plan.virtual(stage, chunk) % count
+        alike.setdefault(id(priced.stages[v]), []).append(v)
+    return [(same[0], micro_batches * len(same)) for same in alike.values()]

@@ -262,6 +262,8 @@ def _check_seconds(name: str, seconds: FloatArray) -> None:
 
 def _alike(arrays: Sequence[FloatArray]) -> list[FloatArray]:
     """The same number of axes and the same sizes behind the first."""
+    if len({array.shape[1:] for array in arrays}) == 1:
+        return list(arrays)
     most = max(array.ndim for array in arrays)
     arrays = [array.reshape(array.shape + (1,) * (most - array.ndim)) for array in arrays]
     behind = np.broadcast_shapes(*(array.shape[1:] for array in arrays))

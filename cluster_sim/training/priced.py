@@ -60,7 +60,9 @@ def price(job: Job) -> Priced:
     case = job.case
     software = case.kernels.software
     stages = tuple(stages_of(case, job.parts))
-    passes = {id(stage): _passes(job, stage) for stage in stages}
+    alike = {id(stage): stage for stage in stages}
+    passes = {key: _passes(job, stage) for key, stage in alike.items()}
+    optimizers = {key: _optimizer(job, stage) for key, stage in alike.items()}
     triples = [passes[id(stage)] for stage in stages]
     return Priced(
         job=job,
@@ -69,7 +71,7 @@ def price(job: Job) -> Priced:
         backward=tuple(t[1] for t in triples),
         weight=tuple(t[2] for t in triples),
         sends=_sends(job),
-        optimizer_s=tuple(_optimizer(job, stage) for stage in stages),
+        optimizer_s=tuple(optimizers[id(stage)] for stage in stages),
         barrier_s=case.network.seconds(
             "all_reduce", case.network.shape(job.devices, 1), BARRIER_BYTES
         ),

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster_sim.errors import SpecError, UnknownNameError
@@ -32,8 +32,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
-    """A file that a run was made from. ``path`` is never absolute for packaged data; ``shadows`` a
-    packaged name.
+    """A file that a run was made from. ``path`` is never absolute for packaged data; it
+    ``shadows`` a packaged file that says something else.
     """
 
     name: str
@@ -122,15 +122,9 @@ def find(family: str, name: str) -> FileRecord:
     path, root, origin = matches[0]
     shown = f"{origin}:{path.relative_to(root)}" if origin == "packaged" else _shown(path)
     record = _read(path, path.stem, shown, origin)
-    if origin != "packaged" and any(found[2] == "packaged" for found in matches[1:]):
-        return FileRecord(
-            name=record.name,
-            path=record.path,
-            sha256=record.sha256,
-            origin=origin,
-            shadows=True,
-            text=record.text,
-        )
+    packaged = next((place for place, _, start in matches[1:] if start == "packaged"), None)
+    if origin != "packaged" and packaged is not None:
+        return replace(record, shadows=packaged.read_bytes() != path.read_bytes())
     return record
 
 

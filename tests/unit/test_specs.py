@@ -81,6 +81,17 @@ def test_a_local_file_shadows_a_packaged_name(
     assert load_topology("h200_nvl8").chip.name == "h100_sxm"
 
 
+def test_a_local_file_that_says_the_same_shadows_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "topologies").mkdir()
+    packaged = find("topology", "h200_nvl8")
+    (tmp_path / "topologies" / "h200_nvl8.yaml").write_text(packaged.text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    record = find("topology", "h200_nvl8")
+    assert (record.origin, record.sha256, record.shadows) == ("cwd", packaged.sha256, False)
+
+
 def test_engine_arguments_carry_the_frameworks_names() -> None:
     changes = [
         "workload.software=vllm",

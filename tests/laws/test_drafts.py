@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster_sim.perf import counts
+from cluster_sim.perf.attention import decode_attention
 from cluster_sim.perf.drafts import with_mtp_layers
-from cluster_sim.perf.families import Family, decode_attention, operator_families
+from cluster_sim.perf.families import Family, operator_families
 from cluster_sim.perf.layout import Layout, Recipe, recipe
 from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.plan import resolve

@@ -26,9 +26,10 @@ def calibrate(ops: Path, chip: str, framework: str | None, write: bool, debug: b
     from cluster_sim.specs.load import load_fits, load_spec, read
     from cluster_sim.studies.calibrate import calibrate as fitted
     from cluster_sim.studies.calibrate_rows import read_timings
+    from cluster_sim.text_file import read_text
 
     facts = load_spec("chip", chip, Chip)[1]
-    timings = read_timings(_text(ops), str(ops), facts, {*names("chip"), facts.name})
+    timings = read_timings(read_text(ops), str(ops), facts, {*names("chip"), facts.name})
     effective = load_fits(facts)[0]
     record, own, _ = read("fits", facts.name)
     done = fitted(facts, timings, own, effective, framework)
@@ -44,14 +45,3 @@ def calibrate(ops: Path, chip: str, framework: str | None, write: bool, debug: b
     else:
         write_fits(target, new)
         click.echo(f"Written to {target}", err=True)
-
-
-def _text(file: Path) -> str:
-    from cluster_sim.errors import SpecError
-
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise SpecError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{file}: not a text file (not UTF-8)") from None

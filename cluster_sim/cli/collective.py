@@ -124,19 +124,13 @@ def _call(options: dict[str, Any]) -> Call:
 
 
 def _measured(options: dict[str, Any]) -> list[Measured]:
-    from cluster_sim.errors import SpecError
     from cluster_sim.studies.collective import parse_nccl_tests
+    from cluster_sim.text_file import read_text
 
     file = options["against"]
     if file is None:
         return []
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{file}: not a text file (not UTF-8)") from None
-    return parse_nccl_tests(text, str(file))
+    return parse_nccl_tests(read_text(file), str(file))
 
 
 def _where(group: Group) -> str:

@@ -71,6 +71,7 @@ def _check(options: dict[str, Any]) -> None:
 
 def _measure_ops(options: dict[str, Any], out: Path) -> dict[str, int]:
     from cluster_sim.studies import measure_cases as cases
+    from cluster_sim.text_file import read_text
 
     ops = cases.parse_names("--ops", options["ops"], list(cases.SHAPES))
     dtypes = cases.parse_names("--dtypes", options["dtypes"], cases.DTYPES)
@@ -78,7 +79,7 @@ def _measure_ops(options: dict[str, Any], out: Path) -> dict[str, int]:
     if options["shapes"]:
         chosen = (ops if options["ops"] else None, dtypes if options["dtypes"] else None)
         shown = str(options["shapes"])
-        wanted = cases.parse_shapes(_read(options["shapes"]), shown, *chosen)
+        wanted = cases.parse_shapes(read_text(options["shapes"]), shown, *chosen)
     device, chip = _open(options)
 
     from cluster_sim.studies.measure_grid import cpu_grid, grid, with_peaks
@@ -171,18 +172,8 @@ def _run(
 def _compare(options: dict[str, Any]) -> None:
     from cluster_sim.output.measured import compared_text
     from cluster_sim.studies.measure_compare import compare_steps, parse_steps
+    from cluster_sim.text_file import read_text
 
     file = options["compare"]
-    steps = parse_steps(_read(file), str(file))
+    steps = parse_steps(read_text(file), str(file))
     click.echo(compared_text(compare_steps(steps, options["chip"])))
-
-
-def _read(file: Path) -> str:
-    from cluster_sim.errors import SpecError
-
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{file}: not a text file (not UTF-8)") from None

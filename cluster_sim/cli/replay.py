@@ -97,10 +97,11 @@ def _played(
     machine: Machine,
     bar: Bar,
 ) -> Replay:
+    from cluster_sim.text_file import read_text
     from cluster_sim.training.chakra import read_groups
     from cluster_sim.training.replay import replay as play
     from cluster_sim.training.replay_price import Place
-    from cluster_sim.training.traces import read_map, read_text, read_traces
+    from cluster_sim.training.traces import read_map, read_traces
 
     chips = options["chips"]
     devices = min(machine.devices, (chips or machine.chips) * machine.devices_per_chip)

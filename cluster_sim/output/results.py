@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_sim.errors import SpecError
+from cluster_sim.text_file import read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -220,12 +221,7 @@ def read_summary(path: Path) -> list[dict[str, str]]:
     none.
     """
     file = path / "summary.csv" if path.is_dir() else path
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: not a text file (not UTF-8)") from None
+    text = read_text(file)
     rows = list(csv.DictReader(text.splitlines()))
     header = text.splitlines()[0].split(",") if text.strip() else []
     missing = [name for name in ("run_id", "workload", "topology", "schema") if name not in header]

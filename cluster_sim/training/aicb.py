@@ -22,7 +22,7 @@ from pathlib import Path
 
 from cluster_sim.errors import SpecError
 from cluster_sim.training.task_graph import Pipeline, TaskGraph, did_you_mean
-from cluster_sim.training.workload_ops import Degrees, Op, check_degrees, graph_of
+from cluster_sim.training.workload_ops import Degrees, Op, amount, check_degrees, graph_of
 
 POLICIES = ("HYBRID_TRANSFORMER_FWD_IN_BCKWD", "HYBRID_TRANSFORMER", "DATA")
 COLLECTIVES = {
@@ -188,28 +188,16 @@ def _layer(path: Path, row: tuple[int, str], problems: list[str]) -> _Layer | No
     parts = []
     for place, name in enumerate(PASSES):
         at = 2 + 3 * place
-        nanoseconds = _amount(f"{path}:{number}: {name} compute", words[at], problems)
-        size = _amount(f"{path}:{number}: {name} bytes", words[at + 2], problems)
+        nanoseconds = amount(f"{path}:{number}: {name} compute", words[at], problems)
+        size = amount(f"{path}:{number}: {name} bytes", words[at + 2], problems)
         operation, axis = _collective(
             f"{path}:{number}: {name} collective", words[at + 1], place, problems
         )
         parts.append(_Part(seconds=nanoseconds * 1e-9, operation=operation, axis=axis, bytes=size))
-    process_s = _amount(f"{path}:{number}: processing time", words[-1], problems) * 1e-9
+    process_s = amount(f"{path}:{number}: processing time", words[-1], problems) * 1e-9
     if len(problems) > before:
         return None
     return _Layer(name=words[0], parts=(parts[0], parts[1], parts[2]), process_s=process_s)
-
-
-def _amount(where: str, word: str, problems: list[str]) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        problems.append(f"{where}: must be a number (got {word})")
-        return 0.0
-    if not 0 <= value < float("inf"):
-        problems.append(f"{where}: must not be negative, and finite (got {word})")
-        return 0.0
-    return value
 
 
 def _collective(where: str, word: str, place: int, problems: list[str]) -> tuple[str, str]:

@@ -15,7 +15,14 @@ from pathlib import Path
 
 from cluster_sim.errors import SpecError
 from cluster_sim.training.task_graph import TaskGraph, did_you_mean
-from cluster_sim.training.workload_ops import Degrees, Op, check_degrees, graph_of, groups_along
+from cluster_sim.training.workload_ops import (
+    Degrees,
+    Op,
+    amount,
+    check_degrees,
+    graph_of,
+    groups_along,
+)
 
 OPERATIONS = {
     "all_reduce": "all_reduce",
@@ -97,7 +104,7 @@ def _op(
         spent = row.get("_elapsed_time") or "None"
         if spent in ("None", "-1", ""):
             return None
-        seconds = _number(f"{where}: _elapsed_time", spent, problems) * 1e-9
+        seconds = amount(f"{where}: _elapsed_time", spent, problems) * 1e-9
         return Op(name=stage or kind, kind="compute", after=(), seconds=seconds)
     if kind not in OPERATIONS:
         hint = did_you_mean(kind, [*OPERATIONS, *SILENT, "computation"])
@@ -113,7 +120,7 @@ def _op(
             f"{where}: comm_group: unknown (got {group}){hint} There are {', '.join(AXES)}"
         )
         return None
-    members = int(_number(f"{where}: comm_group_size", row["comm_group_size"], problems))
+    members = int(amount(f"{where}: comm_group_size", row["comm_group_size"], problems))
     axis = AXES[group]
     if kind != "isend":  # which gives 1
         was, line = sizes.setdefault(axis, (members, where))
@@ -127,25 +134,13 @@ def _op(
         after=(),
         operation=OPERATIONS[kind],
         axis=axis,
-        bytes=_number(f"{where}: msg_size", row["msg_size"], problems),
+        bytes=amount(f"{where}: msg_size", row["msg_size"], problems),
     )
-
-
-def _number(where: str, text: str | None, problems: list[str]) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        problems.append(f"{where}: must be a number (got {text})")
-        return 0.0
-    if not 0 <= value < float("inf"):
-        problems.append(f"{where}: must not be negative, and finite (got {text})")
-        return 0.0
-    return value
 
 
 def _count(where: str, row: dict[str, str], problems: list[str]) -> int:
     text = row.get("count") or "1"
-    value = _number(f"{where}: count", text, problems)
+    value = amount(f"{where}: count", text, problems)
     if value != int(value):
         problems.append(f"{where}: count: must be a whole number (got {text})")
     return int(value)

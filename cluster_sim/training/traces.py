@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster_sim.errors import SpecError
+from cluster_sim.text_file import read_text
 from cluster_sim.training.aicb import POLICIES, read_workload
 from cluster_sim.training.aicb_csv import read_calls
 from cluster_sim.training.chakra import read_chakra
@@ -98,14 +99,6 @@ def read_map(path: Path, ranks: int) -> tuple[int, ...]:
     if absent:
         raise SpecError(f"{path}: no device for rank {absent[0]}; there are {ranks} ranks")
     return tuple(found[rank] for rank in range(ranks))
-
-
-def read_text(path: Path) -> str:
-    """The text of a file; raises SpecError."""
-    try:
-        return _bytes(path).decode()
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: not a text file (not UTF-8)") from None
 
 
 def _bytes(path: Path) -> bytes:

@@ -118,6 +118,19 @@ def graph_of(
     )
 
 
+def amount(where: str, word: str | None, problems: list[str]) -> float:
+    """A number of a text workload, none below zero; 0 after noting among ``problems`` why not."""
+    try:
+        value = float(word or "")
+    except ValueError:
+        problems.append(f"{where}: must be a number (got {word})")
+        return 0.0
+    if not 0 <= value < float("inf"):
+        problems.append(f"{where}: must not be negative, and finite (got {word})")
+        return 0.0
+    return value
+
+
 def _nodes(ops: Sequence[Op], rank: int, names: dict[str, str]) -> tuple[Node, ...]:
     return tuple(
         Node(

@@ -109,7 +109,7 @@ def _where(manifest: Mapping[str, Any]) -> str:
 def _run(run: Mapping[str, Any]) -> str:
     """The whole run: days, money, energy, failures, and where the time goes."""
     band, ledger = run["band"], run["ledger"]
-    rows = [[f"To {run['tokens']:.4g} tokens", "low", "middle", "high"]]
+    rows = [[f"To {_tokens(run['tokens'])} tokens", "low", "middle", "high"]]
     for key, word, scale in (
         ("days", "  days", 1.0),
         ("chip_hours", "  chip-hours (thousand)", 1e-3),
@@ -129,12 +129,23 @@ def _run(run: Mapping[str, Any]) -> str:
         for owner, hours in ledger.items()
         if hours / paid >= SMALL
     )
-    lines = [grid(rows), textwrap.fill(f"  paid: {words}", WIDTH, subsequent_indent="    ")]
+    drawn = "  low and high: draws of failures at this step time; days, chip-hours and dollars "
+    drawn += "move with the step's own band besides"
+    lines = [grid(rows), textwrap.fill(drawn, WIDTH, subsequent_indent="    ")]
+    lines += [textwrap.fill(f"  paid: {words}", WIDTH, subsequent_indent="    ")]
     if run["failures"]:
         most = sorted(run["failures"].items(), key=lambda item: -item[1])[:5]
         failed = ", ".join(f"{name} {number(count)}" for name, count in most if count) or "none"
         lines.append(textwrap.fill(f"  failures: {failed}", WIDTH, subsequent_indent="    "))
     return "\n".join(lines)
+
+
+def _tokens(tokens: float) -> str:
+    """A number of tokens in the field's words: 15.6T, 8.39B, 512."""
+    for scale, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if tokens >= scale:
+            return f"{tokens / scale:.4g}{letter}"
+    return f"{tokens:,.0f}"
 
 
 def _tail(row: Mapping[str, Any], manifest: Mapping[str, Any], folder: str | None) -> str:

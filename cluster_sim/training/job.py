@@ -184,7 +184,7 @@ def _check_model(model: Model, plan: TrainingPlan, dp: int, schedule: str) -> No
             f"plan.layers add up to {sum(plan.layers)}, {model.name} has {model.layers} layers."
         )
     if chunks > 1 and plan.pp == 1:
-        raise DoesNotFitError(f"vpp={chunks} needs a pipeline; set pp above 1.")
+        raise DoesNotFitError(f"vpp={chunks} needs a pipeline; set pp above 1, or vpp=1.")
     if plan.context == "all_to_all" and model.heads // plan.tp % plan.cp:
         heads = model.heads // plan.tp
         _refuse("cp", plan.cp, f"the {heads} heads that tp leaves a device", _divisors(heads))

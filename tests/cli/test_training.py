@@ -246,7 +246,8 @@ def test_the_timeline(runner: CliRunner) -> None:
 def test_a_run_to_so_many_tokens(runner: CliRunner) -> None:
     line = SMALL + " --until 20B --set workload.run.tokens=1B --set workload.run.replications=4"
     result = ok(runner, line)
-    assert "To 2e+10 tokens" in result.stdout
+    assert "To 20B tokens" in result.stdout
+    assert "draws of failures at this step time" in result.stdout
     run = json.loads((folder() / "manifest.json").read_text())["run"]
     assert 2e10 <= run["tokens"] < 2e10 + 128 * 8192  # whole steps
     (row,) = rows(folder() / "summary.csv")

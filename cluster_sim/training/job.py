@@ -17,6 +17,7 @@ from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.training import TrainingPlan, TrainingWorkload
+from cluster_sim.training.schedule import check_schedule
 
 ENDS = 2  # virtual stages that may hold the embedding or the head alone
 NEAR = 6  # degrees that an error offers
@@ -84,7 +85,7 @@ def make_job(
         raise SpecError(
             f"mtp: {model.name} has no layers that predict further tokens; leave it out"
         )
-    micro_batches = _micro_batches(job, plan, dp)
+    micro_batches = _micro_batches(job, plan, dp, schedule)
     net = network or network_of(machine)
     dtypes = [job.precision, *job.precisions.values()]
     for dtype in dtypes:
@@ -154,7 +155,8 @@ def _replicas(machine: TopologyInput, plan: TrainingPlan, devices: int) -> int:
     return dp
 
 
-def _micro_batches(job: TrainingWorkload, plan: TrainingPlan, dp: int) -> int:
+def _micro_batches(job: TrainingWorkload, plan: TrainingPlan, dp: int, schedule: str) -> int:
+    """Micro-batches of a replica, checked against what the schedule can do."""
     at_once = dp * plan.micro_batch
     if job.global_batch % at_once:
         below = job.global_batch // at_once * at_once
@@ -163,7 +165,15 @@ def _micro_batches(job: TrainingWorkload, plan: TrainingPlan, dp: int) -> int:
             f"global_batch {job.global_batch} is not a multiple of dp {dp} x micro_batch "
             f"{plan.micro_batch} = {at_once}; use {near}{below + at_once}."
         )
-    return job.global_batch // at_once
+    count = job.global_batch // at_once
+    try:
+        check_schedule(schedule, plan.pp, count, 2 if schedule in TWO_CHUNKS else plan.vpp)
+    except SpecError as error:
+        raise DoesNotFitError(
+            f"{error}; micro_batches are global_batch {job.global_batch} / (dp {dp} x micro_batch "
+            f"{plan.micro_batch})."
+        ) from None
+    return count
 
 
 def _check_model(model: Model, plan: TrainingPlan, dp: int, schedule: str) -> None:
@@ -263,7 +273,10 @@ def _warnings(case: Case) -> list[str]:
             f"see plan.order"
         )
     if groups.tp.ranks > network.domain:
+        whole = network.seconds("all_gather", network.shape(network.domain, 1), message)
+        across = network.seconds("all_gather", groups.tp, message)
         found.append(
-            f"tp {groups.tp.ranks} is larger than a scale-up domain of {network.domain} devices"
+            f"tp {groups.tp.ranks} is larger than a scale-up domain of {network.domain} devices: "
+            f"a call takes {across / whole:.1f} times as long as with tp {network.domain}"
         )
     return found

@@ -128,7 +128,7 @@ def schedule(
 
     Raises SpecError for counts that the schedule cannot do, with the nearest that it can.
     """
-    _check(name, stages, micro_batches, chunks, group)
+    check_schedule(name, stages, micro_batches, chunks, group)
     p, m = stages, micro_batches
     if name == "gpipe":
         ops = [gpipe(m) for _ in range(p)]
@@ -157,7 +157,10 @@ def schedule(
     )
 
 
-def _check(name: str, p: int, m: int, v: int, group: int | None) -> None:
+def check_schedule(name: str, p: int, m: int, v: int, group: int | None = None) -> None:
+    """Raise SpecError for counts that the schedule cannot do: p stages, m micro-batches, v chunks
+    of a stage, micro-batches of a ``group``.
+    """
     if name not in SCHEDULES:
         near = nearest(name, SCHEDULES)
         hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(SCHEDULES)}"

@@ -352,6 +352,10 @@ MISTAKES = [
         f"{SMALL} --cp 1 --pp 4 --vpp 2 --global-batch 12",
         "interleaved takes a multiple of pp(=4) (got 6); take 4 or 8, or 1f1b",
     ),
+    (
+        f"{SMALL} --cp 1 --pp 4 --vpp 2 --global-batch 12",
+        "micro_batches are global_batch 12 / (dp 2 x micro_batch 1)",
+    ),
     (f"{SMALL} --cp 1 --pp 8 --set plan.schedule=dualpipe --global-batch 8", "at least 2 x pp"),
     (f"{SMALL} --set workload.mtp=true", "has no layers that predict further tokens; leave it out"),
     (f"{SMALL} --set workload.software=megatrn", "did you mean 'megatron"),

@@ -4,6 +4,7 @@ jitter.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -270,3 +271,10 @@ def test_more_is_sharded_the_more_is_sent_and_the_less_is_updated() -> None:
     updates = [one.owners["optimizer"] for one in found]
     assert updates[0] == pytest.approx(64 * updates[1], rel=0.01)
     assert updates[1:] == pytest.approx([updates[1]] * 3)
+
+
+def test_tensor_parallelism_beyond_a_domain_names_its_cost() -> None:
+    (warning,) = make_job(pod(16), job("llama3_8b_train", plan__tp=16)).warnings
+    found = re.search(r"a call takes ([\d.]+) times as long as with tp 8", warning)
+    assert found is not None
+    assert float(found[1]) > 1

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster_sim.perf.operators import WEIGHT_ONLY, gemm_kernel_s
+from cluster_sim.perf.transformer import ACTIVATION_BYTES
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT, PEAK_OF, Chip, GemmCurve
 from cluster_sim.studies.calibrate_fit import FloatArray, IntArray, Parameter, Points, Values
 from cluster_sim.studies.calibrate_loads import expert_load
@@ -29,7 +30,6 @@ TARGETS = {
 QUANTISED = ("fp8", "fp8_block", "fp4", "mxfp4")  # GEMMs that quantise their activations first
 KNEE = 3.0  # exponent that is offered where the maximum of the roofline's sides misses the target
 LATENT, ROPE, NOPE, VALUE = 512, 64, 128, 128  # dimensions of latent attention in the tables
-ACTIVATION_BYTES = 2
 BEST_SHARE = 0.8  # of a peak, where no dense GEMM of the dtype was timed
 FLOOR = Parameter("floor", 10e-6, 0.3e-6, 200e-6)
 MEMORY = Parameter("memory", 0.8, 0.05, 1.0)

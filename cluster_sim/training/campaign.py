@@ -16,6 +16,7 @@ from cluster_sim.errors import SimulationError, SpecError
 from cluster_sim.specs.campaign import Campaign, LearningPhase
 from cluster_sim.training.campaign_checkpoints import Tier, ettr, exact_ettr, tiers_of
 from cluster_sim.training.campaign_failures import (
+    DAY_S,
     JOB,
     Strikes,
     Units,
@@ -301,7 +302,7 @@ def close(made: Prepared, played: Played) -> Outcome:
         partial=played.partial,
         steps=steps,
         tokens=float(tokens),
-        days=played.wall_s / 86400.0,
+        days=played.wall_s / DAY_S,
         chip_hours=paid,
         energy_kwh=_energy_j(made, played, owners) / 3.6e6,
         usd=None if site.usd_per_chip_hour is None else paid * site.usd_per_chip_hour,

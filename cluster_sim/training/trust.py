@@ -17,7 +17,7 @@ DENSE_SIGMA, MOE_SIGMA = 0.10, 0.22
 # What is added where the sustained rate is not the chip's own: the largest difference between
 # relatives that were measured (H200 against H100, GB300 against GB200).
 TRANSFERRED_SIGMA = 0.12
-ASSUMED_SIGMA = 0.25
+ASSUMED_SIGMA = 0.25  # where it is assumed: twice that. Source: assumed
 Z80 = 1.2816  # of a normal: four fifths lie within
 
 

@@ -177,6 +177,8 @@ def facts(run: Run) -> dict[str, object]:
             log.chained.tolist(),
             sorted(log.lone_gaps),
             log.together.tolist(),
+            log.prompt_s.tolist(),
+            log.prompt_tokens.tolist(),
         )
 
     def of_counts(counts: StepCounts) -> dict[str, object]:
@@ -188,6 +190,7 @@ def facts(run: Run) -> dict[str, object]:
         "first": plain(outcomes.first_s),
         "finish": plain(outcomes.finish_s),
         "replica": outcomes.replica,
+        "rank": outcomes.rank,
         "preemptions": outcomes.preemptions,
         "status": outcomes.status,
         "logs": [of_log(log) for log in run.logs],

@@ -14,7 +14,7 @@ from cluster_sim.perf.families import Batch
 from cluster_sim.serving.block_needs import BlockNeeds
 from cluster_sim.serving.local_context import LocalContext
 from cluster_sim.serving.queue import WaitingQueue
-from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
+from cluster_sim.serving.records import Outcomes, Refusal, Status, StepCounts, StepLog
 from cluster_sim.serving.scheduler import Decision, Holder, Prompt, View
 from cluster_sim.serving.stepper import ReplicaSpec
 from cluster_sim.serving.tape import Move, Tape
@@ -32,6 +32,7 @@ class _Running:
         "birth",
         "blocks",
         "computed",
+        "counted",
         "joined",
         "left",
         "token_s",
@@ -41,6 +42,7 @@ class _Running:
     def __init__(self, admission: int, left: int, computed: int, blocks: int) -> None:
         self.admission, self.left, self.computed, self.blocks = admission, left, computed, blocks
         self.birth = self.joined = 0
+        self.counted = 0  # of its own prompt, in what the log says
         self.token_s, self.token_step = 0.0, -1
 
 
@@ -66,6 +68,8 @@ class FastRank:
         self.held = False  # the last step left decoding sequences without a token
         self._preempted: dict[int, tuple[int, float, int]] = {}  # tokens, time, step of the last
         self._swapped: set[int] = set()
+        self._counted: dict[int, int] = {}  # of the prompts of the preempted
+        self._refusal = Refusal(self.counts)
         self._fresh = self._admissions = self._reserved = 0
         # What each decoding sequence has gained so far: the clock of births, block needs, finishes.
         self._decodes = 0
@@ -87,6 +91,7 @@ class FastRank:
     def enqueue(self, request: int) -> None:
         """Queue an arriving request."""
         self.waiting.append(request)
+        self.outcomes.rank[request] = self.index
         self.outstanding += 1
         self._ask = True
 
@@ -99,6 +104,7 @@ class FastRank:
         available = self.free if self.cache is None else self._available()
         if need > available or self.prefilling or (self._ask and self.waiting.count):
             decision = self.spec.scheduler(self._view(need, available))
+            self._refusal.note(decision.refused, at_s)
             if decision.prefill or decision.evict or not decision.decode:
                 self._decision = decision
                 return True
@@ -255,13 +261,16 @@ class FastRank:
             self.tape.step(self.index, *consists, spec.blocks - self._available())
         return step_s, decodes * self._width + tokens
 
-    def complete_mixed(self, now: float, step: int, log: StepLog) -> tuple[Finished, int, int, int]:
+    def complete_mixed(
+        self, now: float, step: int, log: StepLog
+    ) -> tuple[Finished, int, int, int, int]:
         """End step number ``step``: returns who finished, the tokens emitted, how many of them
-        follow one of the step before, and how many one of the same step.
+        follow one of the step before, how many one of the same step, and the tokens of prompts that
+        are done for the first time.
         """
         decision = self._decision or Decision()
         decodes = self.decoding if decision.decode else 0
-        emitted = together = 0
+        emitted = together = prompted = 0
         chained = self._chained(now, step, log) if decodes and self.held else decodes
         finished: Finished = []
         if decodes:
@@ -275,13 +284,17 @@ class FastRank:
             running = self.prefilling[chunk.request]
             running.computed += chunk.tokens
             running.left -= chunk.tokens
+            done = min(running.computed, self.isl[chunk.request])
+            if done > running.counted:
+                prompted += done - running.counted
+                running.counted = done
             if running.left == 0:
                 emitted += 1
                 chained += self._prompt_done(chunk.request, running, now, step, log, finished)
         self.counts.output_tokens += emitted
         if finished:
             self._leave(finished, now)
-        return finished, emitted, chained, together
+        return finished, emitted, chained, together, prompted
 
     def _prompt_done(
         self,
@@ -338,6 +351,8 @@ class FastRank:
             computed = self.cache.acquire(request, prompt)
             blocks = computed // self.spec.block_tokens
         running = _Running(self._admissions, prompt - computed, computed, blocks)
+        if request in self._counted:
+            running.counted = self._counted.pop(request)
         self._admissions += 1
         self._reserved += self.spec.blocks_for(self.isl[request] + self.spec.max_output_tokens)
         self.running[request] = self.prefilling[request] = running
@@ -352,7 +367,7 @@ class FastRank:
         self.outcomes.preemptions[request] += 1
         if self.tape is not None:
             self.tape.move(request, Move.PREEMPTED)
-        stored = 0
+        stored, self._counted[request] = 0, running.counted
         if running.left:
             del self.prefilling[request]
             self._forget_running(request, running.blocks, leaves=False)
@@ -467,6 +482,7 @@ class FastRank:
             else (),
             waiting=self._view_waiting,
             holders=self._view_holders,
+            queued=self.waiting.count,
         )
 
     def _view_waiting(self) -> Iterator[Prompt]:

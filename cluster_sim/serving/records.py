@@ -28,7 +28,7 @@ class Status(IntEnum):
 
 class Outcomes:
     """Per request: lengths (tokens), arrival, first token and finish times (s, NaN if never),
-    replica, preemptions, status.
+    replica and the batch in it (rank), preemptions, status.
     """
 
     __slots__ = (
@@ -40,6 +40,7 @@ class Outcomes:
         "osl",
         "preemptions",
         "priority",
+        "rank",
         "replica",
         "status",
     )
@@ -52,6 +53,7 @@ class Outcomes:
         self.first_s = array("d", [NEVER]) * count
         self.finish_s = array("d", [NEVER]) * count
         self.replica = array("i", [-1]) * count
+        self.rank = array("i", [0]) * count
         self.preemptions = array("i", [0]) * count
         self.priority = (
             array("i", requests.priority.tolist()) if requests.priority is not None else None
@@ -69,7 +71,9 @@ class StepLog:
     others are the step's ``together``.
 
     ``lone_gaps`` holds (token time, gap) of tokens whose predecessor was not emitted by the step
-    before: after a preemption, or when decoding was held.
+    before: after a preemption, or when decoding was held. ``prompt_tokens`` of prompts (those that
+    came from the prefix cache too, recomputed ones not again) were done by the step that ended at
+    ``prompt_s``.
     """
 
     end_s: array[float] = field(default_factory=lambda: array("d"))
@@ -77,6 +81,8 @@ class StepLog:
     chained: array[int] = field(default_factory=lambda: array("i"))
     lone_gaps: list[tuple[float, float]] = field(default_factory=list)
     together: array[int] = field(default_factory=lambda: array("i"))
+    prompt_s: array[float] = field(default_factory=lambda: array("d"))
+    prompt_tokens: array[int] = field(default_factory=lambda: array("i"))
 
 
 @dataclass(slots=True)
@@ -88,7 +94,8 @@ class StepCounts:
     ``mixed_sequences[R]``, ``mixed_decodes[B]`` count tokens, sequences and decodes. ``context``
     sums the tokens of context read by decode attention, ``local_context`` those inside the windows
     of local layers, ``prefill_s`` the seconds of prompt attention, ``swapped`` the tokens moved to
-    or from the host.
+    or from the host. ``refused_s`` are seconds in which somebody waited because of a limit, by its
+    name.
     """
 
     pure: Counter[int] = field(default_factory=Counter)
@@ -106,6 +113,7 @@ class StepCounts:
     blocks_taken: int = 0
     blocks_returned: int = 0
     blocks_peak: int = 0
+    refused_s: dict[str, float] = field(default_factory=dict)
 
     def add(
         self,
@@ -135,3 +143,22 @@ class StepCounts:
     def steps(self) -> int:
         """Engine steps in all."""
         return sum(self.pure.values()) + sum(self.mixed_tokens.values())
+
+
+class Refusal:
+    """What keeps requests out of a batch now, and since when; times add up in its counts."""
+
+    __slots__ = ("counts", "limit", "since_s")
+
+    def __init__(self, counts: StepCounts) -> None:
+        self.counts, self.limit, self.since_s = counts, "", 0.0
+
+    def note(self, limit: str | None, at_s: float) -> None:
+        """From a time on it is this limit (None: nobody waits)."""
+        name = limit or ""
+        if name == self.limit:
+            return
+        if self.limit:
+            refused_s = self.counts.refused_s
+            refused_s[self.limit] = refused_s.get(self.limit, 0.0) + (at_s - self.since_s)
+        self.limit, self.since_s = name, at_s

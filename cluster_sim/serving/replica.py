@@ -261,14 +261,18 @@ class FastReplica:
     def _complete_mixed(self) -> list[int]:
         now, log = self.end_s, self.log
         finished: list[int] = []
-        emitted = chained = together = 0
+        emitted = chained = together = prompted = 0
         for rank in self._busy:
-            done, tokens, following, more = rank.complete_mixed(now, self.steps, log)
+            done, tokens, following, more, new = rank.complete_mixed(now, self.steps, log)
             finished += [request for _, request in done]
             emitted += tokens
             chained += following
             together += more
+            prompted += new
         self.steps += 1
+        if prompted:
+            log.prompt_s.append(now)
+            log.prompt_tokens.append(prompted)
         if self._pace is not None:
             log.together.append(together)
         log.end_s.append(now)

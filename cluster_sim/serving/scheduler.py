@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 SGLANG_MOST_RESERVED = 4096  # CLIP_MAX_NEW_TOKENS_ESTIMATION: longer answers are not reserved for
@@ -50,15 +51,27 @@ class Chunk(NamedTuple):
     tokens: int
 
 
+class Limit(StrEnum):
+    """What keeps a waiting request out of the batch."""
+
+    RESERVED_BLOCKS = "reserved_blocks"  # blocks kept for answers that may come
+    MAX_NUM_SEQS = "max_num_seqs"
+    TOKEN_BUDGET = "token_budget"  # max_num_batched_tokens of this step
+    KV_CACHE = "kv_cache"  # no free block
+    STATIC_BATCH = "static_batch"  # nobody joins a batch that runs
+
+
 class Decision(NamedTuple):
     """What the step does: evict the first ``evict`` victims (they wait again, in front, or behind
-    everybody if ``to_back``), compute chunks, and decode one token each, or hold.
+    everybody if ``to_back``), compute chunks, and decode one token each, or hold. ``refused``: what
+    keeps the first request out that still waits; None if nobody does.
     """
 
     prefill: tuple[Chunk, ...] = ()
     evict: int = 0
     decode: bool = True
     to_back: bool = False
+    refused: Limit | None = None
 
 
 @dataclass(slots=True)
@@ -70,7 +83,8 @@ class View:
     all. Every sequence takes
     ``state_blocks`` besides the blocks of its tokens. ``max_output_tokens`` is the limit that the
     workload declares, not what a request will produce; ``reserved_blocks`` is what the running
-    requests would hold at that limit. ``free_blocks`` counts cached ones that nobody holds.
+    requests would hold at that limit. ``free_blocks`` counts cached ones that nobody holds;
+    ``queued`` requests wait.
     """
 
     max_num_seqs: int
@@ -89,6 +103,7 @@ class View:
     waiting: Callable[[], Iterator[Prompt]]
     holders: Callable[[], Iterator[Holder]]
     decode_tokens: int = 1
+    queued: int = 0
 
     @property
     def running(self) -> int:
@@ -119,8 +134,9 @@ def vllm_v1(view: View) -> Decision:
     evict, free, budget = _evict_until_decodes_fit(view)
     chunks, evict, budget, free = _go_on(view, budget, free, evict)
     if evict:
-        return Decision(chunks, evict)
-    return Decision((*chunks, *_admit(view, budget, free, split=True)))
+        return Decision(chunks, evict, refused=Limit.KV_CACHE)
+    admitted, refused = _admit(view, budget, free, split=True)
+    return Decision((*chunks, *admitted), refused=refused)
 
 
 def trtllm_max_utilization(view: View) -> Decision:
@@ -133,8 +149,9 @@ def trtllm_max_utilization(view: View) -> Decision:
     evict, free, budget = _evict_until_decodes_fit(view)
     chunks, evict, budget, free = _go_on(view, budget, free, evict)
     if evict:
-        return Decision(chunks, evict)
-    return Decision((*chunks, *_admit(view, budget, free, split=False)))
+        return Decision(chunks, evict, refused=Limit.KV_CACHE)
+    admitted, refused = _admit(view, budget, free, split=False)
+    return Decision((*chunks, *admitted), refused=refused)
 
 
 def trtllm_no_evict(view: View) -> Decision:
@@ -147,9 +164,10 @@ def trtllm_no_evict(view: View) -> Decision:
     evict, free, budget = _evict_until_decodes_fit(view)
     chunks, evict, budget, free = _go_on(view, budget, free, evict)
     if evict:
-        return Decision(chunks, evict)
+        return Decision(chunks, evict, refused=Limit.KV_CACHE)
     room = view.total_blocks - view.reserved_blocks
-    return Decision((*chunks, *_admit(view, budget, free, split=False, room=room)))
+    admitted, refused = _admit(view, budget, free, split=False, room=room)
+    return Decision((*chunks, *admitted), refused=refused)
 
 
 def sglang(view: View) -> Decision:
@@ -165,12 +183,15 @@ def sglang(view: View) -> Decision:
     """
     budget, free = view.max_num_batched_tokens, view.free_blocks
     chunks, blocked, budget, free = _go_on(view, budget, free, decoding=False)
+    refused: Limit | None = Limit.KV_CACHE
     if not blocked:
-        chunks = (*chunks, *_admit_estimated(view, budget, free))
+        admitted, refused = _admit_estimated(view, budget, free)
+        chunks = (*chunks, *admitted)
     if chunks:
-        return Decision(chunks, evict=blocked, decode=False, to_back=True)
+        return Decision(chunks, evict=blocked, decode=False, to_back=True, refused=refused)
     evict, _, _ = _evict_until_decodes_fit(view)
-    return Decision(evict=max(evict, blocked), to_back=True)
+    refused = Limit.KV_CACHE if evict else refused
+    return Decision(evict=max(evict, blocked), to_back=True, refused=refused)
 
 
 def sglang_mixed(view: View) -> Decision:
@@ -179,12 +200,14 @@ def sglang_mixed(view: View) -> Decision:
     Source: SGLang ``--enable-mixed-chunk`` (behaviour). Limits: the budget is one for both.
     """
     evict, free, budget = _evict_until_decodes_fit(view)
+    refused: Limit | None = Limit.KV_CACHE
     if evict:
-        return Decision(evict=evict, to_back=True)
+        return Decision(evict=evict, to_back=True, refused=refused)
     chunks, evict, budget, free = _go_on(view, budget, free)
     if not evict:
-        chunks = (*chunks, *_admit_estimated(view, budget, free))
-    return Decision(chunks, evict, to_back=True)
+        admitted, refused = _admit_estimated(view, budget, free)
+        chunks = (*chunks, *admitted)
+    return Decision(chunks, evict, to_back=True, refused=refused)
 
 
 def static(view: View) -> Decision:
@@ -196,14 +219,18 @@ def static(view: View) -> Decision:
     """
     evict, _, _ = _evict_until_decodes_fit(view)
     if evict or view.fresh < view.decoding:
-        return Decision(evict=evict)
+        waits = Limit.STATIC_BATCH if view.queued else None
+        return Decision(evict=evict, refused=Limit.KV_CACHE if evict else waits)
     budget, free = view.max_num_batched_tokens, view.free_blocks
     chunks, evict, budget, free = _go_on(view, budget, free, decoding=False)
     if evict:
-        return Decision(chunks, evict, decode=not chunks)
+        return Decision(chunks, evict, decode=not chunks, refused=Limit.KV_CACHE)
     room = view.total_blocks - view.reserved_blocks
-    chunks = (*chunks, *_admit(view, budget, free, split=True, room=room))
-    return Decision(chunks, decode=not chunks)
+    admitted, refused = _admit(view, budget, free, split=True, room=room)
+    chunks = (*chunks, *admitted)
+    if refused and not chunks:
+        refused = Limit.STATIC_BATCH  # from here on it decodes
+    return Decision(chunks, decode=not chunks, refused=refused)
 
 
 SCHEDULERS: dict[str, Scheduler] = {
@@ -266,7 +293,7 @@ def _go_on(
     return chunks, evict, budget, free
 
 
-def _admit_estimated(view: View, budget: int, free: int) -> list[Chunk]:
+def _admit_estimated(view: View, budget: int, free: int) -> tuple[list[Chunk], Limit | None]:
     """Waiting requests while they and what all are expected to produce fit."""
     each = int(min(view.max_output_tokens, SGLANG_MOST_RESERVED) * view.new_token_ratio)
     room = free - view.decoding * each // view.block_tokens
@@ -281,37 +308,45 @@ def _admit(
     split: bool,
     room: int | None = None,
     estimate: tuple[int, int] | None = None,
-) -> list[Chunk]:
-    """First chunks of waiting requests, in order, while seats, budget and blocks allow.
+) -> tuple[list[Chunk], Limit | None]:
+    """First chunks of waiting requests, in order, while seats, budget and blocks allow; and what
+    keeps the next one out.
 
     Not ``split``: a prompt waits for a budget that holds all of it, unless the decodes leave no
-    such budget. ``room``:
-    blocks that full reservations may still take. ``estimate``: blocks for prompts and expected
-    answers, and the tokens expected of each. Somebody is admitted to an empty engine in any case.
+    such budget. ``room``: blocks that full reservations may still take. ``estimate``: blocks for
+    prompts and expected answers, and the tokens expected of each. Somebody is admitted to an empty
+    engine in any case. Limits that stay as they are between two changes are looked at first, so
+    that the answer to "what keeps it out" holds as long as the decision does.
     """
     chunks: list[Chunk] = []
     seats = view.max_num_seqs - view.running
     alone = view.running == 0
     most = view.max_num_batched_tokens - view.decoding * view.decode_tokens
-    for prompt in view.waiting() if seats > 0 and budget > 0 else ():
+    if view.queued and seats <= 0:
+        return chunks, Limit.MAX_NUM_SEQS
+    if view.queued and budget <= 0:
+        return chunks, Limit.TOKEN_BUDGET
+    for prompt in view.waiting():
+        if seats <= 0:
+            return chunks, Limit.MAX_NUM_SEQS
+        if budget <= 0:
+            return chunks, Limit.TOKEN_BUDGET
         tokens = min(prompt.left, budget)
         if not split and tokens < prompt.left <= most:
-            break
-        blocks = view.new_blocks(prompt, tokens)
-        if blocks > free:
-            break
+            return chunks, Limit.TOKEN_BUDGET
         whole = prompt.left + prompt.computed
         if room is not None:
             room -= view.blocks_for(whole + view.max_output_tokens)
             if room < 0 and not alone:
-                break
+                return chunks, Limit.RESERVED_BLOCKS
         if estimate is not None:
             left = estimate[0] - view.new_blocks(prompt, prompt.left + estimate[1])
             estimate = (left, estimate[1])
             if left < 0 and not alone:
-                break
+                return chunks, Limit.RESERVED_BLOCKS
+        blocks = view.new_blocks(prompt, tokens)
+        if blocks > free:
+            return chunks, Limit.KV_CACHE
         chunks.append(Chunk(prompt.request, tokens))
         budget, free, seats, alone = budget - tokens, free - blocks, seats - 1, False
-        if seats <= 0 or budget <= 0:
-            break
-    return chunks
+    return chunks, None

@@ -16,7 +16,7 @@ from cluster_sim.perf.step_price import StepPrice, local_tokens
 from cluster_sim.serving.pace import Pace
 from cluster_sim.serving.prefix_cache import PrefixCache
 from cluster_sim.serving.queue import WaitingQueue
-from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
+from cluster_sim.serving.records import Outcomes, Refusal, Status, StepCounts, StepLog
 from cluster_sim.serving.requests import Prefixes
 from cluster_sim.serving.scheduler import Decision, Holder, Prompt, Scheduler, View
 from cluster_sim.serving.tape import Move, Tape
@@ -68,6 +68,7 @@ class _Sequence:
     computed: int = 0
     prompt: int = 0  # tokens to compute before the next one is emitted; grows at a recompute
     blocks: int = 0  # with those of the prefix cache
+    counted: int = 0  # of its own prompt, in what the log says
     last_token_s: float = 0.0
     last_token_step: int = -1
     decoded: bool = False  # has decoded since its prompt was last computed
@@ -95,6 +96,7 @@ class StepByStepRank:
         self.tape: Tape | None = None
         self.consists: Batch | None = None  # what the step that runs is, if somebody asks for it
         self._decision = Decision()
+        self._refusal = Refusal(self.counts)
 
     @property
     def has_work(self) -> bool:
@@ -107,6 +109,7 @@ class StepByStepRank:
         urgency = priority[request] if priority is not None else 0
         self.sequences[request] = _Sequence(request, isl, self.osl[request], urgency, prompt=isl)
         self.waiting.append(request)
+        self.outcomes.rank[request] = self.index
         self.outstanding += 1
 
     def begin(self, start_s: float) -> tuple[float, int]:
@@ -114,6 +117,7 @@ class StepByStepRank:
         tokens.
         """
         self._decision = decision = self.spec.scheduler(self._view())
+        self._refusal.note(decision.refused, start_s)
         swapped = sum(self._evict(decision.to_back) for _ in range(decision.evict))
         decoding = [s for s in self.running if s.left == 0] if decision.decode else []
         for sequence in decoding:
@@ -150,18 +154,22 @@ class StepByStepRank:
         """Tokens that each decoding sequence gets of the next step that decodes."""
         return 1 if self.spec.pace is None else self.spec.pace.gained(self.decode_steps)
 
-    def complete(self, now: float, step: int, log: StepLog) -> tuple[list[int], int, int, int]:
+    def complete(self, now: float, step: int, log: StepLog) -> tuple[list[int], int, int, int, int]:
         """End step number ``step``: tokens are emitted, finished requests leave; returns those in
-        order of admission, the tokens, how many of them follow one of the step before, and how many
-        one of the same step.
+        order of admission, the tokens, how many of them follow one of the step before, how many one
+        of the same step, and the tokens of prompts that are done for the first time.
         """
         decision, emitted, chained, together, decoded = self._decision, 0, 0, 0, False
+        prompted = 0
         finished: list[_Sequence] = []
         chunks = {chunk.request: chunk.tokens for chunk in decision.prefill}
         for sequence in self.running:
             gained = 1
             if sequence.request in chunks:
                 sequence.computed += chunks[sequence.request]
+                done = min(sequence.computed, sequence.isl)
+                prompted += max(0, done - sequence.counted)
+                sequence.counted = max(done, sequence.counted)
                 if sequence.left:
                     continue
                 sequence.decoded = False
@@ -193,7 +201,7 @@ class StepByStepRank:
         self.outcomes.finished += len(finished)
         self.outstanding -= len(finished)
         self.counts.output_tokens += emitted
-        return [sequence.request for sequence in finished], emitted, chained, together
+        return [sequence.request for sequence in finished], emitted, chained, together, prompted
 
     def _emit(self, sequence: _Sequence, now: float, step: int, log: StepLog) -> int:
         """Record one token; 1 if the step before emitted its predecessor."""
@@ -312,6 +320,7 @@ class StepByStepRank:
             ),
             waiting=lambda: (self._waiting_prompt(r) for r in self.waiting),
             holders=holders,
+            queued=len(self.waiting),
         )
 
     def _waiting_prompt(self, request: int) -> Prompt:
@@ -373,13 +382,17 @@ class StepByStepReplica:
     def complete(self) -> list[int]:
         """End the step; returns who finished, in order of rank and admission."""
         finished: list[int] = []
-        emitted = chained = together = 0
+        emitted = chained = together = prompted = 0
         for rank in self._busy:
-            done, tokens, following, more = rank.complete(self.end_s, self.steps, self.log)
+            done, tokens, following, more, new = rank.complete(self.end_s, self.steps, self.log)
             finished += done
             emitted += tokens
             chained += following
             together += more
+            prompted += new
+        if prompted:
+            self.log.prompt_s.append(self.end_s)
+            self.log.prompt_tokens.append(prompted)
         self.log.end_s.append(self.end_s)
         self.log.emitted.append(emitted)
         self.log.chained.append(chained)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA = 4  # of summary.csv
+SCHEMA = 5  # of summary.csv
 HEADLINES = (  # the figures that have a band
     "capacity_output_tokens_per_s_per_chip",
     "saturation_output_tokens_per_s_per_chip",
@@ -13,6 +13,9 @@ HEADLINES = (  # the figures that have a band
     "j_per_output_token",
 )
 STEP_HEADLINE = "step_time_s"  # of training
+STATUSES = ("ok", "lower_bound", "not_kept", "too_short", "not_applicable")  # of a headline
+LIMITS = ("reserved_blocks", "max_num_seqs", "token_budget", "kv_cache", "static_batch")
+PROVENANCE = ("measured", "transferred", "extrapolated", "datasheet", "assumed")
 _LATENCIES = ("ttft", "tpot", "itl", "e2e")
 SUMMARY_COLUMNS: tuple[str, ...] = (
     *[
@@ -40,6 +43,7 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
         "software",
         "scheduler",
         "load",
+        "rate_asked_per_s",
         "rate_per_s",
         "concurrency",
     ],
@@ -59,6 +63,7 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
     *(f"{name}_{stat}_ms" for name in _LATENCIES for stat in ("mean", "p50", "p90", "p99")),
     *["goodput_per_s", "slo", "slo_attainment", "capacity_requests_per_s"],
     *["capacity_output_tokens_per_s_per_chip", "saturation_output_tokens_per_s_per_chip"],
+    *(f"limit_{name}" for name in (*LIMITS, "other_ranks")),
     *["kv_tokens", "kv_peak", "preemptions", "prefix_hit_share"],
     *(
         f"share_{name}"
@@ -86,8 +91,14 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
         "mem_peak_gib",
     ],
     *["chip_usd_per_h", "usd_per_m_output_tokens", "usd_per_m_total_tokens", "usd_per_step"],
+    *["usd_per_m_output_tokens_within_slo"],
+    *["price_basis", "price_date", "price_currency", "electricity_usd_per_kwh", "pue"],
     *["power_w", "j_per_output_token"],
-    *(f"{name}_{end}" for name in (*HEADLINES, STEP_HEADLINE) for end in ("low", "high")),
-    *["prov_measured", "prov_transferred", "prov_datasheet", "prov_assumed"],
+    *(
+        f"{name}_{part}"
+        for name in (*HEADLINES, STEP_HEADLINE)
+        for part in ("status", "error", "low", "high")
+    ),
+    *(f"prov_{name}" for name in PROVENANCE),
     *["schema", "version", "config_hash"],
 )

@@ -34,6 +34,24 @@ def chip_usd_per_hour(chip: Chip, economics: Economics) -> float | None:
     return capital + kilowatt * (space + economics.pue * economics.electricity)
 
 
+def price_columns(chip: Chip, economics: Economics) -> dict[str, object]:
+    """What the price of a run rests on: basis, date, currency; electricity (USD/kWh) where it is
+    paid for, and PUE.
+    """
+    rented, given = economics.basis == "rented", economics.usd_per_chip_hour is not None
+    price = chip.price
+    basis = price.rent_basis if rented else f"owned; purchase {price.purchase_basis}"
+    date = price.rent_date if rented else price.purchase_date
+    known = chip_usd_per_hour(chip, economics) is not None
+    return {
+        "price_basis": ("as given" if given else basis) if known else None,
+        "price_date": None if given or not known else date,
+        "price_currency": "USD" if known else None,
+        "electricity_usd_per_kwh": None if rented or given else economics.electricity,
+        "pue": economics.pue,
+    }
+
+
 def how_to_price(chip: Chip, economics: Economics) -> str:
     """What the user can do where a chip has no price on the wanted basis."""
     other = {"rented": ("owned", chip.price.purchase), "owned": ("rented", chip.price.rent)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cluster_sim.capacity import Capacity, FlatOut
+from cluster_sim.capacity import Capacity, Saturation
 from cluster_sim.metrics import Targets, targets
 from cluster_sim.perf.memory import KvCache
 from cluster_sim.perf.plan import Choice
@@ -28,7 +28,8 @@ class Facts:
     requests: Requests
     run: Run
     capacity: Capacity | None
-    flat_out: FlatOut | None
+    saturation: Saturation | None
+    asked_per_s: float | None  # requests, of open traffic at a rate
     caching: bool  # a prefix cache has something to share
     trace_sha256: str | None
     config_hash: str

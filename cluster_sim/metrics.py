@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,16 @@ from cluster_sim.serving.records import Outcomes, Status, StepLog
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.service import Run
 from cluster_sim.specs.workload import Slo, Workload
+from cluster_sim.window import Window
 
-EDGE = 0.05  # open loop: first and last 5 % of the arrivals lie outside the window
 PERCENTILES = (50, 90, 99)
 BINS = 1 << 16  # of the histogram that locates percentiles of the pooled gaps
-UNSTABLE_GROWTH = 0.02  # of the arrivals: an overload of 2 % is called unstable
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Per request (s; NaN where undefined), and which requests count (inside the window)."""
+    """Per request (s; NaN where undefined), and which requests count."""
 
     ttft_s: FloatArray
     tpot_s: FloatArray
@@ -32,28 +31,18 @@ class Latencies:
     rejected: NDArray[np.bool_]
     inside: NDArray[np.bool_]
 
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The part of a run that throughput is measured over (s)."""
-
-    start_s: float
-    end_s: float
-
-    @property
-    def length_s(self) -> float:
-        """Seconds between its ends."""
-        return self.end_s - self.start_s
+    def among(self, counted: NDArray[np.bool_]) -> Latencies:
+        """The same, of the requests that count only some."""
+        return replace(self, inside=self.inside & counted)
 
 
-def latencies(run: Run, requests: Requests, *, open_loop: bool) -> Latencies:
+def latencies(run: Run, requests: Requests) -> Latencies:
     """TTFT, TPOT and E2E latency of each request.
 
     Model: TTFT = first token - arrival; E2E = last token - arrival; TPOT = (E2E - TTFT) / (OSL -
     1), undefined for one token. Clients see all tokens ``first_token_steps`` TPOT later than the
-    engine has them, which is in TTFT and E2E. Open loop: only requests that arrive in the middle
-    90 % of the arrivals count; of an interrupted run, only the part up to ``known_s``. A turn of a
-    session that has not arrived yet (NaN) will come after all that have. Limits: the next request
+    engine has them, which is in TTFT and E2E. All requests count; of an interrupted run those that
+    arrived up to ``known_s``. Limits: the next request
     of a client does not wait for the later tokens; answers of one token come at once.
     """
     outcomes = run.outcomes
@@ -71,24 +60,7 @@ def latencies(run: Run, requests: Requests, *, open_loop: bool) -> Latencies:
     inside = np.ones(len(arrival), dtype=bool)
     if run.known_s < np.inf:
         inside = arrival <= run.known_s
-    if open_loop:
-        arrived = int(inside.sum())
-        edge = int(EDGE * arrived)
-        order = np.argsort(arrival, kind="stable")
-        inside[order[:edge]] = False
-        inside[order[arrived - edge :]] = False
     return Latencies(ttft, tpot, e2e, finished, status > Status.FINISHED, inside)
-
-
-def window(run: Run, seen: Latencies, *, open_loop: bool) -> Window:
-    """Open loop: from the first to the last arrival that counts. Else: from the first arrival to
-    the last token.
-    """
-    arrival = np.array(run.outcomes.arrival_s)
-    if not open_loop:
-        return Window(float(np.nanmin(arrival)), min(run.end_s, run.known_s))
-    counted = arrival[seen.inside]
-    return Window(float(counted.min()), float(counted.max())) if len(counted) else Window(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,16 +184,6 @@ def summarise(name: str, values_s: FloatArray) -> dict[str, float | None]:
     return row
 
 
-def tokens_emitted(logs: Sequence[StepLog], span: Window) -> int:
-    """Output tokens emitted inside the window: after its start, up to its end."""
-    total = 0
-    for log in logs:
-        ends = np.frombuffer(log.end_s) if log.end_s else np.empty(0)
-        first, last = np.searchsorted(ends, (span.start_s, span.end_s), side="right")
-        total += int(np.frombuffer(log.emitted, dtype=np.intc)[first:last].sum())
-    return total
-
-
 def inter_token_latencies(logs: Sequence[StepLog], span: Window) -> dict[str, float | None]:
     """ITL: gaps between successive tokens of a request, pooled over the window's tokens (ms)."""
     count, total_s, lowest, highest = 0, 0.0, np.inf, 0.0
@@ -290,28 +252,6 @@ def _order_statistics(
         for rank in (rank for rank in ranks if homes[rank] == home):
             values[rank] = float(pool[order][np.searchsorted(last, rank - before)])
     return values
-
-
-def is_stable(run: Run, seen: Latencies) -> bool:
-    """Whether the queue for the first token stopped growing over the last half of the window.
-
-    Model: with n arrivals in that half, an overloaded service lets the queue grow by a fixed share
-    of n. Stable means growth of at most 2 % of n plus sqrt(n) for chance.
-    """
-    arrival = np.array(run.outcomes.arrival_s)[seen.inside & ~seen.rejected]
-    first = np.array(run.outcomes.first_s)[seen.inside & ~seen.rejected]
-    order = np.argsort(arrival, kind="stable")
-    arrival, first = arrival[order], first[order]
-    half = len(arrival) // 2
-    if half == 0:
-        return True
-
-    def queue_at(number: int) -> int:
-        started = int((first <= arrival[number]).sum())
-        return number + 1 - started
-
-    growth = queue_at(len(arrival) - 1) - queue_at(half - 1)
-    return bool(growth <= UNSTABLE_GROWTH * half + half**0.5)
 
 
 def outcome_table(

@@ -6,11 +6,13 @@ from typing import Any
 
 from cluster_sim.economics import how_to_price
 from cluster_sim.facts import Facts
+from cluster_sim.overload import trend
 from cluster_sim.serving.records import Status
 from cluster_sim.specs.inputs import TopologyInput
+from cluster_sim.status import limits_of
+from cluster_sim.window import steady_window
 
 STEADY = 0.8  # share of the rate that sessions would have in the long run: below it a note
-ROUNDS = 4  # of filling the machine, for a throughput that is not mostly start and end
 
 
 def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
@@ -34,9 +36,8 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
             f"{row['share_lost'] * 100:.2g} % of the chip time; capacity and saturation are without"
         )
     if row["stable"] is False:
-        notes.append(
-            "overloaded: the queue still grows at the end; latencies depend on the duration"
-        )
+        notes.append(_overload(facts, row))
+    notes += _unsupported(facts, row)
     if facts.chips_used != row["n_chips"]:
         notes.append(f"{facts.chips_used} of {row['n_chips']} chips used; money counts all of them")
     if row["chip_usd_per_h"] is None:
@@ -53,15 +54,41 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
         notes.append(
             f"{facts.requests.failed_rows} rows of requests that failed (no answer tokens) left out"
         )
-    if facts.capacity is not None and facts.capacity.starts_per_s == 0:
-        notes.append("no rate meets the SLO; the load is a share of the saturated rate instead")
-    few = _too_few_requests(facts)
-    if few:
-        notes.append(few)
-    elif facts.capacity is not None and facts.capacity.first_limit is None:
+    return notes
+
+
+def _overload(facts: Facts, row: dict[str, Any]) -> str:
+    """By how much more is asked than is served."""
+    drift = trend(facts.run, facts.requests, steady_window(facts.run, facts.requests).window)
+    asked, found = facts.asked_per_s or drift.arrivals_per_s, facts.saturation
+    text = f"overloaded: {asked:.3g} requests/s come"
+    if found is not None and not found.reason and asked >= found.requests_per_s:
+        text += f", {found.requests_per_s:.3g} can be served flat out"
+    if drift.grows:
+        text += f"; those inside grow by {drift.growth_per_s:.2g} a second"
+    if facts.targets.limits and row["slo_attainment"] is not None:
+        text += f"; {row['slo_attainment'] * 100:.3g} % within the SLO"
+    return f"{text}. Latencies grow with the duration; rates and costs are those of work done"
+
+
+def _unsupported(facts: Facts, row: dict[str, Any]) -> list[str]:
+    """Why figures are bounds, or missing."""
+    notes, limits = [], limits_of(facts)
+    for name, words in (("capacity", "within the SLO"), ("saturation", "flat out")):
+        limit = limits[name]
+        if limit.status == "lower_bound":
+            notes.append(f"{words}: a lower bound, {limit.reason}")
+        if limit.status == "too_short":
+            notes.append(f"{words}: no figure, {limit.reason}; raise or leave out --requests")
+        if limit.status == "not_kept":
+            notes.append(
+                f"no rate keeps the SLO: {limit.reason}; the load is a share of the saturated rate"
+            )
+    steady = steady_window(facts.run, facts.requests)
+    if steady.reason:
         notes.append(
-            "the SLO holds up to the saturated rate: too few requests to see a queue build up; "
-            "raise --requests"
+            f"no rates and costs: {steady.reason}; raise or leave out --requests. Latencies are "
+            "those of all requests"
         )
     return notes
 
@@ -84,21 +111,3 @@ def _unsteady(facts: Facts, row: dict[str, Any]) -> bool:
     if requests.after is None or facts.job.workload.arrivals.kind != "open" or rate is None:
         return False
     return bool(rate * requests.arrival_s[-1] < STEADY * len(requests))
-
-
-def _too_few_requests(facts: Facts) -> str:
-    """Whether capacity and saturation are only lower bounds, because start and end of the run, with
-    few sequences, are most of it: with fewer requests than ``ROUNDS`` times the sequences that the
-    closed form puts into the machine at once.
-    """
-    if facts.flat_out is None:
-        return ""
-    layout, count = facts.choice.layout, len(facts.requests)
-    batch = next((c.batch for c in facts.choice.candidates if c.layout == layout), 0)
-    wanted = ROUNDS * batch * facts.choice.replicas
-    if count >= wanted:
-        return ""
-    return (
-        f"{count:,} requests do not fill a machine that holds {wanted // ROUNDS:,} at once: what "
-        f"it can serve is a lower bound; --requests {wanted} would tell, or fewer --chips"
-    )

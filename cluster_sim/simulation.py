@@ -7,22 +7,34 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cluster_sim import __version__
-from cluster_sim.capacity import Capacity, FlatOut, find_capacity, run_flat_out
-from cluster_sim.errors import SpecError
+from cluster_sim.capacity import (
+    Capacity,
+    Effort,
+    Sample,
+    Saturation,
+    find_capacity,
+    find_saturation,
+    sample_of,
+)
+from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.facts import Facts
-from cluster_sim.metrics import Targets, targets
+from cluster_sim.metrics import keeps_slo, latencies, targets
+from cluster_sim.overload import trend
 from cluster_sim.perf.memory import KvCache, kv_cache
-from cluster_sim.perf.plan import Choice, resolve
+from cluster_sim.perf.plan import Choice, largest_batch, resolve
+from cluster_sim.perf.steady import steady_state
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.result import Result, config_hash
 from cluster_sim.serving.event_driven import Live, Watcher
-from cluster_sim.serving.generators import draw_requests, planned
+from cluster_sim.serving.generators import SAMPLE, draw_requests, planned
 from cluster_sim.serving.pace import Pace
 from cluster_sim.serving.records import Outcomes
-from cluster_sim.serving.requests import Prefixes, Requests, all_at_once
+from cluster_sim.serving.requests import Requests, all_at_once
 from cluster_sim.serving.scheduler import SCHEDULERS
-from cluster_sim.serving.service import Service, serve
+from cluster_sim.serving.service import Run, Service, serve, too_large
 from cluster_sim.serving.stepper import ReplicaSpec
 from cluster_sim.serving.trace_rows import TraceOptions
 from cluster_sim.serving.traces import read_trace, trace_digest
@@ -30,12 +42,20 @@ from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.specs.workload import Economics, Workload
 from cluster_sim.summary import summarise_run
+from cluster_sim.window import steady_window
 
 if TYPE_CHECKING:
     from cluster_sim.serving.site import Process
 
 DEFAULT_REQUESTS = 10_000
 CLOSED_ROUNDS = 10  # requests (sessions) per client of a closed loop, unless given
+CLOSED_LEAST = 200  # requests of a closed loop, unless given
+OFFLINE_ROUNDS = 6  # fillings of the machine by a backlog, unless given
+SPANS = 12  # times the requests that are in the service at once, of open traffic, unless given
+MOST_REQUESTS = 200_000  # unless given
+GUESS = 0.8  # of the closed form: where capacities of the packaged workloads mostly lie
+EFFORT = 240_000  # requests that a search may play on replicas of one rank
+RANKS_PER_EFFORT = 4  # ranks more that cost as much again
 Progress = Callable[[str, float], None]
 
 
@@ -110,23 +130,24 @@ def play(
     job = job.on(machine.chip)
     job = dataclasses.replace(job, workload=job.workload.plain())
     wanted, size = job.workload, job.software.memory.block_tokens
-    requests = make_requests(wanted, block_tokens=size, skip_bad_rows=skip_bad_rows)
-    choice = resolve(machine, planned(job, requests, block_tokens=size))
+    trace = read_requests(job, skip_bad_rows=skip_bad_rows)
+    weighed = planned(job, trace, block_tokens=size)
+    choice = resolve(machine, weighed)
     layout, dtypes = choice.layout, choice.recipe
     price = compile_step_price(machine, job.model, job.software, layout, dtypes)
     cache = kv_cache(machine.chip, job.model, job.software, layout, dtypes)
-    service = make_service(job, choice, price, cache, requests)
+    service = make_service(job, choice, price, cache, trace)
     site = None
     if processes or background:
         from cluster_sim.beside import make_site
 
         site = make_site(machine, job, choice, price, processes, background)
-    capacity, flat_out = _limits(service, requests, wanted, step_by_step, progress)
-    if wanted.arrivals.kind == "open":
-        rate = _offered_rate(wanted, capacity, flat_out)
-        requests = _at_rate(requests, wanted, rate, size)
-    elif wanted.arrivals.kind == "offline":
-        requests = all_at_once(requests)
+    seats = seats_of(weighed, choice, price, cache)
+    refuse_if_none_fits(job, service, trace)
+    sample = sample_of(service, wanted, block_tokens=size, seats=seats)
+    capacity, saturation = _limits(sample, choice, step_by_step, progress)
+    rate = _offered_rate(wanted, choice, capacity, saturation)
+    requests = trace or make_requests(job, choice, capacity, saturation, rate, seats)
     watch = _watcher(progress, "run", len(requests))
     run = serve(
         service,
@@ -137,6 +158,9 @@ def play(
         record=record,
         site=site,
     )
+    if site is None and saturation is None and _in_doubt(job, run, requests):
+        effort = Effort(error=wanted.sampling_error, most_requests=most_requests(choice))
+        saturation = find_saturation(sample, effort, step_by_step=step_by_step)
     return Facts(
         machine=machine,
         job=job,
@@ -147,38 +171,92 @@ def play(
         requests=requests,
         run=run,
         capacity=capacity,
-        flat_out=flat_out,
-        caching=service.spec.prefixes is not None,
+        saturation=saturation,
+        asked_per_s=rate * len(requests) / requests.starts if rate else None,
+        caching=service.caching and requests.prefixes is not None,
         trace_sha256=None,
         config_hash="",
         version=__version__,
     )
 
 
-def make_requests(
-    wanted: Workload, *, block_tokens: int | None = None, skip_bad_rows: bool = False
-) -> Requests:
-    """The requests that a workload describes; open traffic starts once a second in the mean until a
-    rate is set. Shared prefixes come in units of ``block_tokens``, not at all without it.
+def _in_doubt(job: WorkloadInput, run: Run, requests: Requests) -> bool:
+    """Whether a run at a given rate must be held against saturation: those inside grow, or the SLO
+    is missed.
     """
-    arrivals = wanted.arrivals
-    if arrivals.kind == "trace":
-        until_s = None if wanted.duration is None else wanted.duration * arrivals.time_scale
-        options = TraceOptions(
-            limit=wanted.requests,
-            until_s=until_s,
-            skip_bad_rows=skip_bad_rows,
-            seed=wanted.seed,
-            block_tokens=block_tokens,
-            classes=wanted.classes,
-        )
-        requests = read_trace(Path(arrivals.trace or ""), arrivals.trace_format, options)
-        return requests.faster(arrivals.time_scale)
-    count = wanted.requests or DEFAULT_REQUESTS
-    if arrivals.kind == "closed" and wanted.requests is None:
-        turns = sum(p.share * (p.sessions.turns.average if p.sessions else 1) for p in wanted.parts)
-        count = round(CLOSED_ROUNDS * (arrivals.concurrency or 1) * turns)
-    return draw_requests(wanted, count, seed=wanted.seed, block_tokens=block_tokens)
+    if job.workload.arrivals.kind != "open" or run.interrupted:
+        return False
+    wanted = targets(job.workload, requests)
+    if wanted.limits and not keeps_slo(latencies(run, requests), wanted):
+        return True
+    return trend(run, requests, steady_window(run, requests).window).grows
+
+
+def read_requests(job: WorkloadInput, *, skip_bad_rows: bool = False) -> Requests | None:
+    """The requests of a trace, at its speed; None for traffic that is drawn."""
+    wanted, arrivals = job.workload, job.workload.arrivals
+    if arrivals.kind != "trace":
+        return None
+    until_s = None if wanted.duration is None else wanted.duration * arrivals.time_scale
+    options = TraceOptions(
+        limit=wanted.stated_requests,
+        until_s=until_s,
+        skip_bad_rows=skip_bad_rows,
+        seed=wanted.seed,
+        block_tokens=job.software.memory.block_tokens,
+        classes=wanted.classes,
+    )
+    requests = read_trace(Path(arrivals.trace or ""), arrivals.trace_format, options)
+    return requests.faster(arrivals.time_scale)
+
+
+def make_requests(
+    job: WorkloadInput,
+    choice: Choice,
+    capacity: Capacity | None,
+    saturation: Saturation | None,
+    rate: float,
+    seats: int,
+) -> Requests:
+    """The requests of the run itself, drawn: as many as stated, else as the machine needs.
+
+    Model: open traffic: ``SPANS`` times those that are in the service at once, by Little's law; a
+    backlog: ``OFFLINE_ROUNDS`` fillings; a closed loop: ``CLOSED_ROUNDS`` a client. At least
+    ``DEFAULT_REQUESTS`` (of a closed loop ``CLOSED_LEAST``), at most ``MOST_REQUESTS``.
+    """
+    wanted, size = job.workload, job.software.memory.block_tokens
+    arrivals, stated = wanted.arrivals, wanted.stated_requests
+    turns = sum(p.share * (p.sessions.turns.average if p.sessions else 1) for p in wanted.parts)
+    if arrivals.kind == "closed":
+        clients = (arrivals.concurrency or 1) * turns
+        count = stated or max(CLOSED_LEAST, round(CLOSED_ROUNDS * clients))
+        return draw_requests(wanted, count, seed=wanted.seed, block_tokens=size)
+    if arrivals.kind == "offline":
+        count = stated or max(DEFAULT_REQUESTS, OFFLINE_ROUNDS * seats)
+        return all_at_once(draw_requests(wanted, count, seed=wanted.seed, block_tokens=size))
+    inside = rate * turns * _stay_s(choice, capacity)
+    count = stated or min(MOST_REQUESTS, max(DEFAULT_REQUESTS, round(SPANS * inside)))
+    drawn = draw_requests(wanted, count, seed=wanted.seed, block_tokens=size)
+    return _at_rate(drawn, wanted, rate, size)
+
+
+def _stay_s(choice: Choice, capacity: Capacity | None) -> float:
+    """How long a request is in the service, about."""
+    if capacity is not None and capacity.run is not None:
+        outcomes = capacity.run.outcomes
+        stays = np.array(outcomes.finish_s) - np.array(outcomes.arrival_s)
+        return float(np.nanmean(stays))
+    best = next((c for c in choice.candidates if c.layout == choice.layout), None)
+    if best is None or not best.requests_per_s:
+        return 0.0
+    return best.batch * best.replicas / best.requests_per_s
+
+
+def seats_of(job: WorkloadInput, choice: Choice, price: StepPrice, cache: KvCache) -> int:
+    """Sequences that the whole service holds at once when it is full, by the closed form."""
+    ranks = choice.layout.ranks
+    batch = largest_batch(job, steady_state(price, job, ranks), cache)
+    return batch * ranks * choice.replicas
 
 
 def _digest(wanted: Workload) -> str | None:
@@ -192,12 +270,17 @@ def _digest(wanted: Workload) -> str | None:
 
 
 def make_service(
-    job: WorkloadInput, choice: Choice, price: StepPrice, cache: KvCache, requests: Requests
+    job: WorkloadInput,
+    choice: Choice,
+    price: StepPrice,
+    cache: KvCache,
+    trace: Requests | None = None,
 ) -> Service:
-    """The replicas of a plan."""
+    """The replicas of a plan; ``trace`` are the requests where they are not drawn."""
     wanted, software = job.workload, job.software
-    longest = int(requests.osl.max())
-    if wanted.arrivals.kind != "trace":
+    if trace is not None:
+        longest = int(trace.osl.max())
+    else:
         longest = max(part.osl.longest for part in wanted.parts)
     spec = ReplicaSpec(
         price=price,
@@ -211,7 +294,6 @@ def make_service(
         state_blocks=cache.state_blocks,
         new_token_ratio=software.new_token_ratio,
         swap=software.preemption == "swap",
-        prefixes=_shared_prefixes(job, requests),
         pace=Pace.of(software.tokens_per_step),
     )
     closed = wanted.arrivals.concurrency if wanted.arrivals.kind == "closed" else None
@@ -222,59 +304,92 @@ def make_service(
         job.model.max_context,
         closed,
         software.first_token_steps * software.tokens_per_step,
+        _caches_prefixes(job, trace),
     )
 
 
-def _shared_prefixes(job: WorkloadInput, requests: Requests) -> Prefixes | None:
-    """What the prefix cache may share; None if it is off, or if the model's state cannot be kept
-    unit by unit.
+def _caches_prefixes(job: WorkloadInput, trace: Requests | None) -> bool:
+    """Whether a prefix cache keeps what prompts have in common: not if it is off, or if the model's
+    state cannot be kept unit by unit.
     """
-    prefixes, size = requests.prefixes, job.software.memory.block_tokens
-    if prefixes is None or not job.software.prefix_cache or job.model.linear is not None:
-        return None
-    if prefixes.unit_tokens % size:
+    size = job.software.memory.block_tokens
+    if not job.software.prefix_cache or job.model.linear is not None:
+        return False
+    prefixes = None if trace is None else trace.prefixes
+    if prefixes is not None and prefixes.unit_tokens % size:
         raise SpecError(
             f"prefixes come in units of {prefixes.unit_tokens} tokens, which blocks of {size} "
             "tokens do not divide; set engine.block_tokens or engine.prefix_cache=false"
         )
-    return prefixes
+    return True
+
+
+def refuse_if_none_fits(job: WorkloadInput, service: Service, trace: Requests | None) -> None:
+    """Raise DoesNotFitError if no request at all fits the context and the cache."""
+    wanted, size = job.workload, job.software.memory.block_tokens
+    requests = trace
+    if requests is None:
+        requests = draw_requests(wanted, SAMPLE, seed=wanted.seed, block_tokens=size)
+    too_long, too_big = too_large(service, requests)
+    if not (too_long | too_big).all():
+        return
+    shortest = int((requests.isl + requests.osl).min())
+    cache = service.spec.blocks * service.spec.block_tokens
+    limit = f"the context of {job.model.title}, {service.max_context:,} tokens"
+    if not too_long.all():
+        limit = f"the KV cache of a rank, {cache:,} tokens"
+    raise DoesNotFitError(
+        f"every request of {wanted.name} is longer than {limit}: the shortest has {shortest:,} "
+        "tokens with its answer. Choose a model or a plan that holds more, or shorter requests "
+        "(--set workload.isl=...)"
+    )
 
 
 def _limits(
-    service: Service,
-    requests: Requests,
-    wanted: Workload,
-    step_by_step: bool,
-    progress: Progress | None,
-) -> tuple[Capacity | None, FlatOut | None]:
-    """Capacity and flat out, for open traffic whose load is a share of the capacity."""
+    sample: Sample, choice: Choice, step_by_step: bool, progress: Progress | None
+) -> tuple[Capacity | None, Saturation | None]:
+    """Capacity and saturation, for open traffic whose load is a share of the capacity."""
+    wanted = sample.wanted
     if wanted.arrivals.kind != "open" or wanted.arrivals.load is None:
         return None, None
-    watch = _watcher(progress, "flat out", len(requests))
-    flat_out = run_flat_out(service, requests, step_by_step=step_by_step, watch=watch)
-    slos: Targets = targets(wanted, requests)
-    if not slos.limits:
-        return None, flat_out
+    effort = Effort(error=wanted.sampling_error, most_requests=most_requests(choice)).within(
+        wanted.stated_requests
+    )
+    watch = _watcher(progress, "flat out", sample.seats)
+    saturation = find_saturation(sample, effort, step_by_step=step_by_step, watch=watch)
+    if not any((part.slo or wanted.slo).limits for part in wanted.parts):
+        return None, saturation
+    best = next((c for c in choice.candidates if c.layout == choice.layout), None)
+    guess = best.requests_per_s * sample.starts_share if best else None
     capacity = find_capacity(
-        service,
-        requests,
-        slos,
-        flat_out.starts_per_s,
+        sample,
+        effort,
+        saturation.starts_per_s,
+        saturation.error,
+        guess_per_s=None if guess is None else GUESS * guess,
         step_by_step=step_by_step,
         progress=progress,
     )
-    return capacity, flat_out
+    return capacity, saturation
 
 
-def _offered_rate(wanted: Workload, capacity: Capacity | None, flat_out: FlatOut | None) -> float:
+def _offered_rate(
+    wanted: Workload, choice: Choice, capacity: Capacity | None, saturation: Saturation | None
+) -> float:
     """Starts per second: as given, or the load's share of the capacity (without one, of the
-    saturation).
+    saturation, else of the closed form); 0 where requests do not come at a rate.
     """
+    if wanted.arrivals.kind != "open":
+        return 0.0
     if wanted.arrivals.load is None:
         return wanted.arrivals.rate or 0.0
     reference = capacity.starts_per_s if capacity else 0.0
-    if not reference and flat_out is not None:
-        reference = flat_out.starts_per_s
+    if not reference and saturation is not None:
+        reference = saturation.starts_per_s
+    if not reference:
+        best = next(c for c in choice.candidates if c.layout == choice.layout)
+        turns = sum(p.share * (p.sessions.turns.average if p.sessions else 1) for p in wanted.parts)
+        reference = best.requests_per_s / turns
     return wanted.arrivals.load * reference
 
 
@@ -284,12 +399,17 @@ def _at_rate(requests: Requests, wanted: Workload, rate: float, block_tokens: in
     """
     if wanted.duration is None:
         return requests.at_rate(rate)
-    if wanted.requests is None:
+    if wanted.stated_requests is None:
         expected = rate * wanted.duration * len(requests) / requests.starts
         count = int(expected + 10 * (expected * len(requests) / requests.starts) ** 0.5) + 10
         requests = draw_requests(wanted, count, seed=wanted.seed, block_tokens=block_tokens)
     timed = requests.at_rate(rate)
     return timed.first(max(1, int((timed.arrival_s <= wanted.duration).sum())))
+
+
+def most_requests(choice: Choice) -> int:
+    """Requests that a search may play for a plan: a step of many ranks costs more."""
+    return EFFORT // (1 + choice.layout.ranks // RANKS_PER_EFFORT)
 
 
 def _watcher(progress: Progress | None, stage: str, total: int) -> Watcher | None:

@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any
 
-from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS
+import numpy as np
+
+from cluster_sim.columns import PROVENANCE, SCHEMA, SUMMARY_COLUMNS
 from cluster_sim.economics import (
     chip_usd_per_hour,
+    price_columns,
     usd_per_million_tokens,
     wall_power_w,
 )
 from cluster_sim.facts import Facts
 from cluster_sim.ledger import Ledger, close_ledger
 from cluster_sim.metrics import (
+    FloatArray,
     Latencies,
-    Window,
     attainment,
     class_rows,
     inter_token_latencies,
-    is_stable,
     latencies,
     limit_shares,
     meets_slo,
     outcome_table,
     summarise,
-    tokens_emitted,
-    window,
 )
 from cluster_sim.notes import notes_of
+from cluster_sim.overload import trend
 from cluster_sim.perf.power import chip_power_w
-from cluster_sim.serving.records import Status
-from cluster_sim.serving.service import Run
 from cluster_sim.specs.workload import Slo
+from cluster_sim.status import Limit, check_laws, keeps_up, limit_shares_of, limits_of, statuses
 from cluster_sim.uncertainty import bands, in_manifest
+from cluster_sim.window import Steady, Window, prompt_tokens_in, steady_window, tokens_in
 
 SHARES = {  # column of summary.csv -> operator families
     "share_compute": (
@@ -58,32 +61,47 @@ def summarise_run(
     facts: Facts,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The row of summary.csv (all columns, None = not applicable), the columns of requests.csv, the
-    manifest.
+    manifest. Raises SimulationError when the figures break a law.
     """
     run, requests = facts.run, facts.requests
-    seen = latencies(run, requests, open_loop=facts.open_loop)
-    span = window(run, seen, open_loop=facts.open_loop)
+    steady = steady_window(run, requests)
+    everything = latencies(run, requests)
+    seen = everything
+    if not steady.reason:
+        seen = everything.among(steady.window.holds(np.array(run.outcomes.arrival_s)))
     ledger = close_ledger(facts.price, run)
     row: dict[str, Any] = dict.fromkeys(SUMMARY_COLUMNS)
     row.update(_identity(facts))
-    row.update(_service(facts, seen, span))
+    row.update(_service(facts, steady, seen, everything))
     row.update({column: ledger.share(*families) for column, families in SHARES.items()})
     if run.visits is not None:
         row["share_lost"] = ledger.share("lost")
+    row.update(limit_shares_of(run) | {"limit_other_ranks": ledger.share("bubble")})
     row.update(_memory(facts))
-    limits = _limits(facts)
+    limits = limits_of(facts)
     row.update(_capacity_row(facts, limits))
-    row.update(_money_and_energy(facts, ledger, span, row))
-    row.update({f"prov_{name}": ledger.provenance.get(name, 0.0) for name in _PROVENANCE})
+    row.update(_money_and_energy(facts, ledger, row, limits))
+    row.update({f"prov_{name}": ledger.provenance.get(name, 0.0) for name in PROVENANCE})
+    row.update(statuses(facts, steady, seen, limits, row))
+    check_laws(facts, steady, row)
     found = bands(facts, ledger, row)
     for name, band in found.items():
         row[f"{name}_low"], row[f"{name}_high"] = band.low, band.high
     assert list(row) == list(SUMMARY_COLUMNS)
-    table = outcome_table(run, requests, seen, facts.targets)
-    return row, table, _manifest(facts, ledger, limits, seen, row) | {"bands": in_manifest(found)}
+    table = outcome_table(run, requests, everything, facts.targets)
+    manifest = _manifest(facts, ledger, limits, seen, row)
+    return row, table, manifest | {"steady": _steady(steady), "bands": in_manifest(found)}
 
 
-_PROVENANCE = ("measured", "transferred", "datasheet", "assumed")
+def _steady(steady: Steady) -> dict[str, Any]:
+    """What the manifest says about the window."""
+    span = steady.window
+    return {
+        "start_s": span.start_s,
+        "end_s": span.end_s,
+        "service_s": steady.service_s,
+        "reason": steady.reason or None,
+    }
 
 
 def _identity(facts: Facts) -> dict[str, Any]:
@@ -142,53 +160,64 @@ def describe_slo(slo: Slo) -> str | None:
     return ",".join([*limits, f"attainment={slo.attainment * 100:g}%"]) if limits else None
 
 
-def _service(facts: Facts, seen: Latencies, span: Window) -> dict[str, Any]:
-    """Requests, throughput, latencies and goodput inside the window."""
+def _service(
+    facts: Facts, steady: Steady, seen: Latencies, everything: Latencies
+) -> dict[str, Any]:
+    """Requests, throughput, latencies and goodput inside the window; without a window no rates, and
+    the latencies of all requests.
+    """
     run, requests, wanted = facts.run, facts.requests, facts.targets
-    seconds = span.length_s
+    arrival = np.array(run.outcomes.arrival_s)
     counted = seen.inside & seen.finished
-    done = (
-        counted.sum()
-        if not facts.open_loop
-        else (
-            (seen.e2e_s + _arrivals(run) > span.start_s)
-            & (seen.e2e_s + _arrivals(run) <= span.end_s)
-        ).sum()
-    )
-    output = tokens_emitted(run.logs, span)
-    inputs = int(requests.isl[counted].sum())
-    good = int((meets_slo(seen, wanted) & seen.inside).sum())
-
-    def per_second(amount: float) -> float | None:
-        return amount / seconds if seconds > 0 else None
-
     tpot = summarise("tpot", seen.tpot_s[counted])
+    supported = not steady.reason
+    span = steady.window if supported else Window(-math.inf, math.inf)
+    drift = trend(run, requests, steady.window) if facts.open_loop else None
     row: dict[str, Any] = {
         "isl_mean": float(requests.isl.mean()),
         "osl_mean": float(requests.osl.mean()),
         "requests": len(requests),
-        "finished": int(seen.finished.sum()),
-        "rejected": int(seen.rejected.sum()),
+        "finished": int(everything.finished.sum()),
+        "rejected": int(everything.rejected.sum()),
         "partial": run.interrupted,
-        "stable": is_stable(run, seen) if facts.open_loop else None,
-        "window_s": seconds,
-        "rate_per_s": per_second(int(seen.inside.sum())) if facts.open_loop else None,
-        "requests_per_s": per_second(int(done)),
-        "output_tokens_per_s": per_second(output),
-        "input_tokens_per_s": per_second(inputs),
-        "total_tokens_per_s": per_second(inputs + output),
-        "output_tokens_per_s_per_chip": per_second(output / facts.chips_used),
+        "stable": None if drift is None else keeps_up(facts, drift),
+        "window_s": span.length_s if supported else None,
+        "rate_asked_per_s": facts.asked_per_s,
         "tokens_per_s_per_user": 1e3 / tpot["tpot_mean_ms"] if tpot["tpot_mean_ms"] else None,
-        "goodput_per_s": per_second(good) if wanted.limits else None,
         "slo_attainment": _number(attainment(seen, wanted)) if wanted.limits else None,
         "preemptions": sum(run.outcomes.preemptions),
         "prefix_hit_share": _hit_share(facts),
     }
+    if supported:
+        row.update(_rates(facts, span, everything, arrival, limited=wanted.limits))
     row.update(summarise("ttft", seen.ttft_s[counted]))
     row.update(tpot)
     row.update(inter_token_latencies(run.logs, span))
     row.update(summarise("e2e", seen.e2e_s[counted]))
     return row
+
+
+def _rates(
+    facts: Facts, span: Window, seen: Latencies, arrival: FloatArray, *, limited: bool
+) -> dict[str, float | None]:
+    """What happens in the window, a second: requests that arrive and end, tokens of prompts done
+    and tokens emitted in it.
+    """
+    run, edges, seconds = facts.run, span.parts(1), span.length_s
+    ended = span.holds(np.array(run.outcomes.finish_s))
+    output, inputs = (float(f(run.logs, edges)[0]) for f in (tokens_in, prompt_tokens_in))
+    came_s = min(span.end_s, float(np.nanmax(arrival))) - span.start_s
+    came = int(span.holds(arrival).sum())
+    good = int((meets_slo(seen, facts.targets) & ended).sum())
+    return {
+        "rate_per_s": came / came_s if facts.open_loop and came_s > 0 else None,
+        "requests_per_s": int(ended.sum()) / seconds,
+        "output_tokens_per_s": output / seconds,
+        "input_tokens_per_s": inputs / seconds,
+        "total_tokens_per_s": (inputs + output) / seconds,
+        "output_tokens_per_s_per_chip": output / seconds / facts.chips_used,
+        "goodput_per_s": good / seconds if limited else None,
+    }
 
 
 def _memory(facts: Facts) -> dict[str, Any]:
@@ -202,46 +231,26 @@ def _memory(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _limits(facts: Facts) -> dict[str, Any]:
-    """Capacity and saturation: requests/s, output tokens/s; None where not searched."""
-    limits: dict[str, Any] = {"capacity": None, "saturation": None}
-    outputs = float(facts.requests.osl.sum())
-    if facts.flat_out is not None:
-        run, seconds = facts.flat_out.run, facts.flat_out.seconds
-        finished = sum(status == Status.FINISHED for status in run.outcomes.status)
-        emitted = sum(counts.output_tokens for counts in run.counts)
-        limits["saturation"] = {
-            "requests_per_s": finished / seconds,
-            "output_tokens_per_s": emitted / seconds,
-        }
-    if facts.capacity is not None:
-        rate = facts.capacity.requests_per_s
-        limits["capacity"] = {
-            "requests_per_s": rate,
-            "output_tokens_per_s": rate * outputs / len(facts.requests),
-            "first_limit": facts.capacity.first_limit,
-        }
-    return limits
-
-
-def _capacity_row(facts: Facts, limits: dict[str, Any]) -> dict[str, Any]:
+def _capacity_row(facts: Facts, limits: Mapping[str, Limit]) -> dict[str, Any]:
+    """Capacity and saturation; None where they are not known."""
+    capacity, saturation, chips = limits["capacity"], limits["saturation"], facts.chips_used
     row: dict[str, Any] = {}
-    if limits["saturation"]:
-        flat_out = limits["saturation"]["output_tokens_per_s"] / facts.chips_used
-        row["saturation_output_tokens_per_s_per_chip"] = flat_out
-    if limits["capacity"]:
-        per_chip = limits["capacity"]["output_tokens_per_s"] / facts.chips_used
-        row["capacity_requests_per_s"] = limits["capacity"]["requests_per_s"]
-        row["capacity_output_tokens_per_s_per_chip"] = per_chip
+    if saturation.output_tokens_per_s is not None:
+        row["saturation_output_tokens_per_s_per_chip"] = saturation.output_tokens_per_s / chips
+    if capacity.output_tokens_per_s is not None:
+        row["capacity_requests_per_s"] = capacity.requests_per_s
+        row["capacity_output_tokens_per_s_per_chip"] = capacity.output_tokens_per_s / chips
     return row
 
 
 def _money_and_energy(
-    facts: Facts, ledger: Ledger, span: Window, row: dict[str, Any]
+    facts: Facts, ledger: Ledger, row: Mapping[str, Any], limits: Mapping[str, Limit]
 ) -> dict[str, Any]:
-    """Cost of all chips of the topology and power at the wall, over the run."""
-    machine, topology = facts.machine, facts.machine.topology
-    usd_per_h = chip_usd_per_hour(machine.chip, facts.economics)
+    """Cost of all chips of the topology a token of the window; power at the wall and energy a token
+    of the whole run, fill and drain with it.
+    """
+    machine, topology, economics = facts.machine, facts.machine.topology, facts.economics
+    usd_per_h = chip_usd_per_hour(machine.chip, economics)
     busy = {name: ledger.share(name) for name in ledger.families_s}
     used_w = chip_power_w(
         machine, {**busy, **{name: ledger.share(name) for name in ("bubble", "idle", "lost")}}
@@ -250,29 +259,43 @@ def _money_and_energy(
     if used_w is not None and idle_w is not None and topology.host_power is not None:
         idle_chips = topology.chips - facts.chips_used
         chips_w = facts.chips_used * used_w + idle_chips * idle_w
-        power_w = wall_power_w(chips_w, topology.host_power, facts.economics)
-    output, total = row["output_tokens_per_s"], row["total_tokens_per_s"]
+        power_w = wall_power_w(chips_w, topology.host_power, economics)
+    emitted = sum(counts.output_tokens for counts in facts.run.counts)
+    joules = None
+    if power_w is not None and row["output_tokens_per_s"] and emitted:
+        joules = power_w * facts.run.end_s / emitted
+
+    def usd(tokens_per_s: float | None) -> float | None:
+        return usd_per_million_tokens(usd_per_h, topology.chips, tokens_per_s)
+
     return {
         "chip_usd_per_h": usd_per_h,
-        "usd_per_m_output_tokens": usd_per_million_tokens(usd_per_h, topology.chips, output),
-        "usd_per_m_total_tokens": usd_per_million_tokens(usd_per_h, topology.chips, total),
+        "usd_per_m_output_tokens": usd(row["output_tokens_per_s"]),
+        "usd_per_m_total_tokens": usd(row["total_tokens_per_s"]),
+        "usd_per_m_output_tokens_within_slo": usd(limits["capacity"].output_tokens_per_s),
         "power_w": power_w,
-        "j_per_output_token": power_w / output if output and power_w is not None else None,
+        "j_per_output_token": joules,
+        **price_columns(machine.chip, economics),
     }
 
 
 def _manifest(
-    facts: Facts, ledger: Ledger, limits: dict[str, Any], seen: Latencies, row: dict[str, Any]
+    facts: Facts,
+    ledger: Ledger,
+    limits: Mapping[str, Limit],
+    seen: Latencies,
+    row: dict[str, Any],
 ) -> dict[str, Any]:
     machine, job = facts.machine, facts.job
     usd_per_h, chips = row["chip_usd_per_h"], machine.topology.chips
     lost = {} if facts.run.visits is None else {"lost": ledger.lost_s}
-    for name in ("capacity", "saturation"):
-        if limits[name]:
-            tokens = limits[name]["output_tokens_per_s"]
-            limits[name]["usd_per_m_output_tokens"] = usd_per_million_tokens(
-                usd_per_h, chips, tokens
-            )
+
+    def entry(limit: Limit) -> dict[str, Any] | None:
+        if limit.status == "not_applicable":
+            return None
+        usd = usd_per_million_tokens(usd_per_h, chips, limit.output_tokens_per_s)
+        return {**dataclasses.asdict(limit), "usd_per_m_output_tokens": usd}
+
     return {
         "run_id": row["run_id"],
         "version": facts.version,
@@ -301,8 +324,8 @@ def _manifest(
         "classes": class_rows(seen, facts.requests, facts.targets),
         "ledger": {**ledger.families_s, "bubble": ledger.bubble_s, "idle": ledger.idle_s, **lost},
         "provenance": ledger.provenance,
-        "capacity": limits["capacity"],
-        "saturation": limits["saturation"],
+        "capacity": entry(limits["capacity"]),
+        "saturation": entry(limits["saturation"]),
         "economics": {
             "usd_per_chip_hour": usd_per_h,
             "basis": machine.chip.price.rent_basis
@@ -330,6 +353,9 @@ def _invariants(facts: Facts, row: dict[str, Any]) -> dict[str, bool]:
         "kv_blocks_conserved": row["partial"]
         or all(c.blocks_taken >= c.blocks_returned for c in facts.run.counts),
         "chip_time_closed": True,
+        "goodput_within_throughput": True,
+        "tokens_within_peak": True,
+        "tokens_of_window_within_run": True,
     }
 
 
@@ -349,12 +375,6 @@ def _hit_share(facts: Facts) -> float | None:
     computed = sum(counts.prompt_tokens for counts in facts.run.counts)
     total = computed + facts.run.hit_tokens
     return facts.run.hit_tokens / total if total else 0.0
-
-
-def _arrivals(run: Run) -> Any:
-    import numpy as np
-
-    return np.array(run.outcomes.arrival_s)
 
 
 def _number(value: float) -> float | None:

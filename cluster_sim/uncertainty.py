@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster_sim.capacity import PRECISION
 from cluster_sim.columns import HEADLINES
 from cluster_sim.facts import Facts
 from cluster_sim.ledger import Ledger, close_ledger
@@ -33,6 +32,7 @@ from cluster_sim.serving.generators import planned
 from cluster_sim.serving.service import Run
 
 COVERED, REACH = 0.8, 1.2816  # of a normal distribution within so many sigma
+Z95 = 1.96  # sigmas in half of a 95 % interval
 MOST_GROWTH = 0.9  # d ln TPOT / d ln batch beyond which open traffic has no steady state
 Weights = dict[str, float]  # elasticity of a headline by operator family
 
@@ -131,25 +131,22 @@ def bands(facts: Facts, ledger: Ledger, row: Mapping[str, Any]) -> dict[str, Ban
 
 
 def _chance(facts: Facts, row: Mapping[str, Any], headline: str) -> list[Residual]:
-    """What the draw of the requests leaves to chance, and the search for the capacity.
+    """What the draw of the requests leaves to chance: the sampling error of a headline.
 
-    Model: the mean length of n answers has the deviation of one over sqrt(n); the search ends with
-    the capacity within a bracket. Runs of equal requests have the former in common.
+    Model: half of a 95 % interval over 1.96 is one sigma. It is a run's own: another run of other
+    requests has another one.
     """
-    found = []
-    lengths, wanted = facts.requests.osl, facts.job.workload
-    if wanted.arrivals.kind != "trace":
-        key = (
-            f"draw of {len(lengths)} requests {wanted.name} seed {wanted.seed} {row['osl_mean']:g}"
+    error = row[f"{headline}_error"]
+    if not error:
+        return []
+    return [
+        Residual(
+            key=f"sampling {headline} {facts.config_hash}",
+            sigma=error / Z95,
+            provenance="measured",
+            source="batch means of the run",
         )
-        sigma = float(lengths.std() / lengths.mean()) / math.sqrt(len(lengths))
-        source = "spread of the lengths of answers"
-        found.append(Residual(key=key, sigma=sigma, provenance="assumed", source=source))
-    if headline == HEADLINES[0]:
-        source = "width at which the bisection ends"
-        key = f"search for the capacity {facts.config_hash}"
-        found.append(Residual(key=key, sigma=PRECISION, provenance="assumed", source=source))
-    return found
+    ]
 
 
 def _elasticities(facts: Facts, ledger: Ledger, row: Mapping[str, Any]) -> dict[str, Weights]:
@@ -166,8 +163,8 @@ def _elasticities(facts: Facts, ledger: Ledger, row: Mapping[str, Any]) -> dict[
     run = _shares(ledger)
     found: dict[str, Weights] = {}
     reference: Weights = {}
-    if facts.flat_out is not None:
-        reference = _times(_shares(_ledger_of(facts, facts.flat_out.run)), -1.0)
+    if facts.saturation is not None:
+        reference = _times(_shares(_ledger_of(facts, facts.saturation.run)), -1.0)
         found["saturation_output_tokens_per_s_per_chip"] = reference
     if facts.capacity is not None:
         at = facts.capacity.run
@@ -192,7 +189,8 @@ def _elasticities(facts: Facts, ledger: Ledger, row: Mapping[str, Any]) -> dict[
 
 def _steady(facts: Facts) -> Steady:
     size = facts.job.software.memory.block_tokens
-    job = planned(facts.job, facts.requests, block_tokens=size)
+    trace = facts.requests if facts.job.workload.arrivals.kind == "trace" else None
+    job = planned(facts.job, trace, block_tokens=size)
     return steady_state(facts.price, job, facts.choice.layout.ranks)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cluster_sim.cli.params import Factor, Name, PlanType, Rate, SloType, Time
+from cluster_sim.cli.params import Count, Factor, Name, PlanType, Rate, SloType, Time
 
 if TYPE_CHECKING:
     from cluster_sim.specs.find import FileRecord
@@ -20,6 +20,7 @@ PRECISIONS = (
     *("auto", "bf16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4a16"),
     *("fp16", "mxfp8"),
 )
+PRECISE = "1.5%"  # half of the 95 % interval
 DEGREES = ("tp", "pp", "ep", "attn_dp", "replicas")
 
 _OPTIONS = (
@@ -54,7 +55,8 @@ _OPTIONS = (
     click.option("--slo", type=SloType(), help="ttft=2s,tpot=50ms,attainment=99%."),
     click.option("--rate", type=Rate(), help="Open traffic at so many requests/s."),
     click.option("--concurrency", type=click.IntRange(min=1), help="Closed loop of clients."),
-    click.option("--requests", type=click.IntRange(min=1), help="Number of requests."),
+    click.option("--requests", type=Count(), help="Number of requests; auto: as many as it takes."),
+    click.option("--precise", is_flag=True, help="Half the sampling error of what it can serve."),
     click.option("--duration", type=Time(), help="Traffic for so long, such as '10 min'."),
     click.option("--seed", type=click.IntRange(min=0), help="Seed of the random streams."),
     click.option("--set", "overrides", multiple=True, metavar="ROOT.KEY=VALUE", help="Any input."),
@@ -106,6 +108,11 @@ def _refuse_without_effect(options: dict[str, Any], job: WorkloadInput) -> None:
             f"--duration has no effect: {wanted.name} has {kind} "
             "arrivals; use --requests, or --rate for open traffic"
         )
+    if options["precise"] and (kind != "open" or wanted.arrivals.load is None):
+        raise click.UsageError(
+            "--precise has no effect: it is about capacity and saturation, which are searched for "
+            "open traffic at a share of the capacity"
+        )
     if options["slo"] and wanted.classes and all(part.slo for part in wanted.classes):
         raise click.UsageError(
             f"--slo has no effect: each class of {wanted.name} has its own; change them in the file"
@@ -137,6 +144,8 @@ def _replacements(options: dict[str, Any]) -> dict[str, Any]:
     for key in ("model", "precision", "requests", "seed"):
         if options[key] is not None:
             changed[key] = options[key]
+    if options["precise"]:
+        changed["sampling_error"] = PRECISE
     changed.update(_plan(options))
     for metric, limit in (options["slo"] or {}).items():
         changed[f"slo.{metric}"] = limit
@@ -193,7 +202,7 @@ def _arrivals(options: dict[str, Any]) -> dict[str, Any]:
             changed[f"arrivals.{name}"] = options[name]
     counted = all(value is None for value in (clients, trace, duration))
     if not counted and options["requests"] is None:
-        changed["requests"] = None  # the file's number belongs to the file's own traffic
+        changed["requests"] = "auto"  # the file's number belongs to the file's own traffic
     return changed
 
 

@@ -179,3 +179,23 @@ def _positive(
     if not math.isfinite(number) or number <= 0:
         kind.fail(f"must be > 0 and finite (got {text})", param, ctx)
     return number
+
+
+class Count(click.ParamType[Any]):
+    """A whole number of at least 1, or ``auto``."""
+
+    name = "number|auto"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """See click; raises BadParameter."""
+        if value == "auto":
+            return "auto"
+        try:
+            count = int(str(value))
+        except ValueError:
+            count = 0
+        if count < 1:
+            self.fail(f"must be a whole number from 1 on, or auto (got {value})", param, ctx)
+        return count

@@ -14,7 +14,7 @@ from cluster_sim.perf.residuals import Residual, step_residuals
 from cluster_sim.perf.steady import step_family_s
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.serving.generators import planned
-from cluster_sim.simulation import make_requests
+from cluster_sim.simulation import read_requests
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.software import MemoryRule
 from cluster_sim.specs.workload import Economics
@@ -34,8 +34,8 @@ def explain_run(
     wanted = job.workload.plain()
     job = dataclasses.replace(job, workload=wanted).on(machine.chip)
     size = job.software.memory.block_tokens
-    requests = make_requests(wanted, block_tokens=size, skip_bad_rows=skip_bad_rows)
-    job = planned(job, requests, block_tokens=size)
+    trace = read_requests(job, skip_bad_rows=skip_bad_rows)
+    job = planned(job, trace, block_tokens=size)
     choice = resolve(machine, job)
     parts = (job.model, job.software, choice.layout, choice.recipe)
     price = compile_step_price(machine, *parts)

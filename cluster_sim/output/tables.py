@@ -116,7 +116,7 @@ def _load(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         return f"all at once{many}"
     if arrivals["kind"] == "closed":
         return f"{row['concurrency']} clients in a closed loop{many}"
-    rate = f"{number(row['rate_per_s'])} requests/s{many}"
+    rate = f"{number(row['rate_asked_per_s'] or row['rate_per_s'])} requests/s{many}"
     if arrivals["kind"] == "trace":
         scale = arrivals["time_scale"]
         faster = "" if scale == 1 else f", {number(scale)} times as fast"
@@ -133,32 +133,47 @@ def _duration(seconds: float) -> str:
 
 
 def _limits(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """What the machine can serve: rates with half of their 95 % interval, bounds as bounds."""
     capacity, saturation = manifest["capacity"], manifest["saturation"]
-    if not saturation:
+    if not saturation or manifest["inputs"]["workload"]["arrivals"]["load"] is None:
         return ""
     lines = [
         _columns("What it can serve", "requests/s", "output tokens/s", "per chip", "$/M output")
     ]
     for label, entry in (("  within the SLO", capacity), ("  flat out, no SLO", saturation)):
-        if entry and entry["requests_per_s"] == 0:
-            lines.append(f"{label}: not kept at any rate that was tried")
-        elif entry:
-            lines.append(
-                _columns(
-                    label,
-                    number(entry["requests_per_s"]),
-                    number(entry["output_tokens_per_s"]),
-                    number(entry["output_tokens_per_s"] / row["chips_used"]),
-                    number(entry["usd_per_m_output_tokens"]),
-                )
-            )
+        if not entry:
+            continue
+        if entry["status"] == "not_kept":
+            lines.append(f"{label}: not kept at any rate, see the note")
+        elif entry["output_tokens_per_s"] is None:
+            lines.append(f"{label}: no figure, see the note")
+        else:
+            lines.append(_served(label, row, entry))
     slo = _slo(manifest["inputs"]["workload"]["slo"])
     slo = "that of each class" if manifest["classes"] else slo
     if capacity and slo:
         first = capacity["first_limit"]
         breaks = f"; {first.upper()} breaks first" if first else ""
-        lines.append(textwrap.fill(f"SLO: {slo}{breaks}", WIDTH, initial_indent="  "))
+        errors = [
+            f"{words} +-{entry['error'] * 100:.2g} %"
+            for words, entry in (("capacity", capacity), ("flat out", saturation))
+            if entry["error"] is not None and entry["output_tokens_per_s"]
+        ]
+        sampled = f"; 95 % sampling error: {', '.join(errors)}" if errors else ""
+        text = f"SLO: {slo}{breaks}{sampled}"
+        lines.append(textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  "))
     return "\n".join(lines)
+
+
+def _served(label: str, row: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """The line of a capacity or saturation; of a lower bound the cost is an upper one."""
+    least = ">= " if entry["status"] == "lower_bound" else ""
+    most = "<= " if least else ""
+    usd = entry["usd_per_m_output_tokens"]
+    rates = (entry["requests_per_s"], entry["output_tokens_per_s"])
+    figures = (*rates, entry["output_tokens_per_s"] / row["chips_used"])
+    cost = number(usd) if usd is None else most + number(usd)
+    return _columns(label, *(least + number(figure) for figure in figures), cost)
 
 
 def _columns(label: str, *cells: str) -> str:
@@ -180,6 +195,8 @@ def _slo(slo: Mapping[str, Any]) -> str:
 def _latencies(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     kept = manifest["limits_kept"]
     label = f"At {number(row['requests_per_s'])} requests/s"
+    if row["requests_per_s"] is None:
+        label = f"All {row['finished']:,} requests"
     heads = ("mean", "p50", "p90", "p99")
     lines = [label.ljust(26) + "".join(h.rjust(10) for h in heads) + "within SLO".rjust(14)]
     for name, title, scale in (
@@ -192,9 +209,11 @@ def _latencies(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         cells = "".join(number(None if v is None else v * scale).rjust(10) for v in values)
         share = f"{kept[name] * 100:.1f} %".rjust(14) if name in kept else ""
         lines.append(title.ljust(26) + cells + share)
-    text = f"{number(row['output_tokens_per_s'])} output and "
-    text += f"{number(row['total_tokens_per_s'])} total tokens/s, "
-    text += f"{number(row['tokens_per_s_per_user'])} tokens/s/user"
+    text = "no rates: see the note"
+    if row["output_tokens_per_s"] is not None:
+        text = f"{number(row['output_tokens_per_s'])} output and "
+        text += f"{number(row['total_tokens_per_s'])} total tokens/s, "
+        text += f"{number(row['tokens_per_s_per_user'])} tokens/s/user"
     if row["goodput_per_s"] is not None:
         text += f", goodput {number(row['goodput_per_s'])} req/s"
     if row["prefix_hit_share"] is not None:
@@ -241,7 +260,20 @@ def _chip_time(ledger: Mapping[str, float]) -> str:
     )
 
 
+LIMIT_WORDS = {
+    "reserved_blocks": "admission: reserved blocks",
+    "max_num_seqs": "max_num_seqs",
+    "token_budget": "token budget of a step",
+    "kv_cache": "free KV blocks",
+    "static_batch": "the static batch",
+}
+LEAST_REFUSED = 0.01  # of the time: below it a limit is not worth a word
+
+
 def _limiting(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """What the run was limited by: who kept requests waiting for how long, and what the chips were
+    busy with.
+    """
     ledger = manifest["ledger"]
     owners = {
         "HBM bandwidth": (
@@ -267,6 +299,12 @@ def _limiting(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     busy = sum(resources.values()) or 1.0
     ranked = sorted(resources.items(), key=lambda item: -item[1])[:2]
     text = ", ".join(f"{name} {s / busy * 100:.0f} % of busy time" for name, s in ranked)
+    refused = sorted(
+        ((row[f"limit_{name}"] or 0.0, words) for name, words in LIMIT_WORDS.items()), reverse=True
+    )
+    waits = [f"{words} {share * 100:.0f} %" for share, words in refused if share >= LEAST_REFUSED]
+    if waits:
+        text += f"; requests kept waiting by {', '.join(waits)} of the time"
     return f"{text}; KV cache at most {row['kv_peak'] * 100:.0f} % full"
 
 
@@ -275,21 +313,26 @@ def _cost(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         return "no price of this chip, see the note"
     chip, economics = manifest["inputs"]["chip"], manifest["inputs"]["economics"]
     basis = "as given" if economics["usd_per_chip_hour"] else manifest["economics"]["basis"]
-    text = f"${row['chip_usd_per_h']:.2f} per {chip['title']}-hour ({basis}): "
-    return text + f"${number(row['usd_per_m_output_tokens'])} per M output tokens"
+    text = f"${row['chip_usd_per_h']:.2f} per {chip['title']}-hour ({basis})"
+    if row["usd_per_m_output_tokens"] is None:
+        return f"{text}; none a token without a rate"
+    return f"{text}: ${number(row['usd_per_m_output_tokens'])} per M output tokens"
 
 
 def _energy(row: Mapping[str, Any]) -> str:
     if row["power_w"] is None:
         return "no power known for this chip"
-    per_token = number(row["j_per_output_token"])
-    return f"{row['power_w'] / 1e3:.1f} kW at the wall: {per_token} J per output token"
+    text = f"{row['power_w'] / 1e3:.1f} kW at the wall"
+    if row["j_per_output_token"] is None:
+        return f"{text}; none a token without a rate"
+    return f"{text}: {number(row['j_per_output_token'])} J per output token"
 
 
 def _trust(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     words = {
         "measured": "from measured kernels",
         "transferred": "transferred from a relative",
+        "extrapolated": "extrapolated",
         "datasheet": "datasheet",
         "assumed": "assumed",
     }

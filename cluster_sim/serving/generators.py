@@ -44,7 +44,13 @@ def draw_pauses(pause: Pause, count: int, rng: np.random.Generator) -> FloatArra
 
 
 def draw_requests(
-    wanted: Workload, count: int, *, seed: int, block_tokens: int | None = None
+    wanted: Workload,
+    count: int,
+    *,
+    seed: int,
+    draw: int = 0,
+    block_tokens: int | None = None,
+    every: int = 1,
 ) -> Requests:
     """``count`` seeded requests of a workload, their sessions (or they themselves) one a second in
     the mean.
@@ -52,28 +58,30 @@ def draw_requests(
     Model: Gamma gaps of coefficient of variation ``cv`` (shape 1/cv^2; 1 is Poisson); each start
     belongs to a class with the probability of its share; the last session ends with request number
     ``count``. Gaps, prompts, answers, classes, turns, pauses and prefixes come from streams of
-    their own, so that changing one leaves the others. ``block_tokens`` is the unit of shared
-    prefixes; without it none are made.
+    their own, so that changing one leaves the others; ``draw`` numbers independent draws of one
+    seed. ``block_tokens`` is the unit of shared prefixes; without it none are made. ``every``:
+    only each so many-th start, whose gaps are sums of so many.
     """
     parts = wanted.parts
-    shape = 1.0 / wanted.arrivals.cv**2
-    start_s = np.cumsum(_stream(seed, GAPS).gamma(shape, 1.0 / shape, count))
-    label = _draw_classes(parts, count, seed)
-    turns = _draw_turns(parts, label, seed, count)
+    shape = every / wanted.arrivals.cv**2
+    drawn = _Seed(seed, draw)
+    start_s = np.cumsum(drawn.stream(GAPS).gamma(shape, 1.0 / shape, count))
+    label = _draw_classes(parts, count, drawn)
+    turns = _draw_turns(parts, label, drawn, count)
     starts = len(turns)
     session = np.repeat(np.arange(starts), turns)
     row_label = label[session]
     isl, osl = np.empty(count, np.int64), np.empty(count, np.int64)
     for k, part in enumerate(parts):
         mine = np.flatnonzero(row_label == k)
-        isl[mine] = draw_lengths(part.isl, len(mine), _stream(seed, PROMPTS, k))
-        osl[mine] = draw_lengths(part.osl, len(mine), _stream(seed, ANSWERS, k))
+        isl[mine] = draw_lengths(part.isl, len(mine), drawn.stream(PROMPTS, k))
+        osl[mine] = draw_lengths(part.osl, len(mine), drawn.stream(ANSWERS, k))
     traffic = _Starts(parts, label[:starts], turns, session)
-    sharing = _draw_prefixes(traffic, seed)
+    sharing = _draw_prefixes(traffic, drawn)
     isl = _whole_prompts(traffic, sharing, isl, osl)
     several = len(parts) > 1
     urgency = np.array([part.priority for part in parts])
-    after, think_s = _draw_pauses_of(traffic, seed)
+    after, think_s = _draw_pauses_of(traffic, drawn)
     return Requests(
         start_s[session],
         isl,
@@ -87,17 +95,17 @@ def draw_requests(
     )
 
 
-def planned(job: WorkloadInput, requests: Requests, *, block_tokens: int) -> WorkloadInput:
+def planned(job: WorkloadInput, trace: Requests | None, *, block_tokens: int) -> WorkloadInput:
     """The workload that a plan is weighed for: lengths as the requests have them, the tightest
-    limits of all classes.
+    limits of all classes; ``trace`` are the requests where they are not drawn.
 
     Lengths of one class without sessions and prefix are those of the file. Generated ones are
     sampled with a fixed seed, so that the plan does not depend on the seed. What a prefix cache
     saves is not counted.
     """
     wanted = job.workload
-    if wanted.arrivals.kind == "trace":
-        seen = requests
+    if trace is not None:
+        seen = trace
     else:
         parts = wanted.parts
         if len(parts) == 1 and parts[0].prefix is None and parts[0].sessions is None:
@@ -156,25 +164,33 @@ class _Starts:
         return found
 
 
-def _stream(seed: int, kind: int, part: int = 0) -> np.random.Generator:
-    """The random numbers of one kind; those of the first class do not depend on there being
-    others.
-    """
-    key = (kind,) if part == 0 else (kind, part)
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+@dataclass(frozen=True, slots=True)
+class _Seed:
+    """Where the random numbers of a draw come from."""
+
+    seed: int
+    draw: int
+
+    def stream(self, kind: int, k: int = 0) -> np.random.Generator:
+        """The random numbers of one kind; those of the first class do not depend on there being
+        others.
+        """
+        key = (kind,) if k == 0 else (kind, k)
+        entropy = self.seed if self.draw == 0 else [self.seed, self.draw]
+        return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=key))
 
 
-def _draw_classes(parts: tuple[TrafficClass, ...], count: int, seed: int) -> IntArray:
+def _draw_classes(parts: tuple[TrafficClass, ...], count: int, seed: _Seed) -> IntArray:
     if len(parts) == 1:
         return np.zeros(count, np.int64)
     bounds = np.cumsum([part.share for part in parts])
-    drawn = _stream(seed, CLASSES).random(count) * bounds[-1]
+    drawn = seed.stream(CLASSES).random(count) * bounds[-1]
     label: IntArray = np.searchsorted(bounds, drawn, side="right").astype(np.int64)
     return np.minimum(label, len(parts) - 1)
 
 
 def _draw_turns(
-    parts: tuple[TrafficClass, ...], label: IntArray, seed: int, count: int
+    parts: tuple[TrafficClass, ...], label: IntArray, seed: _Seed, count: int
 ) -> IntArray:
     """Turns of so many sessions that they make ``count`` requests; the last one is cut."""
     turns = np.ones(count, np.int64)
@@ -183,7 +199,7 @@ def _draw_turns(
     for k, part in enumerate(parts):
         if part.sessions is not None:
             mine = np.flatnonzero(label == k)
-            turns[mine] = draw_lengths(part.sessions.turns, len(mine), _stream(seed, TURNS, k))
+            turns[mine] = draw_lengths(part.sessions.turns, len(mine), seed.stream(TURNS, k))
     ends = np.cumsum(turns)
     last = int(np.searchsorted(ends, count))
     turns = turns[: last + 1]
@@ -191,7 +207,7 @@ def _draw_turns(
     return turns
 
 
-def _draw_pauses_of(traffic: _Starts, seed: int) -> tuple[IntArray | None, FloatArray | None]:
+def _draw_pauses_of(traffic: _Starts, seed: _Seed) -> tuple[IntArray | None, FloatArray | None]:
     """Whom each turn waits for, and how long after that it comes."""
     if all(part.sessions is None for part in traffic.parts):
         return None, None
@@ -203,7 +219,7 @@ def _draw_pauses_of(traffic: _Starts, seed: int) -> tuple[IntArray | None, Float
     for k, part in enumerate(traffic.parts):
         if part.sessions is not None:
             later = np.flatnonzero((row_label == k) & (after >= 0))
-            think_s[later] = draw_pauses(part.sessions.think, len(later), _stream(seed, THINK, k))
+            think_s[later] = draw_pauses(part.sessions.think, len(later), seed.stream(THINK, k))
     return after, think_s
 
 
@@ -215,12 +231,12 @@ class _Sharing:
     group: IntArray
 
 
-def _draw_prefixes(traffic: _Starts, seed: int) -> _Sharing:
+def _draw_prefixes(traffic: _Starts, seed: _Seed) -> _Sharing:
     starts = len(traffic.label)
     tokens, group = np.zeros(starts, np.int64), np.zeros(starts, np.int64)
     for k, part in enumerate(traffic.parts):
         if part.prefix is not None:
-            mine, rng = traffic.of_class(k), _stream(seed, PREFIX, k)
+            mine, rng = traffic.of_class(k), seed.stream(PREFIX, k)
             has = rng.random(len(mine)) < part.prefix.share
             tokens[mine] = np.where(has, part.prefix.tokens, 0)
             drawn = rng.integers(0, part.prefix.groups, len(mine))

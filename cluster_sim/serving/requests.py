@@ -105,6 +105,23 @@ class Requests:
         """The same requests with all gaps divided by a factor."""
         return replace(self, arrival_s=self.arrival_s / factor)
 
+    def take(self, places: IntArray) -> Requests:
+        """Those at some places, in that order; for requests that neither wait for others nor share
+        anything. Times are no longer in order.
+        """
+
+        def pick(values: NDArray[Any] | None) -> Any:
+            return None if values is None else values[places]
+
+        return replace(
+            self,
+            arrival_s=self.arrival_s[places],
+            isl=self.isl[places],
+            osl=self.osl[places],
+            slo_class=pick(self.slo_class),
+            priority=pick(self.priority),
+        )
+
     def first(self, count: int) -> Requests:
         """The first ``count`` requests; who waits for another still finds it among them."""
 

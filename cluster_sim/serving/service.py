@@ -12,11 +12,12 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from simpy.core import Environment
 from simpy.events import Event
 
@@ -55,6 +56,7 @@ class Service:
     max_context: int
     concurrency: int | None = None  # closed loop of so many clients (with sessions: of sessions)
     first_token_steps: float = 0.0  # how many token times later clients see what the engine made
+    caching: bool = False  # replicas keep what the prompts of requests have in common
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ def serve(
     machine with the processes that run beside the service. Raises SimulationError when
     requests or KV blocks are not conserved.
     """
+    if service.caching:
+        service = replace(service, spec=replace(service.spec, prefixes=requests.prefixes))
     outcomes = Outcomes(requests)
     accepted = _admissible(service, requests, outcomes)
     turns = Turns(service, requests, outcomes) if requests.after is not None else None
@@ -143,13 +147,18 @@ def serve(
     return run
 
 
-def _admissible(service: Service, requests: Requests, outcomes: Outcomes) -> array[int]:
-    """Requests that fit context and cache, in order of arrival; the others are marked rejected."""
+def too_large(service: Service, requests: Requests) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which requests are longer than the context, and which of the others than the cache."""
     tokens = requests.isl + requests.osl
     cache = (service.spec.blocks - service.spec.state_blocks) * service.spec.block_tokens
     too_long = tokens > service.max_context
     # A last step may hold drafts beyond the end of an answer.
-    too_big = ~too_long & (tokens + service.spec.price.decode_tokens - 2 > cache)
+    return too_long, ~too_long & (tokens + service.spec.price.decode_tokens - 2 > cache)
+
+
+def _admissible(service: Service, requests: Requests, outcomes: Outcomes) -> array[int]:
+    """Requests that fit context and cache, in order of arrival; the others are marked rejected."""
+    too_long, too_big = too_large(service, requests)
     for request in np.flatnonzero(too_long).tolist():
         outcomes.status[request] = Status.REJECTED_CONTEXT
     for request in np.flatnonzero(too_big).tolist():

@@ -67,13 +67,17 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What one chip costs: rent per hour, purchase, both optional, and what each figure means."""
+    """What one chip costs: rent per hour, purchase, both optional, what each figure means, and when
+    it was published (year, or year and month).
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     rent: UsdPerHour | None = None
     rent_basis: str = ""
+    rent_date: str | None = None
     purchase: Usd | None = None
     purchase_basis: str = ""
+    purchase_date: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -217,6 +217,9 @@ class Workload:
     else the first of fp8, int8, bf16 that the chip has and that fits.
 
     Traffic is ``isl`` and ``osl`` with ``prefix`` and ``sessions``, or a mix of ``classes``.
+    ``requests`` auto is as many as the machine needs; a number limits every figure to what so many
+    can tell. ``sampling_error``: capacity and saturation are searched until half of their 95 %
+    interval is no wider.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -234,7 +237,8 @@ class Workload:
     classes: tuple[TrafficClass, ...] = ()
     arrivals: Arrivals
     slo: Slo = field(default_factory=Slo)
-    requests: PositiveInt | None = None
+    requests: PositiveInt | Literal["auto"] = "auto"
+    sampling_error: Share = 0.03
     duration: Seconds | None = None
     seed: NonNegativeInt = 0
     plan: Plan = field(default_factory=Plan)
@@ -254,6 +258,11 @@ class Workload:
                 raise ValueError("two of 'classes' have the same name")
         elif self.arrivals.kind != "trace" and None in lengths:
             raise ValueError("give 'isl' and 'osl', or 'classes'")
+
+    @property
+    def stated_requests(self) -> int | None:
+        """The number of requests if one was given."""
+        return None if self.requests == "auto" else self.requests
 
     @property
     def shape(self) -> tuple[Lengths, Lengths]:

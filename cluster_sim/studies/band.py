@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cluster_sim.capacity import find_capacity, run_flat_out
+from cluster_sim.capacity import Effort, find_capacity, find_saturation, sample_of
 from cluster_sim.errors import SpecError
 from cluster_sim.facts import Facts
 from cluster_sim.perf.residuals import (
@@ -24,10 +24,11 @@ from cluster_sim.perf.residuals import (
 from cluster_sim.perf.step_price import scaled_price
 from cluster_sim.result import Result
 from cluster_sim.serving.service import Service, serve
-from cluster_sim.simulation import make_service
+from cluster_sim.simulation import make_service, most_requests, seats_of
 from cluster_sim.summary import summarise_run
 
 REPLICATIONS = 16
+ROUGH = 0.06  # half-width of a capacity in a replication: the spread over 16 is what counts
 LATENCIES = ("tpot_mean_ms", "ttft_mean_ms")
 FULL = ("output_tokens_per_s", "usd_per_m_output_tokens", "j_per_output_token")  # no given rate
 LIMITS = ("saturation_output_tokens_per_s_per_chip", "capacity_output_tokens_per_s_per_chip")
@@ -52,7 +53,7 @@ def band_study(
         raise SpecError("a band needs the facts of a run: simulate(..., keep=True)")
     if facts.others:
         raise SpecError("the band of a run beside others is not simulated")
-    if what == "capacity" and facts.flat_out is None:
+    if what == "capacity" and facts.saturation is None:
         raise SpecError(
             "--band capacity needs traffic at a share of the capacity; leave out --rate"
         )
@@ -108,11 +109,12 @@ def _residuals(facts: Facts) -> dict[str, tuple[Residual, ...]]:
 def _again(facts: Facts, factors: Mapping[str, float], what: What) -> dict[str, float]:
     """The headlines with other constants."""
     price = scaled_price(facts.price, factors)
-    service = make_service(facts.job, facts.choice, price, facts.cache, facts.requests)
+    trace = facts.requests if facts.job.workload.arrivals.kind == "trace" else None
+    service = make_service(facts.job, facts.choice, price, facts.cache, trace)
     run = serve(service, facts.requests)
     if run.interrupted:
         raise KeyboardInterrupt
-    row, _, _ = summarise_run(replace(facts, price=price, run=run, capacity=None, flat_out=None))
+    row, _, _ = summarise_run(replace(facts, price=price, run=run, capacity=None, saturation=None))
     wanted = LATENCIES if facts.open_loop else (*LATENCIES, *FULL)
     found = {name: row[name] for name in wanted if row[name] is not None}
     for name, beside in (("ttft_mean_ms", "front_end"), ("j_per_output_token", "power")):
@@ -122,12 +124,16 @@ def _again(facts: Facts, factors: Mapping[str, float], what: What) -> dict[str, 
 
 
 def _limits(facts: Facts, service: Service) -> dict[str, float]:
-    """Saturation and capacity, per chip."""
-    flat_out = run_flat_out(service, facts.requests)
-    emitted = sum(counts.output_tokens for counts in flat_out.run.counts)
-    found = {LIMITS[0]: emitted / flat_out.seconds / facts.chips_used}
-    if facts.capacity is not None:
-        at = find_capacity(service, facts.requests, facts.targets, flat_out.starts_per_s)
-        mean = float(facts.requests.osl.mean())
-        found[LIMITS[1]] = at.requests_per_s * mean / facts.chips_used
+    """Saturation and capacity, per chip, by as many requests as those of the run."""
+    assert facts.saturation is not None
+    wanted, size = facts.job.workload, facts.job.software.memory.block_tokens
+    seats = seats_of(facts.job, facts.choice, service.spec.price, facts.cache)
+    sample = sample_of(service, wanted, block_tokens=size, seats=seats)
+    effort = Effort(error=ROUGH, most_requests=most_requests(facts.choice))
+    flat_out = find_saturation(sample, effort)
+    found = {LIMITS[0]: flat_out.output_tokens_per_s / facts.chips_used}
+    if facts.capacity is not None and facts.capacity.starts_per_s:
+        guess = facts.capacity.starts_per_s
+        at = find_capacity(sample, effort, flat_out.starts_per_s, flat_out.error, guess_per_s=guess)
+        found[LIMITS[1]] = at.requests_per_s * at.osl_mean / facts.chips_used
     return found

@@ -288,7 +288,7 @@ def _in_window(row: Mapping[str, Any], replicas: int) -> dict[str, float]:
 def _over_all(facts: Facts, replicas: int) -> dict[str, float]:
     """Latencies of all requests, rates from the first arrival to the last token."""
     requests = facts.requests
-    seen = latencies(facts.run, requests, open_loop=facts.open_loop)
+    seen = latencies(facts.run, requests)
     arrival = np.array(facts.run.outcomes.arrival_s)
     seconds = float((arrival + seen.e2e_s).max() - arrival.min()) / replicas
     isl, osl = float(np.sum(requests.isl)), float(np.sum(requests.osl))

@@ -104,26 +104,28 @@ def bands_text(first: Heading, other: Heading, bands: Sequence[BandRatio], width
         title[-1] += f" {chance}"
     else:
         title.append(GAP + chance)
-    cells = [
-        (
-            band.headline,
-            ratio_text(Ratio(value=band.ratio.value, side=band.ratio.side)),
-            *("-" if end is None else number(end) for end in (band.low, band.high)),
-            band.verdict,
-        )
-        for band in bands
-    ]
-    if not cells:
+    if not bands:
         return "\n".join([*title, "no headline in common"])
+    cells = [_band_cells(band) for band in bands]
     names = ("headline", "ratio", "low", "high", "")
-    for word in (1000, WORD):
-        columns = [
-            _Column(name, tuple(row[i] for row in cells), word=word) for i, name in enumerate(names)
-        ]
+    columns = [_Column(name, tuple(row[i] for row in cells)) for i, name in enumerate(names)]
+    for last in (columns[-1], _Column("", columns[-1].cells, WORD)):
+        columns[-1] = last
         left = width - sum(len(GAP) + column.width for column in columns[1:])
         if left >= NAME:
-            break
-    return "\n".join([*title, _grid(columns, max(left, 8))])
+            return "\n".join([*title, _grid(columns, left)])
+    for name, *figures, says in cells:
+        text = f"ratio {figures[0]}, low {figures[1]}, high {figures[2]}: {says}"
+        title += [*fold(name, width), *textwrap.wrap(text, width, subsequent_indent=GAP)]
+    return "\n".join(title)
+
+
+def _band_cells(band: BandRatio) -> tuple[str, str, str, str, str]:
+    """A line of the table of bands: '-' where a bound leaves an end open, or there is none."""
+    value, side = band.ratio.value, band.ratio.side
+    low, high = ("-" if end is None else number(end) for end in (band.low, band.high))
+    ratio = "-" if value is None else _bounded(value, side, None)
+    return band.headline, ratio, low, high, band.verdict
 
 
 def figure_text(one: Figure) -> str:

@@ -220,20 +220,19 @@ def find_summaries(path: Path) -> list[Path]:
     """The summary.csv files that a path means: itself if it is no folder, that of a run's folder,
     or all below a folder, sorted; raises SpecError if there are none.
     """
-    if not path.is_dir():
-        return [path]
-    if (path / "summary.csv").exists():
-        return [path / "summary.csv"]
-    below = (file for file in path.rglob("summary.csv") if file.is_file())
+    try:
+        if not path.is_dir():
+            return [path]
+        if (path / "summary.csv").exists():
+            return [path / "summary.csv"]
+        below = [file.relative_to(path) for file in path.rglob("summary.csv") if file.is_file()]
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
     # Hidden folders are of runs that are still being written.
-    shown = sorted(
-        file
-        for file in below
-        if not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
+    shown = sorted(file for file in below if not any(part.startswith(".") for part in file.parts))
     if not shown:
         raise SpecError(f"{path}: no summary.csv here or below")
-    return shown
+    return [path / file for file in shown]
 
 
 def read_summary(path: Path) -> list[dict[str, str]]:

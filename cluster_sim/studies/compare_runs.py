@@ -71,6 +71,7 @@ NEW = (
     *(f"{name}_{what}" for name in JUDGED for what in ("status", "error")),
 )
 MOST_SHOWN = 6  # values in a warning
+ROUNDED = ("isl_mean", "osl_mean", "electricity_usd_per_kwh", "pue")  # in a warning
 LEAST_SHARE = 0.005  # that is named: less rounds to 0 %
 # Columns that must agree for a fair comparison, and what it means when they do not.
 MUST_AGREE = {
@@ -201,20 +202,20 @@ def _warnings(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def _values(runs: Sequence[ComparedRun], column: str) -> list[str]:
-    """The values of a column, each once, numbers rounded."""
-    texts = (run.row.get(column) or "" for run in runs)
-    return list(dict.fromkeys(texts))
-
-
-def _listed(values: Sequence[str]) -> str:
-    shown = [_rounded(value) or "none" for value in values[:MOST_SHOWN]]
-    more = [f"and {len(values) - MOST_SHOWN} more"] if len(values) > MOST_SHOWN else []
-    return ("; " if any("," in value for value in shown) else ", ").join([*shown, *more])
+    """The different values of a column, as a warning shows them."""
+    texts = list(dict.fromkeys(run.row.get(column) or "" for run in runs))
+    return [_rounded(text) for text in texts] if column in ROUNDED else texts
 
 
 def _rounded(text: str) -> str:
     value = as_number(text)
     return text if value is None else f"{value:.4g}"
+
+
+def _listed(values: Sequence[str]) -> str:
+    shown = [value or "none" for value in values[:MOST_SHOWN]]
+    more = [f"and {len(values) - MOST_SHOWN} more"] if len(values) > MOST_SHOWN else []
+    return ("; " if any("," in value for value in shown) else ", ").join([*shown, *more])
 
 
 def _priced(run: ComparedRun, metric: str) -> bool:
@@ -248,8 +249,7 @@ def flat_rows(
     rows = []
     for number, run in enumerate(runs):
         row: dict[str, Cell] = {"run": str(run.heading)}
-        for column in IDENTITY:
-            row[column] = _typed(run.row.get(column) or "")
+        row |= {column: _cell(run.row, column) for column in IDENTITY}
         row["limited_by"] = run.words["limited_by"] or None
         for metric in METRICS:
             row |= _flat(metric, run.figures[metric], run.ratios.get(metric, Ratio()))
@@ -272,6 +272,21 @@ IDENTITY = (
 )
 
 
+NUMBERS = (
+    *("n_chips", "chips_used", "concurrency", "rate_asked_per_s", "requests", "seed"),
+    *("prov_extrapolated", "schema"),
+)
+
+
+def _cell(row: Row, column: str) -> Cell:
+    """A cell as its text, or as the number that it holds where the column has numbers."""
+    text = row.get(column) or None
+    value = as_number(text) if column in NUMBERS else None
+    if value is None:
+        return text
+    return int(value) if value.is_integer() else value
+
+
 def _flat(metric: str, one: Figure, ratio: Ratio) -> dict[str, Cell]:
     """The columns of a metric: value and ratio, of judged ones what they are worth too."""
     if metric not in JUDGED and metric not in FOLLOWS:
@@ -291,11 +306,3 @@ def _flat(metric: str, one: Figure, ratio: Ratio) -> dict[str, Cell]:
 def bound(side: int) -> str | None:
     """On which side of a value the truth lies; None if the value is not a bound."""
     return {1: ">=", -1: "<="}.get(side)
-
-
-def _typed(text: str) -> Cell:
-    """A cell as the number that it holds, or as its text."""
-    if text.isdecimal():
-        return int(text)
-    value = as_number(text)
-    return text or None if value is None else value

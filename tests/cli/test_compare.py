@@ -169,6 +169,11 @@ def test_bad_input_is_refused_by_name(line: str, says: str, runner: CliRunner) -
     assert result.stdout == ""
 
 
+def test_a_name_that_no_file_can_have_is_refused(runner: CliRunner) -> None:
+    result = runner.invoke(cli, ["compare", "a" * 300, "b"])
+    assert "cannot be read: File name too long" in str(result.exception)
+
+
 def test_problems_of_all_files_come_at_once(runner: CliRunner) -> None:
     leave("a", capacity("fast"))
     leave("b", capacity(1.0, "fine"))

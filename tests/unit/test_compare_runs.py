@@ -272,6 +272,13 @@ def test_unlike_runs_are_named(column: str) -> None:
     assert [text for text in warnings if text.startswith(words)]
 
 
+def test_values_of_warnings_stay_what_they_are() -> None:
+    _, warnings = compare_runs([run(seed=1234567, version="0.10"), run(seed=0, isl_mean=1 / 3)])
+    assert "seeds differ: 1234567, 0" in warnings
+    assert "versions of the program differ: 0.10, none" in warnings
+    assert "input lengths differ: none, 0.3333" in warnings
+
+
 def test_prices_are_no_matter_where_nothing_is_priced() -> None:
     free = {name: "" for name in METRICS if name.startswith("usd_")}
     _, warnings = compare_runs([run(**free), run(**free, price_basis="owned")])
@@ -312,6 +319,7 @@ def test_rows_have_equal_keys_and_all_that_the_table_knows() -> None:
     runs, _ = compare_runs(rows)
     bands = [[BandRatio(headline=CAPACITY, ratio=runs[1].ratios[CAPACITY], low=1.0, verdict="x")]]
     first, second = flat_rows(runs, bands)
+    assert (first["config_hash"], first["n_chips"]) == ("0123456789", 8)
     assert list(first) == list(second)
     assert second[f"{CAPACITY}_status"] == "lower_bound"
     assert second[f"{CAPACITY}_bound"] == second[f"{CAPACITY}_ratio_bound"] == ">="

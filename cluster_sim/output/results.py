@@ -216,32 +216,67 @@ def _run_log(log: Mapping[str, object]) -> str:
     return "".join(f"{key}: {value}\n" for key, value in facts.items())
 
 
+def find_summaries(path: Path) -> list[Path]:
+    """The summary.csv files that a path means: itself if it is no folder, that of a run's folder,
+    or all below a folder, sorted; raises SpecError if there are none.
+    """
+    try:
+        if not path.is_dir():
+            return [path]
+        if (path / "summary.csv").exists():
+            return [path / "summary.csv"]
+        below = [file.relative_to(path) for file in path.rglob("summary.csv") if file.is_file()]
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
+    # Hidden folders are of runs that are still being written.
+    shown = sorted(file for file in below if not any(part.startswith(".") for part in file.parts))
+    if not shown:
+        raise SpecError(f"{path}: no summary.csv here or below")
+    return [path / file for file in shown]
+
+
 def read_summary(path: Path) -> list[dict[str, str]]:
     """The rows of a summary.csv (or of a run's folder) as text cells; raises SpecError if it is
-    none.
+    none, or broken.
     """
+    import io
+
     file = path / "summary.csv" if path.is_dir() else path
-    text = read_text(file)
-    rows = list(csv.DictReader(text.splitlines()))
-    header = text.splitlines()[0].split(",") if text.strip() else []
+    reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
+    try:
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        raise SpecError(f"{file}:{reader.line_num}: not CSV: {error}") from None
+    header = lines[0][1] if lines else []
     missing = [name for name in ("run_id", "workload", "topology", "schema") if name not in header]
     if missing:
         raise SpecError(f"{path}: not a summary.csv (no column {', '.join(missing)})")
-    if not rows:
+    if len(lines) == 1:
         raise SpecError(f"{path}: holds no run")
-    return rows
+    problems = [
+        f"{file}:{line}: {len(cells)} cells, the header has {len(header)}; the file is broken"
+        for line, cells in lines
+        if len(cells) != len(header)
+    ]
+    if problems:
+        raise SpecError(problems)
+    return [dict(zip(header, cells, strict=True)) for _, cells in lines[1:]]
 
 
-def read_bands(path: Path) -> dict[str, Any]:
+def read_bands(path: Path, config_hash: str | None = None) -> dict[str, Any]:
     """The bands of the headlines in the manifest.json of a run's folder, or beside its summary.csv;
-    raises SpecError if there are none.
+    raises SpecError if there are none, or if they are of another run than ``config_hash``.
     """
     file = (path if path.is_dir() else path.parent) / "manifest.json"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))["bands"]["headlines"]
-        effects = [part["effect"] for band in found.values() for part in band["contributions"]]
-        numbers = [band[key] for band in found.values() for key in ("base", "sigma")] + effects
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        found = manifest["bands"]["headlines"]
+        parts = [part for band in found.values() for part in band["contributions"]]
+        numbers = [band[key] for band in found.values() for key in ("base", "sigma")]
+        numbers += [part["effect"] for part in parts]
         if not all(isinstance(number, int | float) for number in numbers):
+            raise TypeError
+        if not all(isinstance(part["key"], str) for part in parts):
             raise TypeError
     except OSError as error:
         raise SpecError(f"{file}: cannot be read: {error.strerror}; --band needs it") from None
@@ -249,6 +284,10 @@ def read_bands(path: Path) -> dict[str, Any]:
         raise SpecError(
             f"{file}: holds no bands; run the workload again with this version"
         ) from None
+    if config_hash and manifest.get("config_hash", config_hash) != config_hash:
+        raise SpecError(
+            f"{file}: is of another run than a row of {path}; --band needs the folder of each run"
+        )
     return dict(found)
 
 

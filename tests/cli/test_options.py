@@ -93,7 +93,7 @@ def test_a_duration_is_not_cut_by_the_number_of_requests_of_the_file(runner: Cli
         ("explain --topo h200_nvl8 --workload llama70b --chips 9", "has 8 chips"),
         ("compare file file", "not a summary.csv"),
         ("compare binary binary", "not a text file"),
-        ("compare . .", "cannot be read"),
+        ("compare . .", "no summary.csv here or below"),
         ("compare bad.csv bad.csv", "bad.csv: no column"),
         ("check binary", "cannot tell what kind of file"),
         ("check", "Missing argument"),

@@ -10,9 +10,11 @@ from typing import get_args
 
 from conftest import ROOT
 
+from cluster_sim import load_workload, simulate
 from cluster_sim.cli import cli
 from cluster_sim.cli.calibrate import calibrate
 from cluster_sim.cli.collective import collective
+from cluster_sim.cli.compare import compare
 from cluster_sim.cli.measure import measure
 from cluster_sim.cli.replay import replay
 from cluster_sim.cli.run import run
@@ -20,9 +22,11 @@ from cluster_sim.cli.validate import validate
 from cluster_sim.columns import SUMMARY_COLUMNS
 from cluster_sim.output.validate_text import CASE_COLUMNS
 from cluster_sim.specs.campaign import Campaign, Checkpoint, Failures, FleetName
+from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.training import Lora, Offload, Routing, TrainingPlan, TrainingWorkload
 from cluster_sim.specs.training_software import AttentionKernel, ExpertKernels, TrainingSoftware
 from cluster_sim.studies.collective import Row
+from cluster_sim.studies.compare_runs import NEW, compare_runs, flat_rows
 from cluster_sim.studies.measure_cases import OP_COLUMNS, SHAPES, STEP_COLUMNS
 from cluster_sim.studies.validate_cases import KINDS
 from cluster_sim.train import MEMORY_USES
@@ -62,6 +66,22 @@ def test_every_option_and_column_of_replay() -> None:
     assert given - {"--help"} == options - {"files"}
     columns = {field.name for kind in (RankRow, CollectiveRow) for field in fields(kind)}
     assert {*FORMATS, *columns, *REPLAY_COLUMNS} == set(words) - given
+
+
+def test_every_option_and_column_of_compare() -> None:
+    words = table("Options of compare")
+    options = {option for parameter in compare.params for option in parameter.opts}
+    given = {word for word in words if word.startswith("--")}
+    assert given - {"--help"} == options - {"paths"}
+    row = dict.fromkeys(SUMMARY_COLUMNS, "")
+    runs, _ = compare_runs([row, row])
+    added = set(flat_rows(runs, [[]])[0]) - {*SUMMARY_COLUMNS, *NEW}
+    assert added
+    for column in added:
+        assert [word for word in words if fnmatch(column, word)], column
+    for word in words:
+        if re.fullmatch(r"[a-z_*]+", word):
+            assert [column for column in added if fnmatch(column, word)], word
 
 
 def test_every_option_of_calibrate() -> None:
@@ -146,3 +166,12 @@ def test_every_column_of_steps() -> None:
     cells = [line.split("|")[1] for line in text.split("\n\n")[0].splitlines()[1:]]
     words = {word for cell in cells for word in re.findall(r"`([^`]+)`", cell)}
     assert words == {"step", "stage", "step_time_s", *owners, *uses}
+
+
+def test_every_column_of_requests(h200: TopologyInput) -> None:
+    text = (ROOT / "docs" / "reference.md").read_text().split("| column of requests.csv |")[1]
+    cells = [line.split("|")[1] for line in text.split("\n\n")[0].splitlines()[1:]]
+    words = {word for cell in cells for word in re.findall(r"`([^`]+)`", cell)}
+    few = ["workload.requests=40", "workload.arrivals={kind: open, rate: 2 requests/s}"]
+    job = load_workload("mixed", few)  # classes and sessions: every column
+    assert words == set(simulate(h200, job).requests)

@@ -62,50 +62,6 @@ def test_formats(runner: CliRunner) -> None:
     assert len(lines) == 2
 
 
-def test_compare_shows_ratios_and_warns(runner: CliRunner) -> None:
-    runner.invoke(cli, [*FAST.split(), "--out", "a"])
-    runner.invoke(cli, [*FAST.replace("h200", "h100").split(), "--out", "b", "--seed", "3"])
-    files = [str(next(Path(name).iterdir())) for name in ("a", "b")]
-    result = runner.invoke(cli, ["compare", *files])
-    assert result.exit_code == 0, result.output
-    assert "seeds differ: 0, 3" in result.stderr
-    assert "tpot_mean_ms" in result.stdout
-
-
-def test_compare_says_what_is_significant(runner: CliRunner) -> None:
-    for out, change in (("a", []), ("b", ["--rate", "1"]), ("c", ["--seed", "3"])):
-        assert runner.invoke(cli, [*FAST.split(), *change, "--out", out]).exit_code == 0
-    a, b, c = (str(next(Path(name).iterdir())) for name in "abc")
-    result = runner.invoke(cli, ["compare", a, a, b, f"{c}/summary.csv", "--band"])
-    assert result.exit_code == 0, result.output
-    same, other, drawn = result.stdout.split("8 in 10 chance:\n")[1:]
-    assert all(line.endswith("no difference") for line in same.split("\n\n")[0].splitlines()[1:])
-    tpot = next(line for line in other.splitlines() if line.startswith("tpot_mean_ms"))
-    assert tpot.endswith("lower")
-    tpot = next(line for line in drawn.splitlines() if line.startswith("tpot_mean_ms"))
-    assert tpot.endswith("not significant")
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        (None, "cannot be read"),
-        ("nonsense", "holds no bands"),
-        ("{}", "holds no bands"),
-        ('{"bands": {"headlines": {"tpot_mean_ms": {"base": "x"}}}}', "holds no bands"),
-    ],
-)
-def test_compare_needs_manifests_for_bands(text: str | None, says: str, runner: CliRunner) -> None:
-    runner.invoke(cli, [*FAST.split(), "--out", "a"])
-    folder = next(Path("a").iterdir())
-    (folder / "manifest.json").unlink()
-    if text is not None:
-        (folder / "manifest.json").write_text(text)
-    result = runner.invoke(cli, ["compare", str(folder), str(folder), "--band"])
-    assert result.exit_code != 0
-    assert says in str(result.exception)
-
-
 @pytest.mark.parametrize("what", [["--band"], ["--band", "run"]])
 def test_band_runs_again_with_other_constants(what: list[str], runner: CliRunner) -> None:
     line = FAST.replace("--rate 8", "--concurrency 16")

@@ -230,9 +230,11 @@ def test_replications_agree_with_the_first_order(changes: tuple[str, ...]) -> No
 
 def test_equal_runs_show_no_difference() -> None:
     found = headlines(run("h200_nvl8", CLOSED))
-    table = compare_bands(found, found)
-    assert len(table) == 1 + len(found)
-    assert all(line[1:] == ["1.000", "1.000", "1.000", "no difference"] for line in table[1:])
+    same = compare_bands(found, found)
+    assert len(same) == len(found)
+    for one in same:
+        assert (one.ratio.value, one.low, one.high) == (1.0, 1.0, 1.0)
+        assert one.verdict == "no difference"
 
 
 def test_what_runs_have_in_common_cancels() -> None:
@@ -241,8 +243,10 @@ def test_what_runs_have_in_common_cancels() -> None:
     far = headlines(run("h100_nvl8", CLOSED))["tpot_mean_ms"]
 
     def width(there: dict[str, Any]) -> float:
-        (line,) = compare_bands({"tpot_mean_ms": one}, {"tpot_mean_ms": there})[1:]
-        return math.log(float(line[3]) / float(line[1]))
+        (band,) = compare_bands({"tpot_mean_ms": one}, {"tpot_mean_ms": there})
+        assert band.high is not None
+        assert band.ratio.value is not None
+        return math.log(band.high / band.ratio.value)
 
     alone = 1.2816 * math.hypot(one["sigma"], other["sigma"])
     assert 0 < width(other) < 0.95 * alone

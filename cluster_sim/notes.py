@@ -61,14 +61,18 @@ def _overload(facts: Facts, row: dict[str, Any]) -> str:
     """By how much more is asked than is served."""
     drift = trend(facts.run, facts.requests, steady_window(facts.run, facts.requests).window)
     asked, found = facts.asked_per_s or drift.arrivals_per_s, facts.saturation
-    text = f"overloaded: {asked:.3g} requests/s come"
+    text = f"overloaded: {_short(asked)} requests/s come"
     if found is not None and not found.reason and asked >= found.requests_per_s:
-        text += f", {found.requests_per_s:.3g} can be served flat out"
+        text += f", {_short(found.requests_per_s)} can be served flat out"
     if drift.grows:
         text += f"; those inside grow by {drift.growth_per_s:.2g} a second"
     if facts.targets.limits and row["slo_attainment"] is not None:
         text += f"; {row['slo_attainment'] * 100:.3g} % within the SLO"
     return f"{text}. Latencies grow with the duration; rates and costs are those of work done"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _unsupported(facts: Facts, row: dict[str, Any]) -> list[str]:

@@ -92,6 +92,8 @@ def steady_window(run: Run, requests: Requests) -> Steady:
         reason = (
             f"{window.length_s:.3g} s of steady load are too short for requests that are in "
             f"service for {service_s:.3g} s"
+            if window.length_s > 0
+            else f"the load ends before it is steady; requests are in service for {service_s:.3g} s"
         )
     return Steady(window, service_s, reason)
 

@@ -38,7 +38,8 @@ NEAR = 0.15  # tries within so much of the root (logarithm) decide it
 # rate (logarithm), at most by what changes the missed share by a factor of exp(ASIDE_MISSES).
 ASIDE, ASIDE_MISSES = 0.06, 0.5
 FULL_TRIES = 4  # near the root at least: an error that few tries give is itself unsure
-PARTS_A_TRY = 5  # batches: misses come in clusters, so they must be long
+PARTS_A_TRY = 2  # batches: misses come in clusters, so they must be long
+AT_TOP = 2  # full tries at least, before a limit is called kept up to saturation
 FIRST_STREAM = 2  # of the draws: 0 is the run itself, 1 the flat-out run
 
 
@@ -158,7 +159,7 @@ class _Search:
             top = root >= math.log(self.top_per_s)
             root = min(root, math.log(self.top_per_s))
             enough = sum(abs(math.log(play.rate) - root) <= NEAR for play in full_plays)
-            if top and enough:
+            if top and enough >= AT_TOP:
                 return self._up_to_saturation()
             if error <= self.effort.error and enough >= FULL_TRIES and self._surrounded(root):
                 break
@@ -270,7 +271,7 @@ class _Search:
         trials, allowed = self._of(k), self.allowed[k]
         close = near(trials, allowed, NEAR)
         line = fit_line(close, allowed)
-        root = crossing(trials, allowed, line)
+        root = crossing(trials, allowed, line, ASIDE)
         return _Root(root, line.slope, root_error(close, allowed, line))
 
     def _surrounded(self, root: float) -> bool:

@@ -1,32 +1,29 @@
-"""Laws of the capacity search and of runs that are broken off."""
+"""Laws of capacity and saturation: properties of machine, plan and workload, not of a sample."""
 
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
 import pytest
 
-from cluster_sim.capacity import _try
-from cluster_sim.metrics import Targets, keeps_slo, latencies, targets
+from cluster_sim.capacity import Effort, Sample, find_capacity, find_saturation, sample_of
+from cluster_sim.capacity.misses import Trial, bracket, fit_line, root_error
+from cluster_sim.capacity.search import HOPELESS, _hopeless
+from cluster_sim.metrics import Targets, latencies, meets_slo, targets
 from cluster_sim.perf.memory import kv_cache
-from cluster_sim.perf.plan import resolve
 from cluster_sim.perf.step_price import compile_step_price
-from cluster_sim.serving.generators import planned
+from cluster_sim.result import Result
+from cluster_sim.serving.generators import draw_requests, planned
+from cluster_sim.serving.plan import resolve
 from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.service import Service, serve
-from cluster_sim.simulation import make_requests, make_service, simulate
+from cluster_sim.simulation import make_service, seats_of, simulate
+from cluster_sim.specs.inputs import WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
-
-
-def _set_up(workload: str, count: int, *changes: str) -> tuple[Service, Requests, Targets]:
-    machine = load_topology("h200_nvl8")
-    job = load_workload(workload, [f"workload.requests={count}", *changes])
-    size = job.software.memory.block_tokens
-    requests = make_requests(job.workload, block_tokens=size)
-    choice = resolve(machine, planned(job, requests, block_tokens=size))
-    parts = (job.model, job.software, choice.layout, choice.recipe)
-    price = compile_step_price(machine, *parts)
-    cache = kv_cache(machine.chip, *parts)
-    service = make_service(job, choice, price, cache, requests)
-    return service, requests, targets(job.workload, requests)
-
+from cluster_sim.testing import random_case
 
 SESSIONS = "workload.sessions={turns: {mean: 3, cv: 0.5, max: 9}, think: {mean: 20 s, cv: 1}}"
 CLASSES = (
@@ -36,54 +33,193 @@ CLASSES = (
     " {ttft: 1 s, tpot: 40 ms}}, {name: essay, share: 40 %, isl: {fixed: 3000}, osl: {fixed: 900},"
     " slo: {ttft: 9 s, attainment: 90 %}, priority: 1}]",
 )
+CAPACITY = "capacity_output_tokens_per_s_per_chip"
+SATURATION = "saturation_output_tokens_per_s_per_chip"
 
 
-@pytest.mark.parametrize(
-    ("rate", "slow"),
-    [
-        *((rate, False) for rate in (0.002, 0.1, 1.0)),
-        (1.0, True),
-        *(pytest.param(rate, True, marks=pytest.mark.slow) for rate in (0.002, 0.1)),
-    ],
-)
-def test_breaking_off_never_changes_the_verdict(rate: float, slow: bool) -> None:
-    service, requests, wanted = _set_up("reasoning", 300)
-    timed = requests.at_rate(rate)
-    full = latencies(serve(service, timed), timed, open_loop=True)
-    assert _try(service, timed, wanted, step_by_step=slow)[0] == keeps_slo(full, wanted)
+def _set_up(
+    workload: str, *changes: str, topology: str = "h200_nvl8", seed: int = 0
+) -> tuple[WorkloadInput, Service, Sample]:
+    machine = load_topology(topology)
+    job = load_workload(workload, [f"workload.seed={seed}", *changes]).on(machine.chip)
+    size = job.software.memory.block_tokens
+    weighed = planned(job, None, block_tokens=size)
+    choice = resolve(machine, weighed)
+    parts = (job.model, job.software, choice.layout, choice.recipe)
+    price = compile_step_price(machine, *parts)
+    cache = kv_cache(machine.chip, *parts)
+    service = make_service(job, choice, price, cache)
+    seats = seats_of(weighed, choice, price, cache)
+    return job, service, sample_of(service, job.workload, block_tokens=size, seats=seats)
 
 
-LATER = ("engine.first_token_steps=40",)  # clients see tokens two seconds later than the engine
+def _timed(job: WorkloadInput, count: int, rate: float) -> tuple[Requests, Targets]:
+    size = job.software.memory.block_tokens
+    requests = draw_requests(job.workload, count, seed=0, block_tokens=size).at_rate(rate)
+    return requests, targets(job.workload, requests)
 
 
-@pytest.mark.parametrize(
-    "changes", [[SESSIONS], CLASSES, LATER], ids=["sessions", "classes", "later"]
-)
-def test_breaking_off_never_changes_the_verdict_of_sessions_and_classes(
-    changes: list[str],
-) -> None:
-    service, requests, wanted = _set_up("llama70b", 600, *changes)
+@pytest.mark.parametrize("changes", [(SESSIONS,), CLASSES, ()], ids=["sessions", "classes", "one"])
+def test_a_try_is_broken_off_only_where_its_slo_is_missed(changes: tuple[str, ...]) -> None:
+    job, service, sample = _set_up("llama70b", *changes)
     verdicts = set()
-    for rate in (0.3, 1.0, 3.0, 6.0, 10.0, 14.0, 20.0, 60.0):
-        timed = requests.at_rate(rate)
-        full = latencies(serve(service, timed), timed, open_loop=True)
-        kept = keeps_slo(full, wanted)
-        verdicts.add(kept)
-        assert _try(service, timed, wanted, step_by_step=False)[0] == kept
+    for rate in (1.0, 6.0, 14.0, 60.0, 200.0):
+        timed, wanted = _timed(job, 600, rate)
+        lost: list[bool] = []
+
+        def hopeless(outcomes: Outcomes, _: int, now_s: float, given: object = (timed, wanted)) -> bool:
+            requests, slos = given  # type: ignore[misc]
+            lost.append(_hopeless(outcomes, requests, slos, now_s, sample))
+            return lost[-1]
+
+        run = serve(service, timed, watch=hopeless)
+        verdicts.add(run.interrupted)
+        if run.interrupted:
+            whole = serve(service, timed)
+            missed = ~meets_slo(latencies(whole, timed), wanted)
+            shares = [
+                missed[wanted.members(k, len(timed))].mean() / (1 - slo.attainment)
+                for k, slo in enumerate(wanted.slos)
+                if slo.limits
+            ]
+            assert max(shares) > HOPELESS
     assert verdicts == {True, False}
 
 
-def test_capacity_stays_below_the_saturated_rate_when_no_rate_breaks_the_slo() -> None:
-    job = load_workload("llama8b", ["workload.requests=300"])
-    result = simulate(load_topology("h100_nvl8"), job)
-    capacity = result.manifest["capacity"]
-    saturation = result.manifest["saturation"]
-    assert capacity["requests_per_s"] <= saturation["requests_per_s"] * (1 + 1e-12)
-    assert (capacity["first_limit"] is None) == any("--requests" in n for n in _notes(result))
+def test_a_replica_behind_a_round_robin_is_a_replica_on_its_share_of_the_stream() -> None:
+    seen = 0
+    for seed in range(60):
+        service, requests = random_case(seed)
+        service = dataclasses.replace(service, router="round_robin", concurrency=None)
+        service = dataclasses.replace(service, max_context=10**6)
+        if requests.after is not None or service.replicas < 2 or len(requests) < 10:
+            continue
+        if service.spec.prefixes is not None:
+            continue
+        whole = serve(service, requests)
+        if any(status > 1 for status in whole.outcomes.status):
+            continue  # rejected requests take no turn of the router
+        for index in range(service.replicas):
+            mine = np.arange(index, len(requests), service.replicas)
+            alone = serve(dataclasses.replace(service, replicas=1), requests.take(mine))
+            for name in ("first_s", "finish_s"):
+                expected = np.array(getattr(whole.outcomes, name))[mine]
+                assert np.array(getattr(alone.outcomes, name)).tolist() == expected.tolist()
+        seen += 1
+    assert seen >= 5
 
 
-def _notes(result: object) -> list[str]:
-    return result.manifest["notes"]  # type: ignore[attr-defined,no-any-return]
+@pytest.mark.parametrize("every", [1, 4, 72])
+def test_every_so_many_th_start_has_the_gaps_of_sums(every: int) -> None:
+    job = load_workload("llama70b")
+    cv = job.workload.arrivals.cv
+    gaps = np.diff(draw_requests(job.workload, 40_000, seed=3, every=every).arrival_s)
+    assert gaps.mean() == pytest.approx(1.0, rel=0.02)
+    assert gaps.std() == pytest.approx(cv / math.sqrt(every), rel=0.03)
+
+
+def test_one_seat_gives_one_service_after_the_other() -> None:
+    """Closed form: a batch of one, fixed lengths: one answer a service time."""
+    fixed = ("workload.isl={fixed: 64}", "workload.osl={fixed: 20}")
+    job, service, sample = _set_up("llama8b", "engine.max_num_seqs=1", *fixed)
+    alone = serve(sample.service, draw_requests(job.workload, 1, seed=0))
+    service_s = alone.outcomes.finish_s[0] - alone.outcomes.arrival_s[0]
+    found = find_saturation(sample, Effort())
+    assert found.requests_per_s == pytest.approx(service.replicas / service_s, rel=0.01)
+
+
+def test_no_capacity_beyond_saturation_and_none_breaks_below_it() -> None:
+    result = simulate("h100_nvl8", load_workload("llama8b"))
+    capacity, saturation = result.manifest["capacity"], result.manifest["saturation"]
+    assert capacity["requests_per_s"] <= saturation["requests_per_s"]
+    assert capacity["first_limit"] is None
+    assert result.summary[f"{CAPACITY}_status"] == "ok"
+
+
+def _row(topology: str, workload: str, *changes: str) -> dict[str, object]:
+    return simulate(topology, load_workload(workload, list(changes))).summary
+
+
+def test_a_machine_of_more_equal_replicas_gives_as_much_per_chip() -> None:
+    plan = ("plan.tp=1",)
+    small, large = (_row(f"{n} x b200", "llama8b", *plan) for n in (2, 16))
+    assert large[SATURATION] == pytest.approx(small[SATURATION], rel=0.01)  # type: ignore[arg-type]
+    ratio = large[CAPACITY] / small[CAPACITY]  # type: ignore[operator]
+    assert 0.99 <= ratio <= 1.05
+
+
+def test_a_stated_number_of_requests_that_tells_nothing_gives_no_figure() -> None:
+    result = simulate("h200_nvl8", load_workload("llama70b", ["workload.requests=60"]))
+    row = result.summary
+    for name in (CAPACITY, SATURATION, "output_tokens_per_s", "usd_per_m_output_tokens"):
+        assert row[name] is None
+        assert row[f"{name}_status"] == "too_short"
+    assert any("no figure" in note for note in result.manifest["notes"])
+
+
+def test_requests_too_long_for_the_model_are_named() -> None:
+    result = simulate(
+        "h200_nvl8",
+        load_workload("llama70b", ["workload.isl={quantiles: {0%: 100, 90%: 200, 100%: 900000}}"]),
+    )
+    assert result.summary[f"{CAPACITY}_status"] == "not_kept"
+    assert any("longer than the context" in note for note in result.manifest["notes"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("topology", "workload", "name"),
+    [
+        ("h200_nvl8", "llama70b", "capacity"),
+        ("h200_nvl8", "llama70b", "saturation"),
+        ("b200_nvl8", "reasoning", "saturation"),
+        ("h20_nvl8", "qwen3_32b", "capacity"),
+    ],
+)
+def test_the_printed_error_is_what_seeds_show(topology: str, workload: str, name: str) -> None:
+    """Over 20 seeds: the deviation of the figure against the one that its interval implies."""
+    found, errors = [], []
+    for seed in range(20):
+        _, _, sample = _set_up(workload, topology=topology, seed=seed)
+        flat_out = find_saturation(sample, Effort())
+        if name == "saturation":
+            found.append(flat_out.output_tokens_per_s)
+            errors.append(flat_out.error)
+            continue
+        bound = (flat_out.starts_per_s, flat_out.error)
+        capacity = find_capacity(sample, Effort(), *bound)
+        found.append(capacity.requests_per_s * capacity.osl_mean)
+        errors.append(capacity.error)
+    deviation = float(np.std(found, ddof=1) / np.mean(found))
+    assert 0.7 <= deviation / (float(np.mean(errors)) / 1.96) <= 1.3
+
+
+def _trial(rate: float, missed: list[float], counted: float = 1000.0) -> Trial:
+    return Trial(math.log(rate), np.array(missed), np.full(len(missed), counted))
+
+
+def test_a_line_of_misses_is_found_again() -> None:
+    rng = np.random.default_rng(1)
+    roots, errors = [], []
+    for _ in range(60):
+        trials = [
+            _trial(rate, rng.poisson(10.0 * rate**8, 4).tolist()) for rate in (0.9, 0.95, 1.0, 1.08)
+        ]
+        line = fit_line(trials, 0.01)
+        roots.append(line.root(0.01))
+        errors.append(root_error(trials, 0.01, line))
+    assert np.mean(roots) == pytest.approx(0.0, abs=0.01)
+    assert np.std(roots) == pytest.approx(np.mean(errors) / 2.1, rel=0.35)
+
+
+def test_a_bracket_pools_tries_in_the_wrong_order() -> None:
+    trials = [_trial(1.0, [0.0]), _trial(1.1, [30.0]), _trial(1.2, [5.0]), _trial(1.3, [40.0])]
+    low, high = bracket(trials, 0.01)
+    assert low == 0.0
+    assert math.exp(high) == pytest.approx(1.1)
+    low, high = bracket([_trial(1.0, [0.0])], 0.01)
+    assert (low, high) == (0.0, math.inf)
+
 
 
 @pytest.mark.parametrize("slow", [False, True])
@@ -91,8 +227,8 @@ def _notes(result: object) -> list[str]:
 def test_a_run_that_is_broken_off_reports_what_the_whole_run_did_until_then(
     workload: str, slow: bool
 ) -> None:
-    service, requests, _ = _set_up(workload, 400)
-    timed = requests.at_rate(8.0)
+    job, service, _ = _set_up(workload)
+    timed, _ = _timed(job, 400, 8.0)
 
     def stop(_: Outcomes, arrivals: int, __: float) -> bool:
         return arrivals >= 250

@@ -20,7 +20,7 @@ from cluster_sim.capacity import PRECISION
 from cluster_sim.columns import HEADLINES
 from cluster_sim.facts import Facts
 from cluster_sim.ledger import Ledger, close_ledger
-from cluster_sim.perf.plan import largest_batch
+from cluster_sim.serving.plan import largest_batch
 from cluster_sim.perf.residuals import (
     Residual,
     front_end_residual,

@@ -21,34 +21,52 @@ STRETCH = 1.1  # elasticities are secants over batches and step times so much la
 class Steady:
     """A replica whose ranks decode B sequences each while successors are prefilled.
 
-    Model: TPOT(B) = d(B) / e + B p / OSL with d the round at mean context ISL + OSL / 2, e the
-    tokens of a sequence in it (1 without drafts) and p the mean time that a prompt adds. A request
-    of n tokens meets about n TPOT B / (OSL TPOT) prompts, a Poisson number, so its own TPOT spreads
-    by sqrt(B E[p^2] cv^2 / (OSL n)). With several ranks a prompt anywhere delays all: of the
-    prompts of a round, the part before the shared operators counts once. Answers keep a limit with
-    a normal tail, averaged over their lengths.
+    Model: TPOT(B) = d(B) / e + B p / OSL with d the round at the mean context of a decoding
+    sequence, e the tokens of a sequence in it (1 without drafts) and p the mean time that a prompt
+    adds. A request of n tokens meets about n TPOT B / (OSL TPOT) prompts, a Poisson number, so its
+    own TPOT spreads by sqrt(B E[p^2] cv^2 / (OSL n)). With several ranks a prompt anywhere delays
+    all: of the prompts of a round, those of the rank that has most count before the shared
+    operators, the largest of as many Poisson numbers. Answers keep a limit with a normal tail,
+    averaged over their lengths. B need not be whole: linear in between, one sequence at least.
     """
 
     price: StepPrice
     ranks: int
     isl: float
     osl: float
+    context: float
     answers: tuple[int, ...]
-    prompt_s: float
+    prompts_s: tuple[float, ...]
     shared_s: float
     spread: float
     tokens_per_step: float = 1.0
 
-    def tpot_s(self, batch: int) -> float:
+    @property
+    def prompt_s(self) -> float:
+        """Seconds that a prompt adds to the steps of its rank in the mean."""
+        return sum(self.prompts_s) / len(self.prompts_s)
+
+    def tpot_s(self, batch: float) -> float:
         """Mean TPOT with so many sequences a rank."""
-        context = self.isl + self.osl / 2
+        low = max(1, math.floor(batch))
+        part, first = max(0.0, batch - low), self._tpot_s(low)
+        return first if part == 0 else first + part * (self._tpot_s(low + 1) - first)
+
+    def _tpot_s(self, batch: int) -> float:
+        context = self.context
         near = batch * local_tokens(self.price.local, round(context))
         step_s = self.price.step_s(batch, round(batch * context), near, 0, 0, 0.0)
         tokens = batch * self.ranks * self.price.decode_tokens
         decode, each = self.price.round_s([step_s], tokens), self.tokens_per_step
         arriving = self.ranks * batch * each / self.osl  # prompts a round
-        meeting = arriving if self.ranks == 1 else 1 - math.exp(-arriving)
+        meeting = most_of(self.ranks, arriving / self.ranks)
         return (decode + meeting * self.prompt_s + arriving * self.shared_s) / each
+
+    def ttfts_s(self, batch: float, first_token_steps: float) -> list[float]:
+        """TTFT of each of some typical prompts that are admitted at once."""
+        step_s = self.tpot_s(batch) * self.tokens_per_step
+        after_s = self.shared_s + step_s * (1 + first_token_steps)
+        return [prompt_s + after_s for prompt_s in self.prompts_s]
 
     def kept(self, batch: int, limit_s: float | None) -> float:
         """Share of the answers whose TPOT keeps a limit."""
@@ -89,18 +107,40 @@ def steady_state(price: StepPrice, job: WorkloadInput, ranks: int) -> Steady:
     """The steady state under the traffic of a workload."""
     isls, osls = job.workload.shape
     lengths, budget = typical(isls), job.software.max_num_batched_tokens
+    budget = min(budget, len(price.tokens_s) - 1)
     prompts = [_prompt_s(price, length, budget) for length in lengths]
     return Steady(
         price=price,
         ranks=ranks,
         isl=isls.average,
         osl=osls.average,
+        context=mean_context(isls, osls),
         answers=tuple(typical(osls)),
-        prompt_s=sum(prompts) / len(prompts),
+        prompts_s=tuple(prompts),
         shared_s=sum(_shared_s(price, n) for n in lengths) / len(lengths),
         spread=sum(p * p for p in prompts) / len(prompts) * job.workload.arrivals.cv**2,
         tokens_per_step=job.software.tokens_per_step,
     )
+
+
+def most_of(ranks: int, mean: float) -> float:
+    """The mean of the largest of as many Poisson numbers: sum over k of 1 - P(N < k)^ranks.
+
+    >>> round(most_of(1, 0.3), 12), round(most_of(8, 0.01), 3)
+    (0.3, 0.077)
+    """
+    if ranks == 1:
+        return mean
+    total, chance = 0.0, math.exp(-mean)
+    below, k = chance, 0
+    while below < 1 - 1e-9 / ranks:
+        total += 1 - below**ranks
+        k += 1
+        chance *= mean / k
+        below += chance
+        if chance == 0.0 and k > mean:
+            break
+    return total
 
 
 def step_family_s(
@@ -137,6 +177,16 @@ def capacity_elasticity(steady: Steady, batch: int, most: int, attainment: float
         return float(grown ** (1 - e) / s)
 
     return math.log(rate(STRETCH) / rate(1 / STRETCH)) / (2 * math.log(STRETCH))
+
+
+def mean_context(isls: Lengths, osls: Lengths) -> float:
+    """Tokens in the cache of a decoding sequence, averaged over all decode steps.
+
+    Model: an answer of n tokens has n steps with n / 2 tokens of it behind them in the mean:
+    E[ISL] + E[n^2] / (2 E[n]), prompts and answers drawn independently.
+    """
+    answers = typical(osls)
+    return isls.average + sum(n * n for n in answers) / (2 * sum(answers))
 
 
 def typical(lengths: Lengths) -> list[int]:

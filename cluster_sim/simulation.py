@@ -13,12 +13,12 @@ from cluster_sim.errors import SpecError
 from cluster_sim.facts import Facts
 from cluster_sim.metrics import Targets, targets
 from cluster_sim.perf.memory import KvCache, kv_cache
-from cluster_sim.serving.plan import Choice, resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.result import Result, config_hash
 from cluster_sim.serving.event_driven import Live, Watcher
 from cluster_sim.serving.generators import draw_requests, planned
 from cluster_sim.serving.pace import Pace
+from cluster_sim.serving.plan import Choice, resolve
 from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Prefixes, Requests, all_at_once
 from cluster_sim.serving.scheduler import SCHEDULERS

@@ -20,7 +20,6 @@ from cluster_sim.capacity import PRECISION
 from cluster_sim.columns import HEADLINES
 from cluster_sim.facts import Facts
 from cluster_sim.ledger import Ledger, close_ledger
-from cluster_sim.serving.plan import largest_batch
 from cluster_sim.perf.residuals import (
     Residual,
     front_end_residual,
@@ -29,8 +28,10 @@ from cluster_sim.perf.residuals import (
     whole_residuals,
 )
 from cluster_sim.perf.steady import Steady, capacity_elasticity, steady_state, step_family_s
+from cluster_sim.serving.admission import admission
 from cluster_sim.serving.generators import planned
 from cluster_sim.serving.service import Run
+from cluster_sim.specs.inputs import WorkloadInput
 
 COVERED, REACH = 0.8, 1.2816  # of a normal distribution within so many sigma
 MOST_GROWTH = 0.9  # d ln TPOT / d ln batch beyond which open traffic has no steady state
@@ -190,10 +191,13 @@ def _elasticities(facts: Facts, ledger: Ledger, row: Mapping[str, Any]) -> dict[
     return {name: found[name] for name in HEADLINES if name in found}
 
 
-def _steady(facts: Facts) -> Steady:
+def _planned(facts: Facts) -> WorkloadInput:
     size = facts.job.software.memory.block_tokens
-    job = planned(facts.job, facts.requests, block_tokens=size)
-    return steady_state(facts.price, job, facts.choice.layout.ranks)
+    return planned(facts.job, facts.requests, block_tokens=size)
+
+
+def _steady(facts: Facts) -> Steady:
+    return steady_state(facts.price, _planned(facts), facts.choice.layout.ranks)
 
 
 def _capacity_elasticity(facts: Facts, steady: Steady) -> float:
@@ -204,7 +208,7 @@ def _capacity_elasticity(facts: Facts, steady: Steady) -> float:
     choice, slo = facts.choice, facts.job.workload.slo
     batch = next((c.batch for c in choice.candidates if c.layout == choice.layout), 0)
     batch = max(1, batch // choice.layout.ranks)
-    most = largest_batch(facts.job, steady, facts.cache)
+    most = admission(_planned(facts), facts.cache).batch
     return capacity_elasticity(steady, batch, max(batch, most), slo.attainment)
 
 

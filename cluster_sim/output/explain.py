@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from cluster_sim.economics import chip_usd_per_hour, how_to_price
 from cluster_sim.output.tables import FAMILY_WORDS, WIDTH, grid, number
 from cluster_sim.perf.memory import KvCache, kv_cache
-from cluster_sim.serving.plan import Choice, resolve
 from cluster_sim.perf.residuals import Residual, step_residuals
 from cluster_sim.perf.steady import step_family_s
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.serving.generators import planned
+from cluster_sim.serving.plan import Choice, resolve
 from cluster_sim.simulation import make_requests
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.software import MemoryRule

@@ -23,11 +23,15 @@ class Steady:
 
     Model: TPOT(B) = d(B) / e + B p / OSL with d the round at the mean context of a decoding
     sequence, e the tokens of a sequence in it (1 without drafts) and p the mean time that a prompt
-    adds. A request of n tokens meets about n TPOT B / (OSL TPOT) prompts, a Poisson number, so its
-    own TPOT spreads by sqrt(B E[p^2] cv^2 / (OSL n)). With several ranks a prompt anywhere delays
-    all: of the prompts of a round, those of the rank that has most count before the shared
-    operators, the largest of as many Poisson numbers. Answers keep a limit with a normal tail,
-    averaged over their lengths. B need not be whole: linear in between, one sequence at least.
+    adds. With several ranks a prompt anywhere delays all: of the prompts of a round, those of the
+    rank that has most count before the shared operators, the largest of as many Poisson numbers. B
+    need not be whole: linear in between, one sequence at least.
+
+    An answer of n tokens keeps a limit L if the prompts that come within n L take no longer than
+    n (L - d / e). Their sum is compound with a renewal number of them (``gaps``: the squared
+    coefficient of variation of the gaps between two at a replica); its chance is that of a shifted
+    Gamma variable of the same three moments (Wilson and Hilferty's cube root).
+    Limits: the batch does not fluctuate.
     """
 
     price: StepPrice
@@ -36,15 +40,12 @@ class Steady:
     osl: float
     context: float
     answers: tuple[int, ...]
-    prompts_s: tuple[float, ...]
-    shared_s: float
-    spread: float
+    prompts: tuple[int, ...]
+    attention_s: tuple[float, ...]
+    budget: int
+    gaps: float
     tokens_per_step: float = 1.0
-
-    @property
-    def prompt_s(self) -> float:
-        """Seconds that a prompt adds to the steps of its rank in the mean."""
-        return sum(self.prompts_s) / len(self.prompts_s)
+    mixed: bool = True
 
     def tpot_s(self, batch: float) -> float:
         """Mean TPOT with so many sequences a rank."""
@@ -53,37 +54,86 @@ class Steady:
         return first if part == 0 else first + part * (self._tpot_s(low + 1) - first)
 
     def _tpot_s(self, batch: int) -> float:
-        context = self.context
-        near = batch * local_tokens(self.price.local, round(context))
-        step_s = self.price.step_s(batch, round(batch * context), near, 0, 0, 0.0)
+        together = self.ranks * (self._alone(batch) * _mean(self.prompts_s(batch)))
+        together += self.ranks * _mean(self.shared_s(batch))
+        return self._decode_s(batch) + batch / self.osl * together
+
+    def _decode_s(self, batch: int) -> float:
+        """Seconds a token without prompts."""
+        near = batch * local_tokens(self.price.local, round(self.context))
+        step_s = self.price.step_s(batch, round(batch * self.context), near, 0, 0, 0.0)
         tokens = batch * self.ranks * self.price.decode_tokens
-        decode, each = self.price.round_s([step_s], tokens), self.tokens_per_step
-        arriving = self.ranks * batch * each / self.osl  # prompts a round
-        meeting = most_of(self.ranks, arriving / self.ranks)
-        return (decode + meeting * self.prompt_s + arriving * self.shared_s) / each
+        return self.price.round_s([step_s], tokens) / self.tokens_per_step
+
+    def _alone(self, batch: int) -> float:
+        """Share of the prompts that are not computed while another rank computes more of them."""
+        mean = batch * self.tokens_per_step / self.osl  # prompts of a rank in a round
+        return most_of(self.ranks, mean) / (self.ranks * mean)
+
+    def prompts_s(self, batch: int) -> list[float]:
+        """Seconds that each typical prompt adds to the steps of its rank, which has so many
+        decoding sequences; without operators that ranks share.
+        """
+        table, price = self.price.tokens_s, self.price
+        there = batch * price.decode_tokens if self.mixed else 0
+        each_s = price.prefill_floor_s + (0.0 if self.mixed else price.sequences_s[1])
+        found = []
+        for tokens, attention_s in zip(self.prompts, self.attention_s, strict=True):
+            steps, chunk, rest = self._chunks(tokens, there)
+            linear = (steps - 1) * table[there + chunk] + table[there + rest] - steps * table[there]
+            found.append(linear + attention_s + steps * each_s)
+        return found
+
+    def shared_s(self, batch: int) -> list[float]:
+        """Seconds that each adds to the operators that the ranks of a replica share."""
+        table = self.price.shared_s
+        if table is None:
+            return [0.0] * len(self.prompts)
+        there = batch * self.price.decode_tokens if self.mixed else 0
+        all_there, found = there * self.ranks, []
+        for tokens in self.prompts:
+            steps, chunk, rest = self._chunks(tokens, there)
+            last = table[all_there + rest] - steps * table[all_there]
+            found.append(float((steps - 1) * table[all_there + chunk] + last))
+        return found
+
+    def _chunks(self, tokens: int, there: int) -> tuple[int, int, int]:
+        """Steps that a prompt takes beside so many tokens of decodes, and the prompt tokens in all
+        but the last and in the last of them.
+        """
+        chunk = max(1, self.budget - there)
+        steps = -(-tokens // chunk)
+        return steps, min(chunk, tokens), tokens - (steps - 1) * chunk
 
     def ttfts_s(self, batch: float, first_token_steps: float) -> list[float]:
         """TTFT of each of some typical prompts that are admitted at once."""
-        step_s = self.tpot_s(batch) * self.tokens_per_step
-        after_s = self.shared_s + step_s * (1 + first_token_steps)
-        return [prompt_s + after_s for prompt_s in self.prompts_s]
+        whole = max(1, round(batch))
+        after_s = self.tpot_s(batch) * self.tokens_per_step * (1 + first_token_steps)
+        parts = zip(self.prompts_s(whole), self.shared_s(whole), strict=True)
+        return [prompt_s + shared_s + after_s for prompt_s, shared_s in parts]
 
     def kept(self, batch: int, limit_s: float | None) -> float:
         """Share of the answers whose TPOT keeps a limit."""
         if limit_s is None:
             return 1.0
-        margin = limit_s - self.tpot_s(batch)
-        deviations = [
-            math.sqrt(batch * self.ranks * self.spread / (self.osl * n)) for n in self.answers
-        ]
-        tails = [0.5 * math.erfc(-margin / (d * math.sqrt(2))) for d in deviations]
-        return sum(tails) / len(self.answers)
+        decode_s, alone = self._decode_s(batch), self._alone(batch)
+        if limit_s <= decode_s:
+            return 0.0
+        parts = zip(self.prompts_s(batch), self.shared_s(batch), strict=True)
+        delays_s = [alone * prompt_s + shared_s for prompt_s, shared_s in parts]
+        mean, variance, third = compound(delays_s, self.gaps)
+        tpot_s = decode_s + batch * self.ranks / self.osl * mean
+        rate = batch * self.ranks / (self.osl * tpot_s)
+        share = 0.0
+        for n in self.answers:
+            come = rate * n * limit_s
+            moments = (come * mean, come * variance, come * third)
+            share += gamma_share(n * (limit_s - decode_s), *moments)
+        return share / len(self.answers)
 
     def reached_s(self, batch: int, share: float) -> float:
         """The TPOT that a share of the answers keeps."""
         low = high = self.tpot_s(batch)
-        if self.spread == 0:
-            return high
         while self.kept(batch, high) < share:
             high *= 2
         for _ in range(40):
@@ -103,12 +153,19 @@ class Steady:
         return math.log(last / first) / math.log(high / low)
 
 
-def steady_state(price: StepPrice, job: WorkloadInput, ranks: int) -> Steady:
-    """The steady state under the traffic of a workload."""
+def steady_state(
+    price: StepPrice,
+    job: WorkloadInput,
+    ranks: int,
+    replicas: int = 1,
+    *,
+    mixed: bool = True,
+) -> Steady:
+    """The steady state of one of so many replicas under the traffic of a workload; ``mixed``:
+    prompts are computed in steps that decode as well.
+    """
     isls, osls = job.workload.shape
-    lengths, budget = typical(isls), job.software.max_num_batched_tokens
-    budget = min(budget, len(price.tokens_s) - 1)
-    prompts = [_prompt_s(price, length, budget) for length in lengths]
+    prompts, budget = typical(isls), job.software.max_num_batched_tokens
     return Steady(
         price=price,
         ranks=ranks,
@@ -116,11 +173,47 @@ def steady_state(price: StepPrice, job: WorkloadInput, ranks: int) -> Steady:
         osl=osls.average,
         context=mean_context(isls, osls),
         answers=tuple(typical(osls)),
-        prompts_s=tuple(prompts),
-        shared_s=sum(_shared_s(price, n) for n in lengths) / len(lengths),
-        spread=sum(p * p for p in prompts) / len(prompts) * job.workload.arrivals.cv**2,
+        prompts=tuple(prompts),
+        attention_s=tuple(price.prefill_attention_s(0, tokens) for tokens in prompts),
+        budget=min(budget, len(price.tokens_s) - 1),
+        gaps=job.workload.arrivals.cv**2 / replicas,
         tokens_per_step=job.software.tokens_per_step,
+        mixed=mixed,
     )
+
+
+def compound(parts: list[float], gaps: float) -> tuple[float, float, float]:
+    """Mean, variance and third central moment of a sum of parts, for each that comes in the mean
+    over a long time, with gaps of a squared coefficient of variation.
+
+    Model: cumulants of the number of renewals 1, c^2, c^4 (exact for Gamma gaps).
+    """
+    mean = _mean(parts)
+    second = sum((x - mean) ** 2 for x in parts) / len(parts)
+    third = sum((x - mean) ** 3 for x in parts) / len(parts)
+    return (
+        mean,
+        second + gaps * mean * mean,
+        third + 3 * gaps * mean * second + gaps * gaps * mean**3,
+    )
+
+
+def gamma_share(most: float, mean: float, variance: float, third: float) -> float:
+    """Chance that a shifted Gamma variable with a mean, a variance and a third central moment is at
+    most so much.
+    """
+    if variance <= 0:
+        return float(mean <= most)
+    sigma = math.sqrt(variance)
+    away, skew = (most - mean) / sigma, third / sigma**3
+    if abs(skew) < 1e-3:
+        return 0.5 * math.erfc(-away / math.sqrt(2))
+    shape = 4 / (skew * skew)
+    ratio = 1 + away * skew / 2
+    if ratio <= 0:
+        return float(skew < 0)
+    root = (ratio ** (1 / 3) - 1 + 1 / (9 * shape)) * 3 * math.sqrt(shape)
+    return 0.5 * math.erfc(-math.copysign(1.0, skew) * root / math.sqrt(2))
 
 
 def most_of(ranks: int, mean: float) -> float:
@@ -203,19 +296,5 @@ def typical(lengths: Lengths) -> list[int]:
     return [max(1, round(float(x))) for x in np.interp(middles, shares, tokens)]
 
 
-def _prompt_s(price: StepPrice, tokens: int, budget: int) -> float:
-    """Seconds that a prompt adds to the steps that compute it, over the cost of one more token;
-    without operators that batches share.
-    """
-    steps = -(-tokens // budget)
-    linear = (steps - 1) * price.tokens_s[budget] + price.tokens_s[tokens - (steps - 1) * budget]
-    attention = price.prefill_attention_s(0, tokens)
-    return linear - price.tokens_s[1] + attention + steps * price.prefill_floor_s
-
-
-def _shared_s(price: StepPrice, tokens: int) -> float:
-    """Seconds that a prompt adds to the operators that the batches of a replica share."""
-    if price.shared_s is None:
-        return 0.0
-    last = min(tokens, len(price.shared_s) - 1)
-    return float(price.shared_s[last] - price.shared_s[1]) * tokens / last
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -19,7 +19,7 @@ import numpy as np
 
 from cluster_sim.perf.memory import KvCache
 from cluster_sim.perf.steady import typical
-from cluster_sim.serving.scheduler import SCHEDULERS, Holder, Prompt, Scheduler, View
+from cluster_sim.serving.scheduler import SCHEDULERS, Decision, Holder, Prompt, Scheduler, View
 from cluster_sim.specs.inputs import WorkloadInput
 
 Refusal = Literal["reserved_blocks", "max_num_seqs", "token_budget", "kv_cache"]
@@ -30,12 +30,13 @@ PLENTY = 1 << 40  # of blocks, tokens or seats: more than anybody takes
 @dataclass(frozen=True, slots=True)
 class Admission:
     """The largest batch of a rank that lasts, and what refuses one more; ``joins``: the engine
-    admits while others decode.
+    admits while others decode; ``mixed``: in the same step.
     """
 
     batch: int
     limit: Refusal
-    joins: bool = True
+    joins: bool
+    mixed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,8 @@ def admission(job: WorkloadInput, cache: KvCache, residents: Residents | None = 
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if batch.refills(middle, limits) else (low, middle - 1)
-    return Admission(low, _refusal(batch, low + 1, limits), batch.joins)
+    mixed = batch.step(1 + batch.joins, replace(limits, **plenty)).decode
+    return Admission(low, _refusal(batch, low + 1, limits), batch.joins, mixed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +128,18 @@ class _Batch:
         One standard deviation of all their blocks stays free, since blocks that run out cost work
         that is done again.
         """
+        decision = self.step(sequences, limits)
+        if decision.evict or not decision.prefill:
+            return False
+        if not (self.joins and decision.decode):
+            return True  # prompts have steps of their own, as many as they take
+        tokens = sum(chunk.tokens for chunk in decision.prefill)
+        return tokens >= sequences * self.who.ending * self.who.prompt
+
+    def step(self, sequences: int, limits: View) -> Decision:
+        """What the scheduler does in a step at whose end so many are in the batch."""
         who = self.who
-        following = sequences * who.ending if self.joins else 1.0
-        coming = min(sequences, max(1, math.ceil(following)))
+        coming = min(sequences, max(1, math.ceil(sequences * who.ending * self.joins)))
         staying = sequences - coming
         each = (who.blocks if self.joins else who.blocks_at_start) + limits.state_blocks
         used = staying * each + math.sqrt(staying) * who.spread * self.joins
@@ -136,7 +147,7 @@ class _Batch:
         growing = math.ceil(staying * self.gained / limits.block_tokens)
         free = limits.total_blocks - math.ceil(used)
         if free < growing:
-            return False
+            return Decision(evict=1)
         prompt = math.ceil(who.prompt)
 
         def waiting() -> Iterator[Prompt]:
@@ -156,12 +167,7 @@ class _Batch:
             waiting=waiting,
             holders=holders,
         )
-        decision = self.scheduler(view)
-        if decision.evict or not decision.prefill:
-            return False
-        if not (self.joins and decision.decode):
-            return True  # prompts have steps of their own, as many as they take
-        return sum(chunk.tokens for chunk in decision.prefill) >= following * who.prompt
+        return self.scheduler(view)
 
 
 def _refusal(batch: _Batch, sequences: int, limits: View) -> Refusal:

@@ -71,7 +71,8 @@ def weigh(
         return Candidate(layout, replicas, fits=False, reason=str(error))
     seats = admission(job, cache, residents)
     price = planning_price(machine, job, layout, wanted, seats)
-    case = _Case(job, steady_state(price, job, layout.ranks), seats, replicas)
+    apart = replicas if job.workload.plan.router == "round_robin" else 1
+    case = _Case(job, steady_state(price, job, layout.ranks, apart, mixed=seats.mixed), seats, replicas)
     load, limit = case.load()
     batch, slo, lag = load / layout.ranks, job.workload.slo, job.software.first_token_steps
     steady = case.busy(load)
@@ -108,8 +109,9 @@ def planning_price(
     software, longest = job.software, max(typical(job.workload.shape[0]))
     most = min(software.max_num_seqs, seats.batch + 1)
     most = filled(software.cuda_graph_sizes, most, software.max_num_seqs)
-    budget = min(software.max_num_batched_tokens, longest)
-    together = max(budget, most * layout.ranks * (1 + software.draft_tokens))
+    decodes = most * (1 + software.draft_tokens)
+    budget = min(software.max_num_batched_tokens, longest + decodes)
+    together = budget + decodes * layout.ranks
     short = replace(software, max_num_seqs=most, max_num_batched_tokens=budget)
     together = 1 << together.bit_length()  # few lengths, so that tables of experts are found again
     return compile_step_price(machine, job.model, short, layout, wanted, together)

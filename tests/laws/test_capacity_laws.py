@@ -5,9 +5,9 @@ import pytest
 from cluster_sim.capacity import _try
 from cluster_sim.metrics import Targets, keeps_slo, latencies, targets
 from cluster_sim.perf.memory import kv_cache
-from cluster_sim.serving.plan import resolve
 from cluster_sim.perf.step_price import compile_step_price
 from cluster_sim.serving.generators import planned
+from cluster_sim.serving.plan import resolve
 from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.service import Service, serve

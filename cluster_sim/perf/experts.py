@@ -69,7 +69,8 @@ class ExpertTime:
 
 def touched_experts(chosen: FloatArray, tokens: FloatArray) -> FloatArray:
     """Experts of each device that the first tokens of a step choose, in samples of steps; shape
-    (DRAWS, devices, token counts that rise), from probabilities of shape (devices, experts a device).
+    (DRAWS, devices, token counts) for rising counts, from probabilities of shape (devices, experts
+    a device).
 
     Model: an expert of probability q is first chosen by token ceil(ln(1 - u) / ln(1 - q)) with u
     uniform, one from each of DRAWS equal strata; so more tokens never touch fewer experts, and the

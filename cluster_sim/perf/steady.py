@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 
 import numpy as np
@@ -46,6 +46,9 @@ class Steady:
     gaps: float
     tokens_per_step: float = 1.0
     mixed: bool = True
+    _seen: dict[int, tuple[float, list[float]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def tpot_s(self, batch: float) -> float:
         """Mean TPOT with so many sequences a rank."""
@@ -54,9 +57,18 @@ class Steady:
         return first if part == 0 else first + part * (self._tpot_s(low + 1) - first)
 
     def _tpot_s(self, batch: int) -> float:
-        together = self.ranks * (self._alone(batch) * _mean(self.prompts_s(batch)))
-        together += self.ranks * _mean(self.shared_s(batch))
-        return self._decode_s(batch) + batch / self.osl * together
+        decode_s, delays_s = self._at(batch)
+        return decode_s + batch * self.ranks / self.osl * _mean(delays_s)
+
+    def _at(self, batch: int) -> tuple[float, list[float]]:
+        """Seconds a token without prompts, and by which each typical prompt delays the replica."""
+        known = self._seen.get(batch)
+        if known is None:
+            alone = self._alone(batch)
+            parts = zip(self.prompts_s(batch), self.shared_s(batch), strict=True)
+            known = self._decode_s(batch), [alone * own_s + all_s for own_s, all_s in parts]
+            self._seen[batch] = known
+        return known
 
     def _decode_s(self, batch: int) -> float:
         """Seconds a token without prompts."""
@@ -116,11 +128,9 @@ class Steady:
         """Share of the answers whose TPOT keeps a limit."""
         if limit_s is None:
             return 1.0
-        decode_s, alone = self._decode_s(batch), self._alone(batch)
+        decode_s, delays_s = self._at(batch)
         if limit_s <= decode_s:
             return 0.0
-        parts = zip(self.prompts_s(batch), self.shared_s(batch), strict=True)
-        delays_s = [alone * prompt_s + shared_s for prompt_s, shared_s in parts]
         mean, variance, third = compound(delays_s, self.gaps)
         tpot_s = decode_s + batch * self.ranks / self.osl * mean
         rate = batch * self.ranks / (self.osl * tpot_s)

@@ -99,14 +99,16 @@ def admission(job: WorkloadInput, cache: KvCache, residents: Residents | None = 
     who = residents or Residents.of(job)
     limits.max_output_tokens = who.longest
     batch = _Batch(SCHEDULERS[software.scheduler], who, software.tokens_per_step, joins=True)
-    plenty = {"max_num_seqs": PLENTY, "max_num_batched_tokens": PLENTY, "total_blocks": PLENTY}
-    if not batch.refills(2, replace(limits, **plenty)):
+    plenty = replace(
+        limits, max_num_seqs=PLENTY, max_num_batched_tokens=PLENTY, total_blocks=PLENTY
+    )
+    if not batch.refills(2, plenty):
         batch = replace(batch, joins=False)
     low, high = 1, software.max_num_seqs
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if batch.refills(middle, limits) else (low, middle - 1)
-    mixed = batch.step(1 + batch.joins, replace(limits, **plenty)).decode
+    mixed = batch.step(1 + batch.joins, plenty).decode
     return Admission(low, _refusal(batch, low + 1, limits), batch.joins, mixed)
 
 

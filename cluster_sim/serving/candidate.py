@@ -72,7 +72,9 @@ def weigh(
     seats = admission(job, cache, residents)
     price = planning_price(machine, job, layout, wanted, seats)
     apart = replicas if job.workload.plan.router == "round_robin" else 1
-    case = _Case(job, steady_state(price, job, layout.ranks, apart, mixed=seats.mixed), seats, replicas)
+    case = _Case(
+        job, steady_state(price, job, layout.ranks, apart, mixed=seats.mixed), seats, replicas
+    )
     load, limit = case.load()
     batch, slo, lag = load / layout.ranks, job.workload.slo, job.software.first_token_steps
     steady = case.busy(load)
@@ -142,9 +144,9 @@ class _Case:
             return load, limit
         ttfts_s = self.steady.ttfts_s(batch, lag)
         slack_s = ttft - sum(ttfts_s) / len(ttfts_s)
-        if slack_s <= 0 or self._late(load, slack_s):
-            return (load, "ttft") if slack_s <= 0 else (self._in_time(load, slack_s), limit)
-        return load, limit
+        if slack_s <= 0:
+            return load, "ttft"
+        return self._in_time(load, slack_s), limit
 
     def busy(self, load: float) -> Steady:
         """The steady state of those ranks that have anything to do."""
@@ -160,7 +162,7 @@ class _Case:
         answers = sorted(self.steady.answers)
         below = [(i / len(answers)) ** max(1.0, batch) for i in range(len(answers) + 1)]
         longest = sum(n * (b - a) for n, a, b in zip(answers, below, below[1:], strict=False))
-        return self.steady.osl / longest
+        return self.steady.osl / float(longest)
 
     def kept(self, batch: int) -> float:
         """Share of the answers that keep the limits of TPOT and E2E."""
@@ -185,14 +187,21 @@ class _Case:
         return low, "e2e" if kept >= slo.attainment else "tpot"
 
     def _in_time(self, load: float, slack_s: float) -> float:
-        """The largest load at which few enough wait too long for a seat."""
-        low = 0.0
-        for _ in range(20):
-            middle = (low + load) / 2
-            low, load = (low, middle) if self._late(middle, slack_s) else (middle, load)
-        return low
+        """The largest load up to one at which few enough wait too long for a seat."""
+        most = load
+        for _ in range(2):  # seats are held for shorter at a smaller load
+            held_s = self.steady.osl * self.steady.tpot_s(load / self.steady.ranks)
+            if not self._late(most, slack_s, held_s):
+                return most
+            low, load = 0.0, most
+            for _ in range(20):
+                middle = (low + load) / 2
+                late = self._late(middle, slack_s, held_s)
+                low, load = (low, middle) if late else (middle, load)
+            load = low
+        return load
 
-    def _late(self, load: float, slack_s: float) -> bool:
+    def _late(self, load: float, slack_s: float, held_s: float) -> bool:
         """Whether too many wait longer than the slack for one of the replica's seats.
 
         Model: c servers under a load of a with the squared coefficients of variation of gaps c_a^2
@@ -219,6 +228,5 @@ class _Case:
             return False
         density = math.exp(-beta * beta / 2) / math.sqrt(2 * math.pi)
         waits = 1 / (1 + beta * 0.5 * math.erfc(-beta / math.sqrt(2)) / density)
-        held_s = steady.osl * steady.tpot_s(load / steady.ranks)
         late = waits * math.exp(-free * slack_s / (held_s * v))
         return late > 1 - workload.slo.attainment

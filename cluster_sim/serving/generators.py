@@ -92,8 +92,9 @@ def planned(job: WorkloadInput, requests: Requests, *, block_tokens: int) -> Wor
     limits of all classes.
 
     Lengths of one class without sessions and prefix are those of the file. Generated ones are
-    sampled with a fixed seed, so that the plan does not depend on the seed. What a prefix cache
-    saves is not counted.
+    sampled with a fixed seed, so that the plan does not depend on the seed; the longest answer is
+    the one that the workload declares, since engines reserve for it. What a prefix cache saves is
+    not counted.
     """
     wanted = job.workload
     if wanted.arrivals.kind == "trace":
@@ -103,6 +104,9 @@ def planned(job: WorkloadInput, requests: Requests, *, block_tokens: int) -> Wor
         if len(parts) == 1 and parts[0].prefix is None and parts[0].sessions is None:
             return job
         seen = draw_requests(wanted, SAMPLE, seed=0, block_tokens=block_tokens)
+    longest = 0
+    if wanted.arrivals.kind != "trace":
+        longest = max(part.osl.longest for part in wanted.parts)
     slos = [part.slo or wanted.slo for part in wanted.classes] or [wanted.slo]
     tightest = Slo(
         ttft=min((s.ttft for s in slos if s.ttft is not None), default=None),
@@ -114,7 +118,7 @@ def planned(job: WorkloadInput, requests: Requests, *, block_tokens: int) -> Wor
         wanted,
         classes=(),
         isl=_summed_up(seen.isl),
-        osl=_summed_up(seen.osl),
+        osl=_summed_up(seen.osl, longest),
         prefix=None,
         sessions=None,
         slo=tightest,
@@ -122,11 +126,13 @@ def planned(job: WorkloadInput, requests: Requests, *, block_tokens: int) -> Wor
     return dataclasses.replace(job, workload=typical)
 
 
-def _summed_up(lengths: IntArray) -> Lengths:
-    """Quantiles of token counts."""
-    shares = np.arange(POINTS + 1) / POINTS
+def _summed_up(lengths: IntArray, longest: int = 0) -> Lengths:
+    """Quantiles of token counts; one that is longer than all is kept with next to no share."""
+    shares = (np.arange(POINTS + 1) / POINTS).tolist()
     tokens = np.rint(np.quantile(lengths, shares)).astype(int).tolist()
-    return Lengths(quantiles=tuple(zip(shares.tolist(), tokens, strict=True)))
+    if longest > tokens[-1]:
+        shares, tokens = [*shares[:-1], 1 - 1e-9, 1.0], [*tokens, longest]
+    return Lengths(quantiles=tuple(zip(shares, tokens, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)

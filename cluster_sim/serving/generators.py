@@ -15,6 +15,7 @@ from cluster_sim.specs.workload import Lengths, Pause, Slo, TrafficClass, Worklo
 GAPS, PROMPTS, ANSWERS, CLASSES, TURNS, THINK, PREFIX = range(7)  # streams of random numbers
 SAMPLE = 2000  # requests whose lengths stand for a mix when a plan is weighed
 POINTS = 40  # quantiles that those lengths are summed up by
+TAIL = (0.99, 0.998)  # and two more, since the longest is far from the others
 GROUPS_PER_CLASS = 1 << 20  # at most; ids of sessions start above those of all groups
 FIRST_SESSION = 1 << 40
 
@@ -128,7 +129,7 @@ def planned(job: WorkloadInput, requests: Requests, *, block_tokens: int) -> Wor
 
 def _summed_up(lengths: IntArray, longest: int = 0) -> Lengths:
     """Quantiles of token counts; one that is longer than all is kept with next to no share."""
-    shares = (np.arange(POINTS + 1) / POINTS).tolist()
+    shares = sorted([*(np.arange(POINTS + 1) / POINTS).tolist(), *TAIL])
     tokens = np.rint(np.quantile(lengths, shares)).astype(int).tolist()
     if longest > tokens[-1]:
         shares, tokens = [*shares[:-1], 1 - 1e-9, 1.0], [*tokens, longest]

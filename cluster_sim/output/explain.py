@@ -64,14 +64,13 @@ def _plan(job: WorkloadInput, choice: Choice) -> str:
     ]
     played = any(c.played_requests_per_s is not None for c in shown)
     head = ["plan", "batch", "TPOT ms", "TTFT ms", "requests/s", *["played"] * played]
-    rows = [[*head, "tokens/s/chip", "limit", ""]]
+    rows = [[*head, "limit", ""]]
     for c in shown:
         figures = [c.tpot_s * 1e3, c.ttft_s * 1e3, c.requests_per_s]
         cells = [number(figure) for figure in figures]
         if played:
             rate = c.played_requests_per_s
             cells.append("-" if rate is None else number(rate))
-        cells.append(number(c.output_tokens_per_s_per_chip))
         chosen = "<- chosen" if c.layout == choice.layout else c.reason
         rows.append([f"{c.layout} x {c.replicas}", str(c.batch), *cells, LIMITS[c.limit], chosen])
     text = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
@@ -90,8 +91,9 @@ class Steady:
         there = batch * price.decode_tokens if self.mixed else 0
         each_s = price.prefill_floor_s + (0.0 if self.mixed else price.sequences_s[1])
         found = []
-        for tokens, attention_s in zip(self.prompts, self.attention_s, strict=True):
-            steps, chunk, rest = self._chunks(tokens, there)
+        for (steps, chunk, rest), attention_s in zip(
+            self._chunks(there), self.attention_s, strict=True
+        ):
             linear = (steps - 1) * table[there + chunk] + table[there + rest] - steps * table[there]
             found.append(linear + attention_s + steps * each_s)
         return found
@@ -103,19 +105,23 @@ class Steady:
             return [0.0] * len(self.prompts)
         there = batch * self.price.decode_tokens if self.mixed else 0
         all_there, found = there * self.ranks, []
-        for tokens in self.prompts:
-            steps, chunk, rest = self._chunks(tokens, there)
+        for steps, chunk, rest in self._chunks(there):
             last = table[all_there + rest] - steps * table[all_there]
             found.append(float((steps - 1) * table[all_there + chunk] + last))
         return found
 
-    def _chunks(self, tokens: int, there: int) -> tuple[int, int, int]:
-        """Steps that a prompt takes beside so many tokens of decodes, and the prompt tokens in all
-        but the last and in the last of them.
+    def _chunks(self, there: int) -> list[tuple[int, int, int]]:
+        """Of each typical prompt: the steps that it takes beside so many tokens of decodes, and its
+        tokens in all but the last and in the last of them.
         """
-        chunk = max(1, self.budget - there)
-        steps = -(-tokens // chunk)
-        return steps, min(chunk, tokens), tokens - (steps - 1) * chunk
+        room, found = max(1, self.budget - there), []
+        for tokens in self.prompts:
+            if tokens <= room:
+                found.append((1, tokens, tokens))
+            else:
+                steps = -(-tokens // room)
+                found.append((steps, room, tokens - (steps - 1) * room))
+        return found
 
     def ttfts_s(self, batch: float, first_token_steps: float) -> list[float]:
         """TTFT of each of some typical prompts that are admitted at once."""
@@ -134,12 +140,9 @@ class Steady:
         mean, variance, third = compound(delays_s, self.gaps)
         tpot_s = decode_s + batch * self.ranks / self.osl * mean
         rate = batch * self.ranks / (self.osl * tpot_s)
-        share = 0.0
-        for n in self.answers:
-            come = rate * n * limit_s
-            moments = (come * mean, come * variance, come * third)
-            share += gamma_share(n * (limit_s - decode_s), *moments)
-        return share / len(self.answers)
+        come = rate * limit_s
+        moments = (come * mean, come * variance, come * third)
+        return gamma_shares(limit_s - decode_s, moments, self.answers)
 
     def reached_s(self, batch: int, share: float) -> float:
         """The TPOT that a share of the answers keeps."""
@@ -175,6 +178,7 @@ def steady_state(
     prompts are computed in steps that decode as well.
     """
     isls, osls = job.workload.shape
+    answers = typical(osls)
     prompts, budget = typical(isls), job.software.max_num_batched_tokens
     return Steady(
         price=price,
@@ -182,7 +186,7 @@ def steady_state(
         isl=isls.average,
         osl=osls.average,
         context=mean_context(isls, osls),
-        answers=tuple(typical(osls)),
+        answers=tuple(answers),
         prompts=tuple(prompts),
         attention_s=tuple(price.prefill_attention_s(0, tokens) for tokens in prompts),
         budget=min(budget, len(price.tokens_s) - 1),
@@ -208,22 +212,29 @@ def compound(parts: list[float], gaps: float) -> tuple[float, float, float]:
     )
 
 
-def gamma_share(most: float, mean: float, variance: float, third: float) -> float:
-    """Chance that a shifted Gamma variable with a mean, a variance and a third central moment is at
-    most so much.
+def gamma_shares(most: float, moments: tuple[float, float, float], times: Sequence[int]) -> float:
+    """Chance that the sum of n equal parts of a shifted Gamma variable is at most n times so much,
+    averaged over n; a part has a mean, a variance and a third central moment.
+
+    Model: with skewness g of a sum and z its distance from the mean in standard deviations, its
+    chance is normal in (6 / g) ((1 + g z / 2)^(1/3) - 1) + g / 6 (Wilson and Hilferty 1931).
     """
+    mean, variance, third = moments
     if variance <= 0:
         return float(mean <= most)
-    sigma = math.sqrt(variance)
-    away, skew = (most - mean) / sigma, third / sigma**3
-    if abs(skew) < 1e-3:
-        return 0.5 * math.erfc(-away / math.sqrt(2))
-    shape = 4 / (skew * skew)
-    ratio = 1 + away * skew / 2
-    if ratio <= 0:
-        return float(skew < 0)
-    root = (ratio ** (1 / 3) - 1 + 1 / (9 * shape)) * 3 * math.sqrt(shape)
-    return 0.5 * math.erfc(-math.copysign(1.0, skew) * root / math.sqrt(2))
+    away, skew = (most - mean) / math.sqrt(variance), third / variance**1.5
+    total = 0.0
+    for n in times:
+        root = math.sqrt(n)
+        g, z = skew / root, away * root
+        if abs(g) > 1e-3:
+            ratio = 1 + g * z / 2
+            if ratio <= 0:
+                total += g < 0
+                continue
+            z = 6 / g * (ratio ** (1 / 3) - 1) + g / 6
+        total += 0.5 * math.erfc(z * -math.sqrt(0.5))
+    return total / len(times)
 
 
 def most_of(ranks: int, mean: float) -> float:

@@ -1,4 +1,4 @@
-"""Laws of plan auto: what is weighed, by what, and that no machine is planned worse for its size."""
+"""Laws of plan auto: what is weighed, by what, and that no machine is worse for its size."""
 
 from __future__ import annotations
 

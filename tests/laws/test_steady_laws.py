@@ -12,7 +12,7 @@ from scipy import stats
 from cluster_sim.perf.layout import Layout, recipe
 from cluster_sim.perf.steady import (
     compound,
-    gamma_share,
+    gamma_shares,
     mean_context,
     most_of,
     steady_state,
@@ -41,10 +41,12 @@ def test_the_tail_is_that_of_a_gamma_variable(shape: float) -> None:
     skew = 2 / math.sqrt(shape)
     for share in (0.3, 0.7, 0.9, 0.99, 0.999):
         most = float(gamma.ppf(share))
-        found = gamma_share(most, shape, shape, skew * shape**1.5)
+        found = gamma_shares(most, (shape, shape, skew * shape**1.5), [1])
         assert found == pytest.approx(share, abs=0.006)
-        mirrored = gamma_share(-most, -shape, shape, -skew * shape**1.5)
+        mirrored = gamma_shares(-most, (-shape, shape, -skew * shape**1.5), [1])
         assert mirrored == pytest.approx(1 - share, abs=0.006)
+        four = gamma_shares(most / 4, (shape / 4, shape / 4, skew * shape**1.5 / 4), [4])
+        assert four == pytest.approx(found, rel=1e-9)
 
 
 @pytest.mark.parametrize("gaps", [0.25, 1.0, 2.0])

@@ -27,8 +27,9 @@ from cluster_sim.perf.residuals import (
     step_residuals,
     whole_residuals,
 )
-from cluster_sim.perf.steady import Steady, capacity_elasticity, steady_state, step_family_s
+from cluster_sim.perf.steady import Steady, capacity_elasticity, step_family_s
 from cluster_sim.serving.admission import admission
+from cluster_sim.serving.candidate import steady_of
 from cluster_sim.serving.generators import planned
 from cluster_sim.serving.service import Run
 from cluster_sim.specs.inputs import WorkloadInput
@@ -197,7 +198,9 @@ def _planned(facts: Facts) -> WorkloadInput:
 
 
 def _steady(facts: Facts) -> Steady:
-    return steady_state(facts.price, _planned(facts), facts.choice.layout.ranks)
+    job, choice = _planned(facts), facts.choice
+    seats = admission(job, facts.cache)
+    return steady_of(job, facts.price, choice.layout, choice.replicas, seats)
 
 
 def _capacity_elasticity(facts: Facts, steady: Steady) -> float:

@@ -15,7 +15,7 @@ from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.specs.workload import Plan
 
-ROUNDS, LEAST, MOST = 10, 1500, 20_000  # requests that a replica is played with, by its batch
+ROUNDS, LEAST, MOST = 10, 3000, 20_000  # requests that a replica is played with, by its batch
 VLLM = "workload.software=vllm"
 QWEN = "workload.model=qwen3-235b-a22b"
 # Machine, workload, changes.

@@ -71,10 +71,7 @@ def weigh(
         return Candidate(layout, replicas, fits=False, reason=str(error))
     seats = admission(job, cache, residents)
     price = planning_price(machine, job, layout, wanted, seats)
-    apart = replicas if job.workload.plan.router == "round_robin" else 1
-    case = _Case(
-        job, steady_state(price, job, layout.ranks, apart, mixed=seats.mixed), seats, replicas
-    )
+    case = _Case(job, steady_of(job, price, layout, replicas, seats), seats, replicas)
     load, limit = case.load()
     batch, slo, lag = load / layout.ranks, job.workload.slo, job.software.first_token_steps
     steady = case.busy(load)
@@ -98,6 +95,14 @@ def weigh(
         within_slo=keeps,
         limit=limit,
     )
+
+
+def steady_of(
+    job: WorkloadInput, price: StepPrice, layout: Layout, replicas: int, seats: Admission
+) -> Steady:
+    """The steady state of each of so many replicas; a router that goes round evens out the gaps."""
+    apart = replicas if job.workload.plan.router == "round_robin" else 1
+    return steady_state(price, job, layout.ranks, apart, mixed=seats.mixed)
 
 
 def planning_price(

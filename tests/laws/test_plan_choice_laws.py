@@ -74,6 +74,7 @@ def test_a_large_mixture_keeps_its_slo_on_a_rack() -> None:
         ("h200_nvl8", "llama70b_offline", ()),
         ("h200_nvl8", "deepseek_r1_8chips", ()),
         ("h100_nvl8", "mixtral_8x7b", ("workload.software=vllm",)),
+        ("16 x gb200", "gpt_oss_120b", ()),
     ],
 )
 def test_what_is_left_out_is_not_better(

@@ -103,32 +103,78 @@ def _recipes(machine: TopologyInput, job: WorkloadInput) -> list[Recipe]:
 def _weigh_all(
     machine: TopologyInput, job: WorkloadInput, wanted: Recipe, possible: Iterable[Layout]
 ) -> Iterable[Candidate]:
-    """The candidates, without those that others of them dominate.
+    """The candidates, without those that others of them dominate; see ``_Search``."""
+    residents, there = Residents.of(job), set(possible)
+    search = _Search(job, there)
+    for layout in sorted(there, key=lambda lay: (lay.tp, lay.attn_dp, lay.pp, -lay.ep)):
+        if not search.dominated(layout):
+            search.add(weigh(machine, job, wanted, layout, residents))
+    return search.seen.values()
+
+
+class _Search:
+    """What has been weighed so far, and what that makes needless to weigh.
 
     Pipelines: a micro-batch passes the same operators however many stages hold them, and hand-offs
     besides, so that p stages of t devices are no better than t devices alone unless these lack room
     for sequences. Experts: over fewer and fewer devices as long as that helps, and not spread.
+    Larger replicas: not beyond two sizes in a row, by attention groups or by TP, that have less
+    than half of the best rate, the second less than the first.
     """
-    residents, there = Residents.of(job), set(possible)
-    seen: dict[Layout, Candidate] = {}
-    best: dict[tuple[int, int, int], Candidate] = {}
-    fell: set[tuple[int, int, int]] = set()
-    for layout in sorted(there, key=lambda lay: (lay.tp, lay.attn_dp, lay.pp, -lay.ep)):
-        line = (layout.tp, layout.pp, layout.attn_dp)
-        if line in fell and not (layout.ep == 1 and layout.attn_dp == 1):
-            continue
+
+    def __init__(self, job: WorkloadInput, there: set[Layout]) -> None:
+        self.job, self.there = job, there
+        self.seen: dict[Layout, Candidate] = {}
+        self.top: Candidate | None = None
+        self._lines: dict[tuple[int, int, int], Candidate] = {}  # the best by TP, groups, stages
+        self._fell: set[tuple[int, int, int]] = set()
+
+    def add(self, made: Candidate) -> None:
+        """Keep a candidate."""
+        layout = made.layout
+        line = (layout.tp, layout.attn_dp, layout.pp)
+        self.seen[layout] = made
+        if not made.fits:
+            return
+        merit = _merit(self.job, made)
+        if line in self._lines and merit < _merit(self.job, self._lines[line]):
+            self._fell.add(line)
+        else:
+            self._lines[line] = made
+        if self.top is None or merit > _merit(self.job, self.top):
+            self.top = made
+
+    def dominated(self, layout: Layout) -> bool:
+        """Whether a layout can be left out; those before it by TP, groups, stages and EP are in."""
+        if (layout.tp, layout.attn_dp, layout.pp) in self._fell:
+            return not (layout.ep == 1 and layout.attn_dp == 1)
         half = replace(layout, pp=max(1, layout.pp // 2))
-        if half != layout and half in there:
-            before = seen.get(half)
-            if before is None or (before.fits and before.limit not in BY_ROOM):
-                continue
-        made = seen[layout] = weigh(machine, job, wanted, layout, residents)
-        if made.fits:
-            if line in best and _merit(job, made) < _merit(job, best[line]):
-                fell.add(line)
-            else:
-                best[line] = made
-    return seen.values()
+        if half != layout and half in self.there:
+            before = self.seen.get(half)
+            return before is None or (before.fits and before.limit not in BY_ROOM)
+        by_tp: dict[int, Candidate] = {}
+        by_groups: dict[int, Candidate] = {}
+        for (tp, groups, stages), best in self._lines.items():
+            if stages == 1 and tp < layout.tp:
+                by_tp[tp] = max(best, by_tp.get(tp, best), key=lambda c: _merit(self.job, c))
+            elif stages == 1 and groups < layout.attn_dp:
+                by_groups[groups] = best
+        return self._falling(by_tp) or self._falling(by_groups)
+
+    def _falling(self, sizes: Mapping[int, Candidate]) -> bool:
+        """Whether the last two sizes are far from the best, the last more so."""
+        if len(sizes) < 2:
+            return False
+        first, last = (sizes[size] for size in sorted(sizes)[-2:])
+        falls = _merit(self.job, last) < _merit(self.job, first)
+        return falls and self._far(first) and self._far(last)
+
+    def _far(self, candidate: Candidate) -> bool:
+        """Whether a candidate has less than half of the best rate, where some keep the SLO."""
+        if self.top is None or not _merit(self.job, self.top)[0]:
+            return False
+        keeps = _merit(self.job, candidate)[0]
+        return not keeps or candidate.requests_per_s < self.top.requests_per_s / 2
 
 
 def _merit(job: WorkloadInput, candidate: Candidate) -> tuple[bool, float, int]:

@@ -74,7 +74,10 @@ def test_a_large_mixture_keeps_its_slo_on_a_rack() -> None:
         ("h200_nvl8", "llama70b_offline", ()),
         ("h200_nvl8", "deepseek_r1_8chips", ()),
         ("h100_nvl8", "mixtral_8x7b", ("workload.software=vllm",)),
-        ("16 x gb200", "gpt_oss_120b", ()),
+        ("gb200_nvl72", "gpt_oss_120b", ()),
+        ("gb200_nvl72", "deepseek_r1_8chips", ()),
+        pytest.param("gb200_nvl72", "llama70b", FP8_MOE, marks=pytest.mark.slow),
+        pytest.param("cloudmatrix384", "deepseek_r1_8chips", (), marks=pytest.mark.slow),
     ],
 )
 def test_what_is_left_out_is_not_better(

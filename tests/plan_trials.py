@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
+from cluster_sim.metrics import latencies, meets_slo
 from cluster_sim.serving.admission import Residents
 from cluster_sim.serving.candidate import Candidate, weigh
 from cluster_sim.serving.generators import planned
 from cluster_sim.serving.layouts import layouts
 from cluster_sim.serving.plan import Choice, resolve
 from cluster_sim.simulation import make_requests, simulate
+from cluster_sim.simulation import play as run
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
-from cluster_sim.specs.workload import Plan
+from cluster_sim.specs.workload import Arrivals, Plan
 
-ROUNDS, LEAST, MOST = 10, 3000, 20_000  # requests that a replica is played with, by its batch
+ROUNDS, LEAST = 12, 5000  # requests that a replica is played with, by its batch
+STEP = 0.08  # of the rate, until the one with the SLO is bracketed
 VLLM = "workload.software=vllm"
 QWEN = "workload.model=qwen3-235b-a22b"
 # Machine, workload, changes.
@@ -85,29 +89,59 @@ def set_up(
     return inputs, dataclasses.replace(job, workload=job.workload.plain())
 
 
-def play(
-    machine: str, workload: str, changes: tuple[str, ...], candidate: Candidate, seed: int = 1
-) -> Trial:
+def play(machine: str, workload: str, changes: tuple[str, ...], candidate: Candidate) -> Trial:
     """Play one replica on its share of a router's stream (every so-manieth request), and count the
     others as alike: the rate within the SLO, or that of a closed loop or a backlog.
     """
     inputs, job = set_up(machine, workload, changes)
-    wanted, lay, copies = job.workload, candidate.layout, candidate.replicas
-    arrivals = wanted.arrivals
-    count = min(MOST, max(LEAST, ROUNDS * candidate.batch))
+    wanted, copies = job.workload, candidate.replicas
+    arrivals, count = wanted.arrivals, max(LEAST, ROUNDS * candidate.batch)
+    if arrivals.kind == "open":
+        return Trial(candidate, copies * _rate_within_slo(inputs, job, candidate, count))
     if arrivals.kind == "closed":
         clients = max(1, round((arrivals.concurrency or 1) / copies))
         arrivals, count = dataclasses.replace(arrivals, concurrency=clients), ROUNDS * clients
-    elif arrivals.kind == "offline":
-        count = max(1, round((wanted.requests or count * copies) / copies))
     else:
-        arrivals = dataclasses.replace(arrivals, cv=arrivals.cv * copies**-0.5)
-    alone = dataclasses.replace(
-        wanted,
-        plan=Plan(tp=lay.tp, pp=lay.pp, ep=lay.ep, attn_dp=lay.attn_dp, replicas=1),
-        arrivals=arrivals,
-        requests=count,
-    )
-    row = simulate(inputs, dataclasses.replace(job, workload=alone), seed=seed).summary
-    rate = row["capacity_requests_per_s" if arrivals.kind == "open" else "requests_per_s"]
-    return Trial(candidate, copies * (rate or 0.0))
+        count = max(1, round((wanted.requests or count * copies) / copies))
+    row = simulate(inputs, _alone(job, candidate, arrivals, count)).summary
+    return Trial(candidate, copies * row["requests_per_s"])
+
+
+def _alone(
+    job: WorkloadInput, candidate: Candidate, arrivals: Arrivals, count: int
+) -> WorkloadInput:
+    lay = candidate.layout
+    plan = Plan(tp=lay.tp, pp=lay.pp, ep=lay.ep, attn_dp=lay.attn_dp, replicas=1)
+    wanted = dataclasses.replace(job.workload, plan=plan, arrivals=arrivals, requests=count)
+    return dataclasses.replace(job, workload=wanted)
+
+
+def _rate_within_slo(
+    inputs: TopologyInput, job: WorkloadInput, candidate: Candidate, count: int
+) -> float:
+    """Where the share of requests that miss the SLO crosses what is allowed: in steps of 8 % from
+    the rate of the closed form, then by the logarithm of the share.
+    """
+    copies, allowed = candidate.replicas, math.log(1 - job.workload.slo.attainment)
+    expected, factor = candidate.requests_per_s / copies, 1.0
+
+    def missing(factor: float) -> float:
+        arrivals = dataclasses.replace(
+            job.workload.arrivals,
+            cv=job.workload.arrivals.cv * copies**-0.5,
+            load=None,
+            rate=expected * factor,
+        )
+        facts = run(inputs, _alone(job, candidate, arrivals, count))
+        seen = latencies(facts.run, facts.requests, open_loop=True)
+        missed = ~meets_slo(seen, facts.targets)[seen.inside]
+        return math.log(float(missed.mean()) + 0.3 / len(missed))
+
+    last = missing(factor)
+    step = STEP if last < allowed else -STEP
+    while 0.1 < factor < 3:
+        now = missing(factor + step)
+        if (now < allowed) != (last < allowed):
+            return expected * (factor + (allowed - last) / (now - last) * step)
+        factor, last = factor + step, now
+    return expected * factor if step > 0 else 0.0

@@ -130,6 +130,18 @@ class Steady:
         parts = zip(self.prompts_s(whole), self.shared_s(whole), strict=True)
         return [prompt_s + shared_s + after_s for prompt_s, shared_s in parts]
 
+    def together_s(self, batch: float) -> float:
+        """Seconds of a batch that starts together and that nobody joins: prompts, then the steps of
+        those that are left until the last answer ends, by quantiles of the answers.
+        """
+        whole, answers = max(1, round(batch)), sorted(self.answers)
+        total, before = whole * _mean(self.prompts_s(whole)), 0
+        for i, n in enumerate(answers):
+            left = max(1, round(whole * (1 - i / len(answers))))
+            total += (n - before) * self._at(left)[0]
+            before = n
+        return total
+
     def kept(self, batch: int, limit_s: float | None) -> float:
         """Share of the answers whose TPOT keeps a limit."""
         if limit_s is None:

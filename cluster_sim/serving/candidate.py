@@ -76,7 +76,7 @@ def weigh(
     batch, slo, lag = load / layout.ranks, job.workload.slo, job.software.first_token_steps
     steady = case.busy(load)
     tpot_s, ttfts_s = steady.tpot_s(batch), steady.ttfts_s(batch, lag)
-    rate = replicas * load / (steady.osl * tpot_s) * case.together(batch)
+    rate = case.rate(load)
     late = 0 if slo.ttft is None else sum(ttft_s > slo.ttft for ttft_s in ttfts_s)
     keeps = late <= (1 - slo.attainment) * len(ttfts_s)
     keeps = keeps and case.kept(max(1, math.floor(batch))) >= slo.attainment
@@ -157,17 +157,13 @@ class _Case:
         """The steady state of those ranks that have anything to do."""
         return replace(self.steady, ranks=max(1, min(self.steady.ranks, math.ceil(load))))
 
-    def together(self, batch: float) -> float:
-        """Share of the rate that is left where a batch lasts as long as its longest answer.
-
-        Model: mean of the answers over that of the longest of ``batch``, by quantiles.
-        """
+    def rate(self, load: float) -> float:
+        """Requests per second of all replicas."""
+        steady = self.busy(load)
+        batch = load / self.steady.ranks
         if self.seats.joins:
-            return 1.0
-        answers = sorted(self.steady.answers)
-        below = [(i / len(answers)) ** max(1.0, batch) for i in range(len(answers) + 1)]
-        longest = sum(n * (b - a) for n, a, b in zip(answers, below, below[1:], strict=False))
-        return self.steady.osl / float(longest)
+            return self.replicas * load / (steady.osl * steady.tpot_s(batch))
+        return self.replicas * load / steady.together_s(batch)
 
     def kept(self, batch: int) -> float:
         """Share of the answers that keep the limits of TPOT and E2E."""

@@ -107,6 +107,28 @@ def test_a_closed_loop_is_ranked_at_its_clients(h200: TopologyInput) -> None:
     assert resolve(h200, fewer).layout == Layout(8)
 
 
+@pytest.mark.parametrize(
+    ("tp", "changes"),
+    [
+        (1, ()),
+        (2, ()),
+        (1, ("workload.software=vllm",)),
+        (2, ("workload.software=sglang",)),
+        (2, ("engine.scheduler=static",)),
+    ],
+)
+def test_a_backlog_has_the_rate_of_a_run(
+    h200: TopologyInput, tp: int, changes: tuple[str, ...]
+) -> None:
+    """Within 20 %: the run has a beginning and an end as well."""
+    set_to = (*changes, f"plan.tp={tp}", "plan.replicas=1")
+    _, job = set_up("h200_nvl8", "llama70b_offline", *set_to)
+    choice = resolve(h200, job)
+    row = simulate(h200, job).summary
+    mine = next(c for c in choice.candidates if c.layout == choice.layout)
+    assert mine.requests_per_s == pytest.approx(row["requests_per_s"], rel=0.2)
+
+
 def test_a_backlog_is_ranked_by_saturation_not_by_the_slo(h200: TopologyInput) -> None:
     slo = "workload.slo={tpot: 20 ms}"
     choices = [resolve(h200, set_up("h200_nvl8", "llama70b_offline", *c)[1]) for c in ((), (slo,))]

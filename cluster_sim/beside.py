@@ -11,9 +11,9 @@ from cluster_sim.machine.build import build_machine
 from cluster_sim.perf.background import background as traffic_beside
 from cluster_sim.perf.background import stretched
 from cluster_sim.perf.collective_group import make_group
-from cluster_sim.perf.plan import Choice
 from cluster_sim.perf.replica_phases import Resources, hbm_bytes_per_s, replica_phases
 from cluster_sim.perf.step_price import StepPrice
+from cluster_sim.serving.plan import Choice
 from cluster_sim.serving.site import Process, Site, always
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from cluster_sim.capacity import Capacity, Saturation
 from cluster_sim.metrics import Targets, targets
 from cluster_sim.perf.memory import KvCache
-from cluster_sim.perf.plan import Choice
 from cluster_sim.perf.step_price import StepPrice
+from cluster_sim.serving.plan import Choice
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.service import Run
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput

@@ -24,13 +24,13 @@ from cluster_sim.facts import Facts
 from cluster_sim.metrics import keeps_slo, latencies, targets
 from cluster_sim.overload import trend
 from cluster_sim.perf.memory import KvCache, kv_cache
-from cluster_sim.perf.plan import Choice, largest_batch, resolve
-from cluster_sim.perf.steady import steady_state
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.result import Result, config_hash
+from cluster_sim.serving.admission import admission
 from cluster_sim.serving.event_driven import Live, Watcher
 from cluster_sim.serving.generators import SAMPLE, draw_requests, planned
 from cluster_sim.serving.pace import Pace
+from cluster_sim.serving.plan import Choice, resolve
 from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Requests, all_at_once
 from cluster_sim.serving.scheduler import SCHEDULERS
@@ -142,7 +142,7 @@ def play(
         from cluster_sim.beside import make_site
 
         site = make_site(machine, job, choice, price, processes, background)
-    seats = seats_of(weighed, choice, price, cache)
+    seats = seats_of(weighed, choice, cache)
     refuse_if_none_fits(job, service, trace)
     sample = sample_of(service, wanted, block_tokens=size, seats=seats)
     capacity, saturation = _limits(sample, choice, step_by_step, progress)
@@ -235,7 +235,10 @@ def make_requests(
         count = stated or max(DEFAULT_REQUESTS, OFFLINE_ROUNDS * seats)
         return all_at_once(draw_requests(wanted, count, seed=wanted.seed, block_tokens=size))
     inside = rate * turns * _stay_s(choice, capacity)
-    count = stated or min(MOST_REQUESTS, max(DEFAULT_REQUESTS, round(SPANS * inside)))
+    best = next((c.requests_per_s for c in choice.candidates if c.layout == choice.layout), 0.0)
+    filled = OFFLINE_ROUNDS * seats if rate * turns > best else 0  # a backlog may build up
+    count = max(DEFAULT_REQUESTS, round(SPANS * inside), filled)
+    count = stated or min(MOST_REQUESTS, count)
     drawn = draw_requests(wanted, count, seed=wanted.seed, block_tokens=size)
     return _at_rate(drawn, wanted, rate, size)
 
@@ -252,11 +255,9 @@ def _stay_s(choice: Choice, capacity: Capacity | None) -> float:
     return best.batch * best.replicas / best.requests_per_s
 
 
-def seats_of(job: WorkloadInput, choice: Choice, price: StepPrice, cache: KvCache) -> int:
-    """Sequences that the whole service holds at once when it is full, by the closed form."""
-    ranks = choice.layout.ranks
-    batch = largest_batch(job, steady_state(price, job, ranks), cache)
-    return batch * ranks * choice.replicas
+def seats_of(job: WorkloadInput, choice: Choice, cache: KvCache) -> int:
+    """Sequences that the whole service holds at once when it is full, as its engine admits them."""
+    return admission(job, cache).batch * choice.layout.ranks * choice.replicas
 
 
 def _digest(wanted: Workload) -> str | None:

@@ -19,7 +19,6 @@ from typing import Any
 from cluster_sim.columns import HEADLINES
 from cluster_sim.facts import Facts
 from cluster_sim.ledger import Ledger, close_ledger
-from cluster_sim.perf.plan import largest_batch
 from cluster_sim.perf.residuals import (
     Residual,
     front_end_residual,
@@ -27,9 +26,12 @@ from cluster_sim.perf.residuals import (
     step_residuals,
     whole_residuals,
 )
-from cluster_sim.perf.steady import Steady, capacity_elasticity, steady_state, step_family_s
+from cluster_sim.perf.steady import Steady, capacity_elasticity, step_family_s
+from cluster_sim.serving.admission import admission
+from cluster_sim.serving.candidate import steady_of
 from cluster_sim.serving.generators import planned
 from cluster_sim.serving.service import Run
+from cluster_sim.specs.inputs import WorkloadInput
 
 COVERED, REACH = 0.8, 1.2816  # of a normal distribution within so many sigma
 Z95 = 1.96  # sigmas in half of a 95 % interval
@@ -187,11 +189,16 @@ def _elasticities(facts: Facts, ledger: Ledger, row: Mapping[str, Any]) -> dict[
     return {name: found[name] for name in HEADLINES if name in found}
 
 
-def _steady(facts: Facts) -> Steady:
+def _planned(facts: Facts) -> WorkloadInput:
     size = facts.job.software.memory.block_tokens
     trace = facts.requests if facts.job.workload.arrivals.kind == "trace" else None
-    job = planned(facts.job, trace, block_tokens=size)
-    return steady_state(facts.price, job, facts.choice.layout.ranks)
+    return planned(facts.job, trace, block_tokens=size)
+
+
+def _steady(facts: Facts) -> Steady:
+    job, choice = _planned(facts), facts.choice
+    seats = admission(job, facts.cache)
+    return steady_of(job, facts.price, choice.layout, choice.replicas, seats)
 
 
 def _capacity_elasticity(facts: Facts, steady: Steady) -> float:
@@ -202,7 +209,7 @@ def _capacity_elasticity(facts: Facts, steady: Steady) -> float:
     choice, slo = facts.choice, facts.job.workload.slo
     batch = next((c.batch for c in choice.candidates if c.layout == choice.layout), 0)
     batch = max(1, batch // choice.layout.ranks)
-    most = largest_batch(facts.job, steady, facts.cache)
+    most = admission(_planned(facts), facts.cache).batch
     return capacity_elasticity(steady, batch, max(batch, most), slo.attainment)
 
 

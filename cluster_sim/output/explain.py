@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from cluster_sim.economics import chip_usd_per_hour, how_to_price
 from cluster_sim.output.tables import FAMILY_WORDS, WIDTH, grid, number
 from cluster_sim.perf.memory import KvCache, kv_cache
-from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.residuals import Residual, step_residuals
-from cluster_sim.perf.steady import step_family_s
+from cluster_sim.perf.steady import mean_context, step_family_s
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.serving.candidate import LIMITS
 from cluster_sim.serving.generators import planned
+from cluster_sim.serving.plan import Choice, resolve
 from cluster_sim.simulation import read_requests
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.software import MemoryRule
@@ -21,6 +22,7 @@ from cluster_sim.specs.workload import Economics
 from cluster_sim.uncertainty import total_sigma
 
 GIB = 2**30
+MOST_PLANS = 8  # that are shown beside the chosen and the played ones
 
 
 def explain_run(
@@ -43,7 +45,7 @@ def explain_run(
     residuals = step_residuals(machine, *parts)
     return "\n\n".join(
         (
-            _plan(choice),
+            _plan(job, choice),
             _memory(machine, job, choice, cache),
             _step(job, choice, price, residuals),
             _sources(price, residuals),
@@ -52,22 +54,49 @@ def explain_run(
     )
 
 
-def _plan(choice: Choice) -> str:
-    rows = [["plan", "batch", "TPOT ms", "TTFT ms", "requests/s", "tokens/s/chip", ""]]
-    for c in choice.candidates:
-        plan = f"{c.layout} x {c.replicas}"
-        if not c.fits:
-            rows.append([plan, "-", "-", "-", "-", "-", "does not fit"])
-            continue
+def _plan(job: WorkloadInput, choice: Choice) -> str:
+    """The best plans in closed form, those that were played, and what limits each."""
+    ranked = choice.ranked(job)
+    shown = [
+        c
+        for i, c in enumerate(ranked)
+        if i < MOST_PLANS or c.layout == choice.layout or c.played_requests_per_s is not None
+    ]
+    played = any(c.played_requests_per_s is not None for c in shown)
+    head = ["plan", "batch", "TPOT ms", "TTFT ms", "requests/s", *["played"] * played]
+    rows = [[*head, "limit", ""]]
+    for c in shown:
+        figures = [c.tpot_s * 1e3, c.ttft_s * 1e3, c.requests_per_s]
+        cells = [number(figure) for figure in figures]
+        if played:
+            rate = c.played_requests_per_s
+            cells.append("-" if rate is None else number(rate))
         chosen = "<- chosen" if c.layout == choice.layout else c.reason
-        figures = (c.tpot_s * 1e3, c.ttft_s * 1e3, c.requests_per_s, c.output_tokens_per_s_per_chip)
-        rows.append([plan, str(c.batch), *(number(figure) for figure in figures), chosen])
-    head = (
-        f"Plan: {choice.recipe.name} weights, {choice.recipe.kv} KV. The closed form takes, for\n"
-        "each layout, the largest batch that keeps the TPOT limit, and its rate.\n"
+        rows.append([f"{c.layout} x {c.replicas}", str(c.batch), *cells, LIMITS[c.limit], chosen])
+    text = (
+        f"Plan: {choice.recipe.name} weights, {choice.recipe.kv} KV. For each layout the closed "
+        f"form takes {_load_words(job)}, and its rate.\n"
     )
-    reasons = [f"{c.layout}: {c.reason}" for c in choice.candidates if not c.fits]
-    return "\n".join([head + grid(rows), *map(_wrapped, (*reasons, *choice.notes))])
+    more = []
+    if len(ranked) > len(shown):
+        more.append(f"{len(ranked) - len(shown)} more are slower")
+    unfit = [c for c in choice.candidates if not c.fits]
+    if len(unfit) > MOST_PLANS:
+        more.append(f"{len(unfit)} do not fit, among them:")
+        unfit = unfit[-1:]
+    more += [f"{c.layout}: {c.reason}" for c in unfit]
+    return "\n".join(
+        [textwrap.fill(text, WIDTH), grid(rows), *map(_wrapped, (*more, *choice.notes))]
+    )
+
+
+def _load_words(job: WorkloadInput) -> str:
+    kind = job.workload.arrivals.kind
+    if kind == "closed":
+        return "the clients that there are, at most the batch that the engine admits"
+    if kind == "offline":
+        return "the largest batch that the engine admits"
+    return "the largest batch that keeps the limits and that the engine admits in time"
 
 
 def _wrapped(text: str) -> str:
@@ -105,15 +134,15 @@ def _step(
     """Seconds by operator family of one decode step and of one mean prompt."""
     ranks = choice.layout.ranks
     batch = next((c.batch for c in choice.candidates if c.layout == choice.layout), ranks) // ranks
-    isl, osl = (lengths.average for lengths in job.workload.shape)
-    mean_context = round(isl + osl / 2)
-    prompt = max(1, min(round(isl), job.software.max_num_batched_tokens))
+    isls, osls = job.workload.shape
+    context = round(mean_context(isls, osls))
+    prompt = max(1, min(round(isls.average), job.software.max_num_batched_tokens))
     many = f"{batch} decode{'s' if batch != 1 else ''}"
     rows = [["ms", "1 decode", many, f"prompt {prompt:,}", "provenance", "error"]]
     totals = [0.0, 0.0, 0.0]
     for family in price.families:
         figures = [
-            step_family_s(price, family, ranks, decodes, mean_context, tokens)
+            step_family_s(price, family, ranks, decodes, context, tokens)
             for decodes, tokens in ((1, 0), (batch, 0), (0, prompt))
         ]
         totals = [total + figure for total, figure in zip(totals, figures, strict=True)]
@@ -122,7 +151,7 @@ def _step(
         error = f"{sigma * 100:.0f} %" if sigma else ""
         rows.append([f"  {FAMILY_WORDS[family.name]}", *cells, family.provenance, error])
     rows.append(["  step", *(number(total * 1e3) for total in totals), "", ""])
-    title = f"Price of an engine step, {mean_context:,} tokens of context a sequence"
+    title = f"Price of an engine step, {context:,} tokens of context a sequence"
     formula = (
         "step = tokens(T) + sequences(R) + decodes(B) + context x cached tokens read, and for "
         "prompts + floor + work x sum of (end^2 - start^2)(1 + h / end)"

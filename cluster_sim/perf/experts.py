@@ -69,7 +69,8 @@ class ExpertTime:
 
 def touched_experts(chosen: FloatArray, tokens: FloatArray) -> FloatArray:
     """Experts of each device that the first tokens of a step choose, in samples of steps; shape
-    (DRAWS, devices, token counts), from probabilities of shape (devices, experts a device).
+    (DRAWS, devices, token counts) for rising counts, from probabilities of shape (devices, experts
+    a device).
 
     Model: an expert of probability q is first chosen by token ceil(ln(1 - u) / ln(1 - q)) with u
     uniform, one from each of DRAWS equal strata; so more tokens never touch fewer experts, and the
@@ -79,8 +80,12 @@ def touched_experts(chosen: FloatArray, tokens: FloatArray) -> FloatArray:
     strata = np.broadcast_to(np.arange(DRAWS)[:, None], (DRAWS, chosen.size))
     uniform = (rng.permuted(strata, axis=0) + rng.random(strata.shape)) / DRAWS
     first = np.log1p(-uniform) / np.log1p(-np.minimum(chosen.ravel(), 1 - 1e-12))
-    first = first.reshape(DRAWS, *chosen.shape, 1)
-    return np.asarray((first <= tokens).sum(axis=2), dtype=float)
+    # How many experts are first chosen at each of the (rising) token counts, then up to each.
+    devices, counts = DRAWS * len(chosen), len(tokens) + 1
+    place = np.searchsorted(tokens, first).reshape(devices, -1)
+    place += np.arange(devices)[:, None] * counts
+    new = np.bincount(place.ravel(), minlength=devices * counts).reshape(DRAWS, -1, counts)
+    return np.cumsum(new[:, :, :-1], axis=2, dtype=float)
 
 
 @lru_cache(maxsize=8)

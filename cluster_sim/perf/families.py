@@ -128,6 +128,7 @@ class _Case:
     software: Software
     layout: Layout
     recipe: Recipe
+    together: int | None = None
 
     @property
     def width(self) -> int:
@@ -145,18 +146,25 @@ class _Case:
 
     @property
     def all_tokens(self) -> FloatArray:
-        """Tokens of all batches together."""
-        return np.arange((len(self.tokens) - 1) * self.layout.attn_dp + 1, dtype=float)
+        """Tokens of all batches together: as many as the limits allow, ``together`` at most."""
+        most = (len(self.tokens) - 1) * self.layout.attn_dp
+        return np.arange(min(most, self.together or most) + 1, dtype=float)
 
 
 def operator_families(
-    machine: TopologyInput, model: Model, software: Software, layout: Layout, recipe: Recipe
+    machine: TopologyInput,
+    model: Model,
+    software: Software,
+    layout: Layout,
+    recipe: Recipe,
+    together: int | None = None,
 ) -> tuple[Family, ...]:
     """All families that a model has under a layout; raises SpecError when a curve is missing.
 
-    With drafts the model is one ``with_mtp_layers``.
+    With drafts the model is one ``with_mtp_layers``. ``together``: how many tokens of all batches
+    the tables of what they share reach to, if not as far as the limits of the engine.
     """
-    case = _Case(machine, model, software, layout, recipe)
+    case = _Case(machine, model, software, layout, recipe, together)
     families = [*_gemm_families(case), _prefill_family(case), _decode_family(case)]
     families.append(_glue_family(case))
     if model.linear is not None:

@@ -159,14 +159,20 @@ def local_pairs(local: LocalAttention, length: int, factor: float = 1.0) -> floa
 
 
 def compile_step_price(
-    machine: TopologyInput, model: Model, software: Software, layout: Layout, recipe: Recipe
+    machine: TopologyInput,
+    model: Model,
+    software: Software,
+    layout: Layout,
+    recipe: Recipe,
+    together: int | None = None,
 ) -> StepPrice:
-    """Tables for every batch that the engine's limits allow, in seconds on one replica.
+    """Tables for every batch that the engine's limits allow, in seconds on one replica; those by
+    the tokens of all batches up to ``together``, if that is given.
 
     Raises SpecError when the chip has no curve for a dtype.
     """
     model = with_mtp_layers(model, software.draft_tokens)
-    families = operator_families(machine, model, software, layout, recipe)
+    families = operator_families(machine, model, software, layout, recipe, together)
     families = with_graphs(families, software.cuda_graph_sizes, software.max_num_seqs)
     prompt = prompt_attention(machine, model, layout, recipe)
     return StepPrice(

@@ -15,6 +15,7 @@ from cluster_sim.specs.workload import Lengths, Pause, Slo, TrafficClass, Worklo
 GAPS, PROMPTS, ANSWERS, CLASSES, TURNS, THINK, PREFIX = range(7)  # streams of random numbers
 SAMPLE = 2000  # requests whose lengths stand for a mix when a plan is weighed
 POINTS = 40  # quantiles that those lengths are summed up by
+TAIL = (0.99, 0.998)  # and two more, since the longest is far from the others
 GROUPS_PER_CLASS = 1 << 20  # at most; ids of sessions start above those of all groups
 FIRST_SESSION = 1 << 40
 
@@ -100,8 +101,9 @@ def planned(job: WorkloadInput, trace: Requests | None, *, block_tokens: int) ->
     limits of all classes; ``trace`` are the requests where they are not drawn.
 
     Lengths of one class without sessions and prefix are those of the file. Generated ones are
-    sampled with a fixed seed, so that the plan does not depend on the seed. What a prefix cache
-    saves is not counted.
+    sampled with a fixed seed, so that the plan does not depend on the seed; the longest answer is
+    the one that the workload declares, since engines reserve for it. What a prefix cache saves is
+    not counted.
     """
     wanted = job.workload
     if trace is not None:
@@ -111,6 +113,9 @@ def planned(job: WorkloadInput, trace: Requests | None, *, block_tokens: int) ->
         if len(parts) == 1 and parts[0].prefix is None and parts[0].sessions is None:
             return job
         seen = draw_requests(wanted, SAMPLE, seed=0, block_tokens=block_tokens)
+    longest = 0
+    if wanted.arrivals.kind != "trace":
+        longest = max(part.osl.longest for part in wanted.parts)
     slos = [part.slo or wanted.slo for part in wanted.classes] or [wanted.slo]
     tightest = Slo(
         ttft=min((s.ttft for s in slos if s.ttft is not None), default=None),
@@ -122,7 +127,7 @@ def planned(job: WorkloadInput, trace: Requests | None, *, block_tokens: int) ->
         wanted,
         classes=(),
         isl=_summed_up(seen.isl),
-        osl=_summed_up(seen.osl),
+        osl=_summed_up(seen.osl, longest),
         prefix=None,
         sessions=None,
         slo=tightest,
@@ -130,11 +135,13 @@ def planned(job: WorkloadInput, trace: Requests | None, *, block_tokens: int) ->
     return dataclasses.replace(job, workload=typical)
 
 
-def _summed_up(lengths: IntArray) -> Lengths:
-    """Quantiles of token counts."""
-    shares = np.arange(POINTS + 1) / POINTS
+def _summed_up(lengths: IntArray, longest: int = 0) -> Lengths:
+    """Quantiles of token counts; one that is longer than all is kept with next to no share."""
+    shares = sorted([*(np.arange(POINTS + 1) / POINTS).tolist(), *TAIL])
     tokens = np.rint(np.quantile(lengths, shares)).astype(int).tolist()
-    return Lengths(quantiles=tuple(zip(shares.tolist(), tokens, strict=True)))
+    if longest > tokens[-1]:
+        shares, tokens = [*shares[:-1], 1 - 1e-9, 1.0], [*tokens, longest]
+    return Lengths(quantiles=tuple(zip(shares, tokens, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from cluster_sim.perf.residuals import (
 )
 from cluster_sim.perf.step_price import scaled_price
 from cluster_sim.result import Result
+from cluster_sim.serving.generators import planned
 from cluster_sim.serving.service import Service, serve
 from cluster_sim.simulation import make_service, most_requests, seats_of
 from cluster_sim.summary import summarise_run
@@ -127,7 +128,7 @@ def _limits(facts: Facts, service: Service) -> dict[str, float]:
     """Saturation and capacity, per chip, by as many requests as those of the run."""
     assert facts.saturation is not None
     wanted, size = facts.job.workload, facts.job.software.memory.block_tokens
-    seats = seats_of(facts.job, facts.choice, service.spec.price, facts.cache)
+    seats = seats_of(planned(facts.job, None, block_tokens=size), facts.choice, facts.cache)
     sample = sample_of(service, wanted, block_tokens=size, seats=seats)
     effort = Effort(error=ROUGH, most_requests=most_requests(facts.choice))
     flat_out = find_saturation(sample, effort)

@@ -12,7 +12,7 @@ import numpy as np
 from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.facts import Facts
 from cluster_sim.metrics import latencies
-from cluster_sim.perf.plan import Choice, resolve
+from cluster_sim.serving.plan import Choice, resolve
 from cluster_sim.simulation import play
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import apply_engine, load_spec, load_topology, read

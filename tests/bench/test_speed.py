@@ -20,8 +20,8 @@ from cluster_sim.machine.exchange import graph
 from cluster_sim.machine.routes import Routing, paths
 from cluster_sim.output.drawing import picture
 from cluster_sim.perf.memory import kv_cache
-from cluster_sim.perf.plan import resolve
 from cluster_sim.perf.step_price import compile_step_price
+from cluster_sim.serving.plan import resolve
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.service import Service, serve
 from cluster_sim.simulation import make_requests, make_service

@@ -14,7 +14,6 @@ from cluster_sim.capacity.search import HOPELESS, _hopeless
 from cluster_sim.metrics import Targets, latencies, meets_slo, targets
 from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.step_price import compile_step_price
-from cluster_sim.result import Result
 from cluster_sim.serving.generators import draw_requests, planned
 from cluster_sim.serving.plan import resolve
 from cluster_sim.serving.records import Outcomes
@@ -49,7 +48,7 @@ def _set_up(
     price = compile_step_price(machine, *parts)
     cache = kv_cache(machine.chip, *parts)
     service = make_service(job, choice, price, cache)
-    seats = seats_of(weighed, choice, price, cache)
+    seats = seats_of(weighed, choice, cache)
     return job, service, sample_of(service, job.workload, block_tokens=size, seats=seats)
 
 
@@ -67,7 +66,9 @@ def test_a_try_is_broken_off_only_where_its_slo_is_missed(changes: tuple[str, ..
         timed, wanted = _timed(job, 600, rate)
         lost: list[bool] = []
 
-        def hopeless(outcomes: Outcomes, _: int, now_s: float, given: object = (timed, wanted)) -> bool:
+        def hopeless(
+            outcomes: Outcomes, _: int, now_s: float, given: object = (timed, wanted)
+        ) -> bool:
             requests, slos = given  # type: ignore[misc]
             lost.append(_hopeless(outcomes, requests, slos, now_s, sample))
             return lost[-1]
@@ -219,7 +220,6 @@ def test_a_bracket_pools_tries_in_the_wrong_order() -> None:
     assert math.exp(high) == pytest.approx(1.1)
     low, high = bracket([_trial(1.0, [0.0])], 0.01)
     assert (low, high) == (0.0, math.inf)
-
 
 
 @pytest.mark.parametrize("slow", [False, True])

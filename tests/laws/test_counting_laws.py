@@ -79,7 +79,11 @@ def test_the_limit_that_refuses_is_named(
 def test_an_overloaded_service_is_told_and_counts_its_work(h200: TopologyInput) -> None:
     job = load_workload(
         "llama70b",
-        ["workload.arrivals={kind: open, rate: 60 requests/s}", "workload.requests=12000", "plan.tp=2"],
+        [
+            "workload.arrivals={kind: open, rate: 60 requests/s}",
+            "workload.requests=12000",
+            "plan.tp=2",
+        ],
     )
     result = simulate(h200, job)
     row = result.summary
@@ -89,13 +93,19 @@ def test_an_overloaded_service_is_told_and_counts_its_work(h200: TopologyInput) 
     assert row["output_tokens_per_s"] <= served * 1.05
     assert row["goodput_per_s"] <= row["requests_per_s"] < 60
     assert row["ttft_mean_ms_status"] == "lower_bound"
-    assert any(note.startswith("overloaded: 60 requests/s come") for note in result.manifest["notes"])
+    assert any(
+        note.startswith("overloaded: 60 requests/s come") for note in result.manifest["notes"]
+    )
 
 
 def test_a_service_at_half_its_saturation_is_stable(h200: TopologyInput) -> None:
     job = load_workload(
         "llama70b",
-        ["workload.arrivals={kind: open, rate: 18 requests/s}", "workload.requests=6000", "plan.tp=2"],
+        [
+            "workload.arrivals={kind: open, rate: 18 requests/s}",
+            "workload.requests=6000",
+            "plan.tp=2",
+        ],
     )
     row = simulate(h200, job).summary
     assert row["stable"] is True

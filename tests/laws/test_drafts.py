@@ -19,11 +19,11 @@ from cluster_sim.perf.drafts import with_mtp_layers
 from cluster_sim.perf.families import Family, operator_families
 from cluster_sim.perf.layout import Layout, Recipe, recipe
 from cluster_sim.perf.memory import kv_cache
-from cluster_sim.perf.plan import resolve
 from cluster_sim.perf.steady import steady_state
 from cluster_sim.perf.step_price import compile_step_price
 from cluster_sim.perf.transformer import draft_projections, weight_bytes_per_device
 from cluster_sim.serving.pace import SHORT, Pace
+from cluster_sim.serving.plan import resolve
 from cluster_sim.serving.records import Status
 from cluster_sim.serving.scheduler import SCHEDULERS
 from cluster_sim.serving.service import Run, Service, serve

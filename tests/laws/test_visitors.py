@@ -18,9 +18,9 @@ from cluster_sim.machine.build import build_machine
 from cluster_sim.machine.host import replicas_in
 from cluster_sim.perf.families import Batch, Family
 from cluster_sim.perf.layout import Layout
-from cluster_sim.perf.plan import resolve
 from cluster_sim.perf.replica_phases import ReplicaPhases, Resources, replica_phases
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.serving.plan import resolve
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.scheduler import SCHEDULERS
 from cluster_sim.serving.service import Run, Service, serve

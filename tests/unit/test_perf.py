@@ -12,8 +12,8 @@ from cluster_sim.perf.collectives import all_reduce
 from cluster_sim.perf.layout import Layout, recipe
 from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.operators import gemm_s
-from cluster_sim.perf.plan import resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.serving.plan import resolve
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 

@@ -3,8 +3,8 @@
 Law: behind a round-robin router equal replicas with independent requests are exchangeable: each
 gets every R-th request of the stream, so its gaps are sums of R gaps of the stream, and its lengths
 are those of the workload. One replica on its exact share stands for all R; rates are R times its
-own. Where requests depend on each other (sessions, shared prefixes) or the router looks at the
-load, the whole service is played.
+own. Where requests depend on each other (sessions, shared prefixes, clients of a closed loop) or
+the router looks at the load, the whole service is played.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ TRIES = 10  # of a stated number of requests each, at most
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How sure a figure must be (half of its 95 % interval, relative), and the most requests that
-    may be played for it, in all and in one try.
+    """How sure a figure must be (half of its 95 % interval, relative), the most requests that may
+    be played for it, in all and in one try, and the tries near a capacity that are played at least:
+    an error that few tries give is itself unsure.
     """
 
     error: float = 0.03
     most_requests: int = 400_000
     most_a_try: int = 400_000
+    full_tries: int = 4
 
     def within(self, requests: int | None) -> Effort:
         """The same with at most so many requests a try, if a number is given."""
@@ -77,7 +79,8 @@ class Sample:
 
 def sample_of(service: Service, wanted: Workload, *, block_tokens: int, seats: int) -> Sample:
     """The smallest part of a service that stands for it; ``seats`` are those of the whole one."""
-    dependent = any(part.sessions or part.prefix for part in wanted.parts)
+    closed = service.concurrency is not None
+    dependent = closed or any(part.sessions or part.prefix for part in wanted.parts)
     if dependent or service.router != "round_robin" or service.replicas == 1:
         return Sample(service, 1, wanted, block_tokens, seats)
     alone = replace(service, replicas=1)

@@ -37,7 +37,6 @@ NEAR = 0.15  # tries within so much of the root (logarithm) decide it
 # Tries lie in turn below and above the root, so that they tell the slope too: by so much of the
 # rate (logarithm), at most by what changes the missed share by a factor of exp(ASIDE_MISSES).
 ASIDE, ASIDE_MISSES = 0.06, 0.5
-FULL_TRIES = 4  # near the root at least: an error that few tries give is itself unsure
 PARTS_A_TRY = 2  # batches: misses come in clusters, so they must be long
 AT_TOP = 2  # full tries at least, before a limit is called kept up to saturation
 FIRST_STREAM = 2  # of the draws: 0 is the run itself, 1 the flat-out run
@@ -159,9 +158,13 @@ class _Search:
             top = root >= math.log(self.top_per_s)
             root = min(root, math.log(self.top_per_s))
             enough = sum(abs(math.log(play.rate) - root) <= NEAR for play in full_plays)
-            if top and enough >= AT_TOP:
+            if top and enough >= min(AT_TOP, self.effort.full_tries):
                 return self._up_to_saturation()
-            if error <= self.effort.error and enough >= FULL_TRIES and self._surrounded(root):
+            if (
+                error <= self.effort.error
+                and enough >= self.effort.full_tries
+                and self._surrounded(root)
+            ):
                 break
             full = self._full_count(math.exp(root))
             if self.played + full > self.effort.most_requests:

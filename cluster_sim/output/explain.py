@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 
 from cluster_sim.economics import chip_usd_per_hour, how_to_price
 from cluster_sim.output.tables import FAMILY_WORDS, WIDTH, grid, number
-from cluster_sim.perf.memory import KvCache, kv_cache
+from cluster_sim.perf.memory import KvCache
 from cluster_sim.perf.residuals import Residual, step_residuals
 from cluster_sim.perf.steady import mean_context, step_family_s
-from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.candidate import LIMITS
 from cluster_sim.serving.generators import planned
-from cluster_sim.serving.plan import Choice, resolve
-from cluster_sim.simulation import read_requests
+from cluster_sim.serving.plan import Choice
+from cluster_sim.simulation import prepare, read_requests
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.software import MemoryRule
 from cluster_sim.specs.workload import Economics
@@ -37,11 +37,10 @@ def explain_run(
     job = dataclasses.replace(job, workload=wanted).on(machine.chip)
     size = job.software.memory.block_tokens
     trace = read_requests(job, skip_bad_rows=skip_bad_rows)
-    job = planned(job, trace, block_tokens=size)
-    choice = resolve(machine, job)
+    given, job = job, planned(job, trace, block_tokens=size)
+    made = prepare(machine, given, job, trace)
+    choice, price, cache = made.choice, made.price, made.cache
     parts = (job.model, job.software, choice.layout, choice.recipe)
-    price = compile_step_price(machine, *parts)
-    cache = kv_cache(machine.chip, *parts)
     residuals = step_residuals(machine, *parts)
     return "\n\n".join(
         (

@@ -140,7 +140,7 @@ class _Case:
             clients = (arrivals.concurrency or 1) / self.replicas
             return (clients, "concurrency") if clients <= most else (most, self.seats.limit)
         if arrivals.kind == "offline":
-            queued = (self.job.workload.requests or math.inf) / self.replicas
+            queued = (self.job.workload.stated_requests or math.inf) / self.replicas
             return (queued, "requests") if queued <= most else (most, self.seats.limit)
         batch, limit = self._within_limits()
         load = batch * self.steady.ranks

@@ -64,14 +64,15 @@ def test_a_try_is_broken_off_only_where_its_slo_is_missed(changes: tuple[str, ..
     verdicts = set()
     for rate in (1.0, 6.0, 14.0, 60.0, 200.0):
         timed, wanted = _timed(job, 600, rate)
-        lost: list[bool] = []
 
         def hopeless(
-            outcomes: Outcomes, _: int, now_s: float, given: object = (timed, wanted)
+            outcomes: Outcomes,
+            _: int,
+            now_s: float,
+            requests: Requests = timed,
+            slos: Targets = wanted,
         ) -> bool:
-            requests, slos = given  # type: ignore[misc]
-            lost.append(_hopeless(outcomes, requests, slos, now_s, sample))
-            return lost[-1]
+            return _hopeless(outcomes, requests, slos, now_s, sample)
 
         run = serve(service, timed, watch=hopeless)
         verdicts.add(run.interrupted)

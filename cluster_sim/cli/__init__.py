@@ -8,9 +8,10 @@ import sys
 import click
 
 from cluster_sim.cli.calibrate import calibrate
+from cluster_sim.cli.check import check
 from cluster_sim.cli.collective import collective
 from cluster_sim.cli.compare import compare
-from cluster_sim.cli.inspect import check, explain, list_names, schema, show
+from cluster_sim.cli.inspect import explain, list_names, schema, show
 from cluster_sim.cli.measure import measure
 from cluster_sim.cli.replay import replay
 from cluster_sim.cli.run import run

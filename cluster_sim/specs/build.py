@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,9 +47,16 @@ class Source:
         self.shown, self.lines = shown, lines
         self.options: dict[str, str] = {}  # dotted key -> the option that set it
         self.renamed: dict[tuple[str | int, ...], str] = {}
+        self.moved: dict[str, tuple[str | int, ...]] = {}  # top key -> where the file has it
+
+    def move(self, place: tuple[str | int, ...], keys: Iterable[str]) -> None:
+        """Note that keys of the mapping stand at another place of the file."""
+        self.moved |= dict.fromkeys(keys, place)
 
     def problem(self, path: tuple[str | int, ...], text: str) -> str:
         """A text with the place it is about: the option that set the key, else file and line."""
+        if path and self._option(path) == ("", ""):
+            path = (*self.moved.get(str(path[0]), ()), *path)
         dotted = self.renamed.get(path) or _dotted(path)
         option, key = self._option(path)
         if option:

@@ -80,6 +80,15 @@ def load_fits(chip: Chip, own: FileRecord | None = None) -> tuple[Fits, tuple[Fi
     return build(Fits, data, source), records
 
 
+def load_own_fits(name: str) -> Fits:
+    """The curves of a file by path, or of a chip by name, what it borrows included: of the chip
+    that the file names, else of the one that the file is named after.
+    """
+    record, data, _ = read("fits", name)
+    chip = load_spec("chip", str(data.get("chip") or record.name), Chip)[1]
+    return load_fits(chip, record)[0]
+
+
 def _with_relatives(
     chip: Chip, lenders: tuple[str, ...], own: FileRecord | None = None
 ) -> tuple[dict[str, Any], Chip, tuple[FileRecord, ...], Source]:
@@ -94,7 +103,7 @@ def _with_relatives(
             "'borrows: h100_sxm'"
         ) from None
     source = Source(record.path, lines)
-    data = in_engine(data)
+    data = in_engine({"chip": chip.name, **data})
     if not data.get("borrows"):
         return _likened(data, {}, "other", source), chip, (record,), source
     chain = (*lenders, chip.name)

@@ -163,7 +163,8 @@ def test_profiles_are_listed_shown_and_checked(runner: CliRunner, name: str) -> 
 def test_schemas_of_training(runner: CliRunner) -> None:
     workload = json.loads(ok(runner, "schema workload").stdout)
     assert "TrainingWorkload" in workload["$defs"]
-    assert "step_factor" in json.loads(ok(runner, "schema training").stdout)["properties"]
+    training = json.loads(ok(runner, "schema training").stdout)["$defs"]["TrainingSoftware"]
+    assert "step_factor" in training["properties"]
 
 
 def test_explain(runner: CliRunner) -> None:

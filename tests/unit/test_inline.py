@@ -10,7 +10,7 @@ from cluster_sim.errors import ClusterSimError
 from cluster_sim.machine.host import domain_devices, replicas_in
 from cluster_sim.specs.find import find, names
 from cluster_sim.specs.load import load_topology
-from cluster_sim.specs.schema import json_schema
+from cluster_sim.specs.schema import forms, json_schema
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,9 @@ def test_replicas_never_cross_domains(text: str, devices: int, tp: int, replicas
 
 
 def test_the_schema_lets_a_topology_take_its_links_from_the_chip() -> None:
-    assert set(json_schema("topology")["required"]) == {"title", "sources"}
+    assert set(forms(json_schema("topology"))[0]["required"]) == {
+        *("title", "sources", "chip", "chips")
+    }
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.machine.host import domain_devices, replicas_in
 from cluster_sim.perf.layout import Layout, Recipe, check_layout, divisors, missing, recipe
 from cluster_sim.perf.memory import KvCache, kv_cache
+from cluster_sim.perf.refusal import precisions_instead, way_out
 from cluster_sim.perf.steady import Steady, steady_state
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
@@ -84,9 +85,9 @@ def resolve(machine: TopologyInput, job: WorkloadInput) -> Choice:
     if not rejected:
         raise SpecError(
             f"{machine.chip.name} cannot run {job.model.name}: {'; '.join(lacking)}; "
-            "choose --precision"
+            f"{precisions_instead(machine, job)}"
         )
-    raise DoesNotFitError(f"{rejected[0]} {_smallest_that_fits(machine, job)}")
+    raise DoesNotFitError(f"{rejected[0]} {way_out(machine, job, _recipes(machine, job))}")
 
 
 def _recipes(machine: TopologyInput, job: WorkloadInput) -> list[Recipe]:
@@ -245,21 +246,3 @@ def _choose(wanted: Recipe, candidates: tuple[Candidate, ...], usable: list[Cand
         best = min(usable, key=lambda c: (c.tpot_s, c.layout.devices))
         notes.append("no plan keeps the SLO in the closed form; the one with the lowest TPOT runs")
     return Choice(wanted, best.layout, best.replicas, candidates, tuple(notes))
-
-
-def _smallest_that_fits(machine: TopologyInput, job: WorkloadInput) -> str:
-    room = domain_devices(machine)
-    for wanted in _recipes(machine, job):
-        if missing(machine.chip, machine.fits, job.model, wanted):
-            continue
-        layouts = [Layout(tp) for tp in divisors(job.model.heads, room)]
-        if job.model.moe is not None:
-            layouts += _attention_groups(job, room)
-        for layout in sorted(layouts, key=lambda lay: lay.devices):
-            try:
-                kv_cache(machine.chip, job.model, job.software, layout, wanted)
-            except DoesNotFitError:
-                continue
-            named = f"tp={layout.tp}" if layout.attn_dp == 1 else f"attn_dp={layout.attn_dp}"
-            return f"Smallest plan that fits: {named} in {wanted.name}."
-    return f"No plan on {machine.topology.name} fits; take more or larger chips."

@@ -13,7 +13,7 @@ from cluster_sim.perf.train_groups import Network, groups_of, network_of
 from cluster_sim.perf.train_kernels import curve_of, kernels_of
 from cluster_sim.perf.train_layer import Case
 from cluster_sim.perf.train_stage import cut_to
-from cluster_sim.specs.chip import Chip
+from cluster_sim.specs.chip import PEAK_OF, Chip
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.training import TrainingPlan, TrainingWorkload
@@ -119,7 +119,8 @@ def _parts(plan: TrainingPlan, schedule: str) -> int:
 def _check_scales(chip: Chip, dtype: str) -> None:
     """Products with a scale for every 32 elements came with FP4: Blackwell, CDNA4, Ascend 950."""
     if dtype == "mxfp8" and "fp4" not in chip.peak:
-        raise SpecError(f"{chip.name}: has no products in mxfp8; use fp8_block or fp8")
+        known = [name for name in ("fp8_block", "fp8", "bf16") if PEAK_OF[name] in chip.peak]
+        raise SpecError(f"{chip.name}: has no products in mxfp8; use {' or '.join(known)}")
 
 
 def _schedule(plan: TrainingPlan) -> str:

@@ -365,6 +365,8 @@ MISTAKES = [
     (f"{SMALL} --set engine.block_size=8", "--set engine: has no effect on training"),
     (f"{SMALL} --precision w4a16", "must be one of"),
     (f"{SMALL} --precision mxfp8", "h100_sxm: has no products in mxfp8; use fp8_block or fp8"),
+    (f"{SMALL} --precision mxfp8", "this plan runs with --precision fp8 or fp8_block."),
+    ("run --topo h800_pod --workload deepseek_v3_train", "alone, --plan bridge_h100 or deepseek_h"),
     (f"{SMALL} --chips 16", "h100_nvl8 has 8 chips"),
     ("run --topo tpu_v5p_pod --workload llama3_8b_train --chips 8", "tpu_v5p"),
 ]

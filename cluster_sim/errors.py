@@ -61,3 +61,12 @@ def plural(family: str) -> str:
     if family in ("software", "training"):
         return family
     return family[:-1] + "ies" if family.endswith("y") else family + "s"
+
+
+def counted(number: float, one: str, many: str = "") -> str:
+    """A number with its noun: 1 request, 2 requests, 1,000 requests.
+
+    >>> counted(1, "request"), counted(2, "replica"), counted(1000, "query", "queries")
+    ('1 request', '2 replicas', '1,000 queries')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

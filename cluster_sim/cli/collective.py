@@ -43,6 +43,7 @@ ELEMENT_BYTES = {"fp8": 1, "int8": 1, "fp16": 2, "bf16": 2, "fp32": 4, "int32": 
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def collective(**options: Any) -> None:
     """Time a collective over message sizes, as nccl-tests would print it."""
+    from cluster_sim.errors import counted
     from cluster_sim.output.collective_text import csv_text, curve, errors_text, json_text, table
     from cluster_sim.output.drawing import check_ending, save
     from cluster_sim.perf.background import background, parse_sizes
@@ -58,7 +59,7 @@ def collective(**options: Any) -> None:
         sizes = [case.size_bytes for case in measured]
     beside = [one for text in options["background"] for one in background(topology, group, text)]
     rows = sweep_sizes(group, call, sizes, beside)
-    title = f"{call.operation} on {group.shape.ranks} ranks of {topology.topology.name}"
+    title = f"{call.operation} on {counted(group.shape.ranks, 'rank')} of {topology.topology.name}"
     if options["form"] == "csv":
         click.echo(csv_text(rows), nl=False)
     elif options["form"] == "json":
@@ -73,6 +74,7 @@ def collective(**options: Any) -> None:
 
 
 def _group(options: dict[str, Any]) -> tuple[TopologyInput, Group]:
+    from cluster_sim.errors import counted
     from cluster_sim.machine.build import build_machine
     from cluster_sim.perf.background import parse_ranks
     from cluster_sim.perf.collective_group import make_group
@@ -94,7 +96,7 @@ def _group(options: dict[str, Any]) -> tuple[TopologyInput, Group]:
         chips = chips or machine.chips
         if chips > machine.chips:
             raise click.UsageError(
-                f"--chips {chips}: {machine.name} has {machine.chips} chips; "
+                f"--chips {chips}: {machine.name} has {counted(machine.chips, 'chip')}; "
                 f"a larger machine is --set topology.chips={chips}"
             )
         devices = list(range(chips * machine.devices_per_chip))

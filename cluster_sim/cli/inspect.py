@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cluster_sim.cli.again import Remembering, next_line
 from cluster_sim.cli.check import CHECKED, load_checked
 from cluster_sim.cli.options import resolve_inputs, run_options
 from cluster_sim.cli.topology import print_file, show_topology
@@ -83,22 +84,25 @@ def show(
         click.echo(f"# {line}")
 
 
-@click.command()
+@click.command(cls=Remembering)
 @run_options
 def explain(**options: Any) -> None:
     """Show how the numbers of a run come about: plan, memory, price of a step."""
+    from cluster_sim.cli.run import run
     from cluster_sim.output.explain import explain_run
 
+    if options["until"]:
+        raise click.UsageError("--until has no effect on explain: it shows one step; leave it out")
     if is_training(options):
         from cluster_sim.output.train_tables import explain_training
         from cluster_sim.train import train
 
         _, facts = train(*resolve_training(options)[:2])
-        click.echo(explain_training(facts))
+        click.echo(f"{explain_training(facts)}\n{next_line(run)}")
         return
     machine, job, economics = resolve_inputs(options)
     skip = options["skip_bad_rows"]
-    click.echo(explain_run(machine, job, economics, skip_bad_rows=skip))
+    click.echo(f"{explain_run(machine, job, economics, skip_bad_rows=skip)}\n\n{next_line(run)}")
 
 
 @click.command()

@@ -116,12 +116,14 @@ def with_chips(machine: TopologyInput, chips: int | None) -> TopologyInput:
     """The topology with only so many of its chips, and the hosts that they fill."""
     import dataclasses
 
+    from cluster_sim.errors import counted
+
     topology = machine.topology
     if chips is None:
         return machine
     if chips > topology.chips:
         raise click.UsageError(
-            f"--chips {chips}: {topology.name} has {topology.chips} chips; "
+            f"--chips {chips}: {topology.name} has {counted(topology.chips, 'chip')}; "
             f"a larger machine is --set topology.chips={chips}"
         )
     fewer = dataclasses.replace(topology, chips=chips)

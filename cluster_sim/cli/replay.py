@@ -76,6 +76,7 @@ def replay(files: tuple[Path, ...], **options: Any) -> None:
 
 
 def _machine(options: dict[str, Any]) -> tuple[TopologyInput, Machine]:
+    from cluster_sim.errors import counted
     from cluster_sim.machine.build import build_machine
     from cluster_sim.specs.load import load_topology
 
@@ -86,7 +87,8 @@ def _machine(options: dict[str, Any]) -> tuple[TopologyInput, Machine]:
         topology = load_topology(options["topo"], grown)
     machine = build_machine(topology)
     if chips is not None and chips > machine.chips:
-        raise click.UsageError(f"--chips {chips}: {machine.name} has {machine.chips} chips")
+        have = counted(machine.chips, "chip")
+        raise click.UsageError(f"--chips {chips}: {machine.name} has {have}")
     return topology, machine
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_sim.cli.again import next_line
 from cluster_sim.cli.live import Bar
 from cluster_sim.cli.options import note_shadows, resolve_machine
 from cluster_sim.cli.rows import print_rows
@@ -102,7 +103,10 @@ def run_training(
     if trace is not None and not quiet:
         click.echo(f"Timeline: {folder / 'timeline.json.gz'}, {trace.note}", err=True)
     if form == "table":
+        from cluster_sim.cli.inspect import explain
+
         click.echo(training_report(result, simulated_s=seconds, folder=str(folder)))
+        click.echo(next_line(explain, without=["until"]))
     else:
         print_rows([result.summary], form)
     if result.partial:

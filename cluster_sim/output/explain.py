@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from collections.abc import Mapping, Sequence
 
 from cluster_sim.economics import chip_usd_per_hour, how_to_price
-from cluster_sim.output.tables import FAMILY_WORDS, WIDTH, grid, number
+from cluster_sim.output.tables import FAMILY_WORDS, grid, number
+from cluster_sim.errors import counted
+from cluster_sim.output.wrapping import fill
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.residuals import Residual, step_residuals
@@ -71,9 +72,7 @@ def _plan(choice: Choice) -> str:
 
 
 def _wrapped(text: str) -> str:
-    return textwrap.fill(
-        text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-    )
+    return fill(text, "  ", "    ")
 
 
 def _memory(machine: TopologyInput, job: WorkloadInput, choice: Choice, cache: KvCache) -> str:
@@ -108,7 +107,7 @@ def _step(
     isl, osl = (lengths.average for lengths in job.workload.shape)
     mean_context = round(isl + osl / 2)
     prompt = max(1, min(round(isl), job.software.max_num_batched_tokens))
-    many = f"{batch} decode{'s' if batch != 1 else ''}"
+    many = counted(batch, "decode")
     rows = [["ms", "1 decode", many, f"prompt {prompt:,}", "provenance", "error"]]
     totals = [0.0, 0.0, 0.0]
     for family in price.families:

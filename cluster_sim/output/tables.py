@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from cluster_sim.errors import counted
+from cluster_sim.output.wrapping import fill, page_width
 
 if TYPE_CHECKING:
     from cluster_sim.result import Result
@@ -55,13 +59,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def labelled(label: str, text: str) -> str:
     """A paragraph with its label in the first column, wrapped to the page."""
-    return textwrap.fill(
-        text,
-        WIDTH,
-        initial_indent=label.ljust(LABEL),
-        subsequent_indent=" " * LABEL,
-        break_on_hyphens=False,
-    )
+    return fill(text, label.ljust(LABEL), " " * LABEL)
 
 
 def run_report(result: Result, *, simulated_s: float, folder: str | None) -> str:
@@ -85,15 +83,15 @@ def _head(row: Mapping[str, Any], manifest: Mapping[str, Any], simulated_s: floa
     how = f"auto: best of {len(weighed)} plans that fit" if len(weighed) > 1 else "as given"
     if inputs["workload"]["plan"]["tp"] is None and len(weighed) == 1:
         how = "auto: the only plan that fits"
-    replicas = f"{row['replicas']} replica{'s' if row['replicas'] != 1 else ''}"
+    replicas = counted(row["replicas"], "replica")
     traffic = f"{inputs['workload']['traffic']}, {row['isl_mean']:,.0f} in / "
     traffic += f"{row['osl_mean']:,.0f} out tokens, {_load(row, manifest)}"
     partial = " (interrupted: partial)" if row["partial"] else ""
-    run = f"{row['finished']:,} requests, {_duration(manifest['service_s'])} of service, "
+    run = f"{counted(row['finished'], 'request')}, {_duration(manifest['service_s'])} of service, "
     run += f"simulated in {simulated_s:.1f} s, seed {row['seed']}{partial}"
     return "\n".join(
         [
-            textwrap.fill(title, WIDTH, subsequent_indent="  "),
+            fill(title, rest="  "),
             labelled("plan", f"{replicas} x {_layout(row)}, {row['software']} ({how})"),
             labelled("traffic", traffic),
             labelled("run", run),
@@ -111,11 +109,11 @@ def _layout(row: Mapping[str, Any]) -> str:
 
 def _load(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     arrivals, sessions = manifest["inputs"]["workload"]["arrivals"], manifest["sessions"]
-    many = "" if sessions is None else f" in {sessions:,} sessions"
+    many = "" if sessions is None else f" in {counted(sessions, 'session')}"
     if arrivals["kind"] == "offline":
         return f"all at once{many}"
     if arrivals["kind"] == "closed":
-        return f"{row['concurrency']} clients in a closed loop{many}"
+        return f"{counted(row['concurrency'], 'client')} in a closed loop{many}"
     rate = f"{number(row['rate_per_s'])} requests/s{many}"
     if arrivals["kind"] == "trace":
         scale = arrivals["time_scale"]
@@ -368,7 +366,29 @@ def band_table(manifest: Mapping[str, Any]) -> str:
 
 
 def grid(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as aligned columns, the first to the left, the others to the right."""
+    """Rows of cells as aligned columns, the first to the left, the others to the right.
+
+    Where COLUMNS gives a page that is too narrow, the columns that do not fit follow below, each
+    time behind the first.
+    """
+    return "\n\n".join(_aligned(part) for part in _that_fit(rows))
+
+
+def _that_fit(rows: Sequence[Sequence[str]]) -> Iterator[Sequence[Sequence[str]]]:
+    """The rows with as many of their columns as the page has room for, until all have been."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    start, room = 1, page_width() if "COLUMNS" in os.environ else sum(widths) + 2 * len(widths)
+    while True:
+        stop, used = start, widths[0]
+        while stop < len(widths) and (stop == start or used + 2 + widths[stop] <= room):
+            used, stop = used + 2 + widths[stop], stop + 1
+        yield [[row[0], *row[start:stop]] for row in rows]
+        if stop >= len(widths):
+            return
+        start = stop
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

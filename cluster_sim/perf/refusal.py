@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from cluster_sim.errors import ClusterSimError, DoesNotFitError
+from cluster_sim.errors import ClusterSimError, DoesNotFitError, counted
 from cluster_sim.machine.host import domain_devices
 from cluster_sim.perf.layout import Layout, Recipe, check_layout, divisors, missing, recipe
 from cluster_sim.perf.memory import GIB, kv_cache
@@ -72,7 +72,7 @@ def _need(
         return f"No number of {chip.title} holds it."
     cache = kv_cache(chip, job.model, job.software, layout, wanted)
     total = cache.weights_bytes * layout.devices / GIB
-    devices = f"{room} device{'s' if room > 1 else ''}"
+    devices = counted(room, "device")
     text = f"It needs {total:,.0f} GiB of weights in {wanted.name} over at least {layout.devices} "
     text += f"devices of {chip.title} ({_words(layout)}), and "
     if not crosses:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -158,6 +159,7 @@ def load_workload(
     parts = split_overrides(overrides)
     for root, inside in (("workload", ()), ("plan", ("plan",)), ("engine", ("engine",))):
         apply_overrides(data, parts, root, source, inside)
+    _name_trace(data, source)
     workload = build(Workload, data, source, record.name)
     model_record, model = load_spec("model", workload.model, Model)
     software_record, software_data, software_lines = read("software", workload.software)
@@ -169,6 +171,20 @@ def load_workload(
         software=apply_engine(software, software_data, workload),
         files=(record, model_record, software_record),
     )
+
+
+def _name_trace(data: dict[str, Any], source: Source) -> None:
+    """Call the traffic after the file of its trace where whoever gives the trace gives no name."""
+    arrivals = data.get("arrivals")
+    if not isinstance(arrivals, dict) or arrivals.get("kind") != "trace":
+        return
+    trace = arrivals.get("trace")
+    given, named = bool({"arrivals", "arrivals.trace"} & set(source.options)), False
+    if not given:
+        given, named = ("arrivals", "trace") in source.lines, ("traffic",) in source.lines
+    named = named or "traffic" in source.options
+    if given and not named and isinstance(trace, str):
+        data["traffic"] = os.path.basename(os.path.normpath(trace))
 
 
 def load_economics(overrides: Sequence[str] = ()) -> Economics:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NoReturn
 
-from cluster_sim.errors import DoesNotFitError, SpecError
+from cluster_sim.errors import DoesNotFitError, SpecError, counted
 from cluster_sim.perf.layout import Layout, check_layout, divisors
 from cluster_sim.perf.operators import gemm_curve
 from cluster_sim.perf.train_groups import Network, groups_of, network_of
@@ -140,14 +140,14 @@ def _replicas(machine: TopologyInput, plan: TrainingPlan, devices: int) -> int:
         counts = " or ".join(str(n * model_parallel) for n in fits)
         raise DoesNotFitError(
             f"tp {plan.tp} x pp {plan.pp} x cp {plan.cp} = {model_parallel} does not divide the "
-            f"{devices} devices of {name}; use degrees that multiply to one of "
+            f"{counted(devices, 'device')} of {name}; use degrees that multiply to one of "
             f"{_nearest(model_parallel, _divisors(devices))}, or {counts} devices (--chips)."
         )
     dp = devices // model_parallel
     if plan.dp is not None and plan.dp != dp:
         raise DoesNotFitError(
             f"tp {plan.tp} x pp {plan.pp} x cp {plan.cp} x dp {plan.dp} = "
-            f"{model_parallel * plan.dp} devices, {name} has {devices}; use dp={dp}, "
+            f"{counted(model_parallel * plan.dp, 'device')}, {name} has {devices}; use dp={dp}, "
             f"or --chips {model_parallel * plan.dp // machine.chip.devices_per_chip}."
         )
     ranks = plan.cp * dp

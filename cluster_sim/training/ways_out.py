@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import TypeVar, get_args
+from typing import get_args
 
 from cluster_sim.errors import ClusterSimError, DoesNotFitError, SpecError
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
@@ -16,10 +16,11 @@ from cluster_sim.training.memory import memory_of
 from cluster_sim.training.priced import price
 
 OFFERED = 2
-Refusal = TypeVar("Refusal", SpecError, DoesNotFitError)
 
 
-def with_ways_out(machine: TopologyInput, given: TrainingInput, error: Refusal) -> Refusal:
+def with_ways_out(
+    machine: TopologyInput, given: TrainingInput, error: SpecError | DoesNotFitError
+) -> SpecError | DoesNotFitError:
     """The same refusal with the presets of the workload, and other precisions of the same plan,
     with which the job runs on the machine; unchanged where none does.
     """
@@ -32,7 +33,10 @@ def with_ways_out(machine: TopologyInput, given: TrainingInput, error: Refusal) 
     if precisions:
         ways.append(f"this plan runs with --precision {' or '.join(precisions)}")
     text = str(error).rstrip(".")
-    return type(error)(f"{text}. What works: {'; '.join(ways)}.") if ways else error
+    if not ways:
+        return error
+    kind = DoesNotFitError if isinstance(error, DoesNotFitError) else SpecError
+    return kind(f"{text}. What works: {'; '.join(ways)}.")
 
 
 def _runs(machine: TopologyInput, given: TrainingInput) -> bool:

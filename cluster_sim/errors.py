@@ -27,8 +27,7 @@ class UnknownNameError(ClusterSimError):
 
     def __init__(self, family: str, name: str, known: Iterable[str]) -> None:
         self.family, self.name = family, name
-        near = nearest(name, known)
-        hint = f"; did you mean '{near[0]}'?" if near else "."
+        hint = meant(name, known) or "."
         super().__init__(
             f"no {family} named '{name}'{hint} List them with 'cluster-sim list {plural(family)}'."
         )
@@ -52,6 +51,21 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     candidates, wanted = list(known), name.lower()
     begun = sorted((full for full in candidates if wanted and full.startswith(wanted)), key=len)
     return begun[:3] or difflib.get_close_matches(wanted, candidates, n=3, cutoff=0.5)
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'a' or 'b'?``: all of the nearest names that a misspelt one begins, else the
+    nearest; empty if none is near.
+
+    >>> meant("h200", ["h200_sxm", "h200_nvl", "h100_sxm"])
+    "; did you mean 'h200_sxm' or 'h200_nvl'?"
+    """
+    near = nearest(name, known)
+    begun = [full for full in near if name and full.startswith(name.lower())]
+    words = [f"'{full}'" for full in begun or near[:1]]
+    if not words:
+        return ""
+    return f"; did you mean {' or '.join([', '.join(words[:-1]), words[-1]][len(words) == 1:])}?"
 
 
 def plural(family: str) -> str:

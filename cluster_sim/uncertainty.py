@@ -143,12 +143,16 @@ def _chance(facts: Facts, row: Mapping[str, Any], headline: str) -> list[Residua
             f"draw of {len(lengths)} requests {wanted.name} seed {wanted.seed} {row['osl_mean']:g}"
         )
         sigma = float(lengths.std() / lengths.mean()) / math.sqrt(len(lengths))
-        source = "spread of the lengths of answers"
-        found.append(Residual(key=key, sigma=sigma, provenance="assumed", source=source))
+        source, words = "spread of the lengths of answers", "the draw of the requests"
+        found.append(
+            Residual(key=key, sigma=sigma, provenance="assumed", source=source, words=words)
+        )
     if headline == HEADLINES[0]:
         source = "width at which the bisection ends"
-        key = f"search for the capacity {facts.config_hash}"
-        found.append(Residual(key=key, sigma=PRECISION, provenance="assumed", source=source))
+        key, words = f"search for the capacity {facts.config_hash}", "the search for the capacity"
+        found.append(
+            Residual(key=key, sigma=PRECISION, provenance="assumed", source=source, words=words)
+        )
     return found
 
 
@@ -279,6 +283,7 @@ def in_manifest(found: Mapping[str, Band]) -> dict[str, Any]:
                 "contributions": [
                     {
                         "key": part.residual.key,
+                        "words": part.residual.words,
                         "families": list(part.families),
                         "share": part.share,
                         "sigma": part.residual.sigma,

@@ -38,8 +38,11 @@ def next_line(command: click.Command, *, without: Collection[str] = ()) -> str:
         if not isinstance(option, click.Option):
             continue
         flag, value = option.opts[0], given[name]
-        for one in value if isinstance(value, list) else [value]:
-            words.append(flag if option.is_flag else f"{flag} {shlex.quote(str(one))}")
+        if option.is_flag:
+            words.append(flag)
+            continue
+        values = value if isinstance(value, list) else [value]
+        words += [f"{flag} {shlex.quote(str(one))}" for one in values]
     return _continued("Next".ljust(LABEL), words)
 
 

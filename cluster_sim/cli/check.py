@@ -90,11 +90,9 @@ def _is_file(name: str) -> bool:
 
 def _unknown(name: str) -> Exception:
     """A name of no family, with the nearest of all."""
-    from cluster_sim.errors import SpecError, nearest
+    from cluster_sim.errors import SpecError, meant
 
-    known = {known for family in NAMED for known in names(family)}
-    near = nearest(name, sorted(known))
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    known = sorted({known for family in NAMED for known in names(family)})
     return SpecError(
-        f"nothing is named '{name}'{hint}; a file is given by its path, such as ./{name}.yaml"
+        f"nothing is named '{name}'{meant(name, known) or '.'} A file is given by its path, such as ./{name}.yaml"
     )

@@ -100,6 +100,9 @@ def _group(options: dict[str, Any]) -> tuple[TopologyInput, Group]:
                 f"a larger machine is --set topology.chips={chips}"
             )
         devices = list(range(chips * machine.devices_per_chip))
+    if len(devices) == 1:
+        way_out = "give two ranks or more" if machine.devices > 1 else "take a larger topology"
+        raise click.UsageError(f"one rank alone has nobody to exchange with; {way_out}")
     return topology, make_group(topology, devices, machine=machine, sharp=options["sharp"])
 
 

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from cluster_sim.economics import chip_usd_per_hour, how_to_price
-from cluster_sim.output.tables import FAMILY_WORDS, grid, number
 from cluster_sim.errors import counted
+from cluster_sim.output.tables import FAMILY_WORDS, grid, number
 from cluster_sim.output.wrapping import fill
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve

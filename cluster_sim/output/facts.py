@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cluster_sim.errors import counted
 from cluster_sim.machine.host import domain_devices, group_bandwidth
 from cluster_sim.output.model_text import model_counts
-from cluster_sim.errors import counted
 from cluster_sim.output.tables import number
 from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.inputs import TopologyInput

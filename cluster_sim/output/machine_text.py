@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cluster_sim.errors import counted
 from cluster_sim.machine.classes import LinkClass, Machine
 from cluster_sim.machine.facts import bisection, hops, ports_used, problems
-from cluster_sim.errors import counted
 from cluster_sim.output.tables import grid, labelled, number
 
 

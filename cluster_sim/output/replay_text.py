@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cluster_sim.output.collective_text import size_text
 from cluster_sim.errors import counted
+from cluster_sim.output.collective_text import size_text
 from cluster_sim.output.tables import grid, labelled, number
 from cluster_sim.training.replay_rows import CollectiveRow, RankRow
 

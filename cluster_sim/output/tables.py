@@ -347,7 +347,8 @@ def _cause(part: Mapping[str, Any]) -> str:
         kind = {"gemm": "GEMM", "expert": "experts"}.get(family.split("_")[0])
         kind = None if family == "expert_exchange" else kind
         return kind or {"attention_decode": "decode attention"}.get(family, FAMILY_WORDS[family])
-    return "what operators leave out" if part["key"].startswith(WHOLE) else str(part["key"])
+    words = part.get("words") or str(part["key"])  # files of before have none
+    return "what operators leave out" if words.startswith(WHOLE) else words
 
 
 def band_table(manifest: Mapping[str, Any]) -> str:

@@ -37,7 +37,27 @@ def build(kind: type[Spec], data: dict[str, Any], source: Source, name: str = ""
         adapter: TypeAdapter[Spec] = _adapter(kind)  # type: ignore[arg-type]
         return adapter.validate_python(_prepare(data))
     except ValidationError as error:
-        raise SpecError([source.explain(kind, entry) for entry in error.errors()]) from None
+        entries = _without_unions(error.errors())
+        raise SpecError([source.explain(kind, entry) for entry in entries]) from None
+
+
+def _without_unions(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Problems by key: one that no member of a union takes is one problem, not one a member."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for entry in entries:
+        path = tuple(part for part in entry["loc"] if not _MEMBER.fullmatch(str(part)))
+        same = (path, entry["type"])
+        if same in found and path != entry["loc"] and entry["type"] == "literal_error":
+            expected = f"{found[same]['ctx']['expected']}, {entry['ctx']['expected']}"
+            found[same]["ctx"] = {"expected": expected}
+        elif same not in found or path == entry["loc"]:
+            key = same if same not in found else (*same, len(found))
+            found[key] = {**entry, "loc": path}
+    return list(found.values())
+
+
+# How pydantic marks the member of a union in the path of a problem.
+_MEMBER = re.compile(r"(?:literal|function-\w+|dict|tuple|list|constrained-\w+)\[.*\]")
 
 
 class Source:

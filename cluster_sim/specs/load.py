@@ -6,11 +6,11 @@ import copy
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from cluster_sim.errors import SpecError, UnknownNameError
 from cluster_sim.specs.build import Lines, Source, Spec, build, hint_at, short
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT, Chip, Fits
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT, Chip, Fits, KvDtype
 from cluster_sim.specs.find import FOLDERS, FileRecord, find
 from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened, with_watts
 from cluster_sim.specs.inline import with_chip_facts
@@ -271,6 +271,9 @@ def apply_engine(software: Software, data: Mapping[str, Any], workload: Workload
             changed["memory"][key] = value
             source.renamed["memory", key] = name
         elif ours == "kv_dtype":
+            if value not in get_args(KvDtype):
+                words = ", ".join(get_args(KvDtype))
+                raise SpecError(f"engine.{name}: must be one of {words} (got {short(value)})")
             changed["kv_dtype"] = dict.fromkeys(BYTES_PER_ELEMENT, value)
         else:
             changed[ours] = value

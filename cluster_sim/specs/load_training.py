@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster_sim.errors import SpecError, nearest
+from cluster_sim.errors import SpecError, meant
 from cluster_sim.specs.build import Source, build
 from cluster_sim.specs.inputs import TrainingInput
 from cluster_sim.specs.load import apply_overrides, assign, load_spec, read, split_overrides
@@ -97,9 +97,8 @@ def _take(data: dict[str, Any], source: Source, name: str, preset: str) -> None:
         return
     degrees = _short(preset)
     if degrees is None:
-        near = nearest(preset, presets)
         known = ", ".join(presets) or "none"
-        hint = f"; did you mean '{near[0]}'?" if near else f"; {name} has {known}"
+        hint = meant(preset, presets) or f"; {name} has {known}"
         raise SpecError(
             f"--plan {preset}: no preset of that name, and not a plan like {PLAN_FORM}{hint}"
         )

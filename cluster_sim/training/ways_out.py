@@ -1,4 +1,4 @@
-"""What to do where a training job cannot run on a machine: presets and precisions that were tried."""
+"""Where a training job cannot run on a machine: presets and precisions with which it does."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ a report.
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable, Sequence
 
 
@@ -44,6 +45,15 @@ class SimulationError(ClusterSimError):
         super().__init__(f"{message} (at {at_s:.6f} s of simulated time); please report this")
 
 
+class OldFormWarning(FutureWarning):
+    """What was written works in this version and will not in the next."""
+
+
+def warn(text: str) -> None:
+    """Tell the user of an old form; the command line shows it as a note."""
+    warnings.warn(text, OldFormWarning, stacklevel=2)
+
+
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """The names that are closest to a misspelt one, best first; one that it begins counts as
     close.
@@ -65,7 +75,7 @@ def meant(name: str, known: Iterable[str]) -> str:
     words = [f"'{full}'" for full in begun or near[:1]]
     if not words:
         return ""
-    return f"; did you mean {' or '.join([', '.join(words[:-1]), words[-1]][len(words) == 1:])}?"
+    return f"; did you mean {' or '.join([', '.join(words[:-1]), words[-1]][len(words) == 1 :])}?"
 
 
 def plural(family: str) -> str:

@@ -93,6 +93,5 @@ def _unknown(name: str) -> Exception:
     from cluster_sim.errors import SpecError, meant
 
     known = sorted({known for family in NAMED for known in names(family)})
-    return SpecError(
-        f"nothing is named '{name}'{meant(name, known) or '.'} A file is given by its path, such as ./{name}.yaml"
-    )
+    hint = meant(name, known) or "."
+    return SpecError(f"nothing is named '{name}'{hint} A file is given by its path: ./{name}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_sim.cli.options import set_machine
 from cluster_sim.cli.params import Name
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ ELEMENT_BYTES = {"fp8": 1, "int8": 1, "fp16": 2, "bf16": 2, "fp32": 4, "int32": 
 @click.option("--against", type=click.Path(path_type=Path), help="Compare with nccl-tests output.")
 @click.option("--plot", metavar="FILE", help="Draw the curve: .svg, .html or .png.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
-@click.option("--set", "overrides", multiple=True, metavar="ROOT.KEY=VALUE", help="Any input.")
+@set_machine
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def collective(**options: Any) -> None:
     """Time a collective over message sizes, as nccl-tests would print it."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster_sim.cli.live import Bar
+from cluster_sim.cli.options import set_machine
 from cluster_sim.cli.params import Name
 from cluster_sim.cli.rows import print_rows
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
 @click.option("--timeline", is_flag=True, help="Write a trace that Perfetto opens.")
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
-@click.option("--set", "overrides", multiple=True, metavar="ROOT.KEY=VALUE", help="Any input.")
+@set_machine
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def replay(files: tuple[Path, ...], **options: Any) -> None:
     """Play execution traces (Chakra, SimAI, AICB) on a topology."""

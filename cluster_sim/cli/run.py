@@ -74,7 +74,7 @@ def run(
     for name, given in (("--seeds", seeds), ("--background", background)):
         if band and given:
             raise click.UsageError(f"--band and {name} exclude each other")
-    machine, job, economics = resolve_inputs(options)
+    machine, job, economics = resolve_inputs(options, shared=bool(background))
     if band == "capacity" and job.workload.arrivals.load is None:
         text = "--band capacity needs traffic at a share of the capacity; write --band run"
         raise click.UsageError(text)

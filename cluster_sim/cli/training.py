@@ -66,7 +66,7 @@ def resolve_training(
         key: options[name] for name, key in TRAINING_KEYS.items() if options.get(name) is not None
     }
     given = load_training(options["workload"], overrides, changes, preset=options["plan"])
-    return machine, given, load_economics(overrides)
+    return machine, given, load_economics(overrides, machine)
 
 
 def run_training(

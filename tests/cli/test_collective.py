@@ -167,7 +167,7 @@ def test_a_pod_grows_to_the_chips_asked_for(runner: CliRunner) -> None:
     line = "collective --topo h100_superpod --chips 2048 --bytes 1GiB..1GiB"
     result = runner.invoke(cli, line.split())
     assert result.exit_code == 0, result.output
-    assert "on 2048 ranks of h100_superpod" in result.output
+    assert "on 2,048 ranks of h100_superpod" in result.output
 
 
 def test_bytes_for_bits_are_noticed(runner: CliRunner) -> None:

@@ -37,7 +37,7 @@ _OWNED = ("electricity", "life_years", "wacc", "host_share", "colocation_usd_per
 
 
 def refuse_idle_keys(given: Mapping[str, str], job: WorkloadInput) -> None:
-    """Raise SpecError for the keys among ``given`` (dotted key -> option) that a service ignores."""
+    """Raise SpecError for keys among ``given`` (dotted key -> option) that a service ignores."""
     problems = [
         f"{option}: has no effect: {why}"
         for key, option in given.items()
@@ -125,6 +125,6 @@ def refuse_idle_power(machine: TopologyInput, economics: Economics, given: Colle
     powered = powered and machine.topology.host_power is not None
     if "pue" in given and economics.basis == "rented" and not powered:
         raise SpecError(
-            f"--set economics.pue: has no effect: no power of {machine.topology.name} is known, and "
-            "a rent contains it"
+            f"--set economics.pue: has no effect: no power of {machine.topology.name} is known, "
+            "and a rent contains it"
         )

@@ -100,7 +100,7 @@ OPTIONS = [
     ("run --topo h100_nvl8 --workload llama405b --tp 4", "Smallest plan that fits: tp=8"),
     (
         "run --topo a100_nvl8 --workload llama405b --precision bf16",
-        "may not cross the scale-up domain",
+        "may not cross the scale-up",
     ),
     (f"{RUN} --trace missing.csv", "no such trace"),
     ("run --topo h200_nvl8", "Missing option '--workload'"),

@@ -97,7 +97,7 @@ def test_a_duration_is_not_cut_by_the_number_of_requests_of_the_file(runner: Cli
         ("compare bad.csv bad.csv", "bad.csv: no column"),
         (
             "check binary",
-            "nothing is named 'binary'. A file is given by its path, such as ./binary",
+            "nothing is named 'binary'. A file is given by its path: ./",
         ),
         ("check ./binary", "not a text file"),
         ("check", "Missing argument"),

@@ -39,6 +39,8 @@ def check(files: tuple[str, ...], family: str | None) -> None:
 
 def load_checked(family: str, name: str) -> Any:
     """A file of a family as what a run would read; raises every problem of it."""
+    import cluster_sim.serving.router
+    import cluster_sim.serving.scheduler  # noqa: F401  # they enter the names that files may have
     from cluster_sim.specs.chip import Chip
     from cluster_sim.specs.collective_fits import load_collective_fits
     from cluster_sim.specs.load import load_own_fits, load_spec, load_workload

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
+from cluster_sim.specs.registered import BUILT_IN
 from cluster_sim.specs.workload import Economics
 
 # Facts of a chip that are shown and that no price is made of.
@@ -68,7 +69,8 @@ def _why_idle(key: str, job: WorkloadInput) -> str:
     ours = software.aliases.get(rest.replace("-", "_"), rest)
     if ours == "draft_acceptance" and not software.draft_tokens:
         return "nothing is drafted; set engine.draft_tokens too"
-    if ours == "new_token_ratio" and software.scheduler not in _SGLANG:
+    own = software.scheduler not in BUILT_IN["scheduler"]  # a user's may read anything
+    if ours == "new_token_ratio" and not own and software.scheduler not in _SGLANG:
         return f"scheduler {software.scheduler} does not read it; {' and '.join(_SGLANG)} do"
     if ours == "preemption" and software.scheduler in _NEVER_PREEMPT:
         return f"scheduler {software.scheduler} never preempts a request"

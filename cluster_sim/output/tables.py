@@ -280,8 +280,10 @@ def _cost(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
 def _energy(row: Mapping[str, Any]) -> str:
     if row["power_w"] is None:
         return "no power known for this chip"
-    per_token = number(row["j_per_output_token"])
-    return f"{row['power_w'] / 1e3:.1f} kW at the wall: {per_token} J per output token"
+    text = f"{row['power_w'] / 1e3:.1f} kW at the wall"
+    if row["j_per_output_token"] is None:
+        return text
+    return f"{text}: {number(row['j_per_output_token'])} J per output token"
 
 
 def _trust(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ _UNIT = (
     r"devices?|clients?|[TP]?FLOP/s\S*|(?:requests?|req|tokens?)(?:/s\S*)?)"
 )
 _AMOUNT = re.compile(rf"(?<=\d) (?={_UNIT}(?:[^\w/]|$))|(?<=[<>=]) (?=[$\d])")
+_OPTION = re.compile(r"(--[a-z][a-z-]*) (?=[\w./'])")
 
 
 def page_width() -> int:
@@ -24,10 +25,10 @@ def page_width() -> int:
 
 def fill(text: str, first: str = "", rest: str = "", *, width: int | None = None) -> str:
     """A paragraph wrapped to the page, with its first line and the others indented by ``first`` and
-    ``rest``; no line ends between a number and its unit.
+    ``rest``; no line ends between a number and its unit, or an option and its value.
     """
     lines = textwrap.fill(
-        _AMOUNT.sub(_TIGHT, text),
+        _OPTION.sub(rf"\1{_TIGHT}", _AMOUNT.sub(_TIGHT, text)),
         width or page_width(),
         initial_indent=first,
         subsequent_indent=rest,

@@ -47,6 +47,7 @@ def collective(**options: Any) -> None:
     from cluster_sim.errors import counted
     from cluster_sim.output.collective_text import csv_text, curve, errors_text, json_text, table
     from cluster_sim.output.drawing import check_ending, save
+    from cluster_sim.output.wrapping import fill
     from cluster_sim.perf.background import background, parse_sizes
     from cluster_sim.studies.collective import sweep_sizes
 
@@ -66,7 +67,7 @@ def collective(**options: Any) -> None:
     elif options["form"] == "json":
         click.echo(json_text(rows))
     else:
-        click.echo(f"{title}, {call.library}: {_where(group)}")
+        click.echo(fill(f"{title}, {call.library}: {_where(group)}", rest="  "))
         click.echo(errors_text(rows, measured) if measured else table(rows, shared=bool(beside)))
         click.echo(f"Constants: {', '.join(dict.fromkeys(row.provenance for row in rows))}")
     if options["plot"]:

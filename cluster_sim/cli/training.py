@@ -62,6 +62,12 @@ def resolve_training(
     from cluster_sim.specs.load_training import load_training
 
     machine, overrides = resolve_machine(options)
+    keys = [text.partition("=")[0].strip() for text in overrides]
+    of_a_run = [key for key in keys if f"{key}.".startswith("workload.run.")]
+    if of_a_run and options["until"] is None:
+        raise click.UsageError(
+            f"--set {of_a_run[0]}: has no effect on one step; run it with --until"
+        )
     changes = {
         key: options[name] for name, key in TRAINING_KEYS.items() if options.get(name) is not None
     }

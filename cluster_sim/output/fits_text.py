@@ -52,7 +52,7 @@ def _comparison(curve: FittedCurve) -> str:
 
 def _valued(label: str, values: Mapping[str, float], errors: tuple[float, float]) -> list[str]:
     words = ", ".join(f"{name} {_value(name, value)}" for name, value in values.items())
-    lines = textwrap.wrap(words, 53, initial_indent=f"  {label}  ", subsequent_indent=" " * 7)
+    lines = fill(words, f"  {label}  ", " " * 7, width=53).splitlines()
     lines[0] = lines[0].ljust(60) + f"{errors[0] * 100:7.1f} %{errors[1] * 100:6.1f} %"
     return lines
 

@@ -121,12 +121,31 @@ def refuse_idle_economics(economics: Economics, given: Collection[str]) -> None:
         raise SpecError(problems)
 
 
-def refuse_idle_power(machine: TopologyInput, economics: Economics, given: Collection[str]) -> None:
-    """Raise SpecError for a PUE where neither power nor price contains it."""
-    powered = machine.fits.power is not None and machine.chip.idle_power is not None
+def refuse_idle_money(
+    machine: TopologyInput,
+    economics: Economics,
+    given: Collection[str],
+    keys: Sequence[Sequence[str]],
+) -> None:
+    """Raise SpecError for a PUE (among ``given``), and prices and powers of the chip (``keys``),
+    that neither power nor price contains on this machine.
+    """
+    chip, name = machine.chip, machine.topology.name
+    stated, rented = economics.usd_per_chip_hour is not None, economics.basis == "rented"
+    powered = machine.fits.power is not None and chip.idle_power is not None
     powered = powered and machine.topology.host_power is not None
-    if "pue" in given and economics.basis == "rented" and not powered:
-        raise SpecError(
-            f"--set economics.pue: has no effect: no power of {machine.topology.name} is known, "
-            "and a rent contains it"
-        )
+    dark = f"no power of {name} is known, and the price does not contain it"
+    other = "economics.usd_per_chip_hour is the price" if stated else "chips are "
+    problems = []
+    if "pue" in given and (rented or stated) and not powered:
+        problems.append(f"--set economics.pue: has no effect: {dark}")
+    for key in keys:
+        where = f"--set chip.{'.'.join(key)}: has no effect: "
+        if list(key) == ["price", "rent"] and (stated or not rented):
+            problems.append(where + other + ("" if stated else "owned (economics.basis)"))
+        if list(key) == ["price", "purchase"] and (stated or rented):
+            problems.append(where + other + ("" if stated else "rented (economics.basis)"))
+        if list(key) == ["tdp"] and machine.fits.power is None and (stated or rented):
+            problems.append(where + dark)
+    if problems:
+        raise SpecError(problems)

@@ -15,7 +15,7 @@ from cluster_sim.specs.effects import (
     refuse_idle_economics,
     refuse_idle_facts,
     refuse_idle_keys,
-    refuse_idle_power,
+    refuse_idle_money,
 )
 from cluster_sim.specs.find import FOLDERS, FileRecord, find
 from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened, with_watts
@@ -234,7 +234,8 @@ def load_economics(
     economics = build(Economics, data, source)
     refuse_idle_economics(economics, source.options)
     if machine is not None:
-        refuse_idle_power(machine, economics, source.options)
+        chip_keys = [keys for keys, _ in split_overrides(overrides)["chip"]]
+        refuse_idle_money(machine, economics, source.options, chip_keys)
     return economics
 
 

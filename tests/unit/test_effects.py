@@ -52,6 +52,41 @@ def test_a_pue_without_any_power_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ([OWNED], "price.rent=2 USD/h"),
+        ([], "price.purchase=20000 USD"),
+        (["economics.usd_per_chip_hour=2"], "price.rent=2 USD/h"),
+        (["economics.usd_per_chip_hour=2"], "price.purchase=20000 USD"),
+    ],
+)
+def test_a_price_of_the_other_basis_is_refused(changes: list[str], key: str) -> None:
+    given = [*changes, f"chip.{key}"]
+    with pytest.raises(SpecError, match=rf"--set chip.{key.split('=')[0]}: has no effect"):
+        load_economics(given, load_topology("h200_nvl8", given))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [([], "price.rent=2 USD/h"), ([OWNED], "price.purchase=20000 USD"), ([], "tdp=900 W")],
+)
+def test_a_price_of_the_basis_is_taken(changes: list[str], key: str) -> None:
+    given = [*changes, f"chip.{key}"]
+    assert load_economics(given, load_topology("h200_nvl8", given))
+
+
+def test_keys_of_a_whole_run_need_the_run(runner: CliRunner) -> None:
+    line = "run --topo h100_nvl8 --workload llama3_8b_train --plan nemo_h100_bf16 --set"
+    words = [*line.split(), "workload.run.tokens=1B", "--set", "workload.run.failures.fleet=none"]
+    assert "run.tokens: has no effect on one step; run it with --until" in (
+        runner.invoke(cli, words).output
+    )
+    assert runner.invoke(cli, [*words, "--until", "1B"]).exit_code == 0
+    explain = runner.invoke(cli, ["explain", *words[1:]])
+    assert "has no effect on one step" in explain.output
+
+
+@pytest.mark.parametrize(
     ("text", "key", "value"),
     [
         ("electricity=0.05 USD/kWh", "electricity", 0.05),

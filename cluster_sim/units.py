@@ -11,9 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from cluster_sim.errors import warn
+from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -94,14 +92,13 @@ def parse_quantity(text: object, kind: str) -> float:
 @dataclass(frozen=True, slots=True)
 class Quantity:
     """Marks a float field whose text form is a unit literal; ``minimum`` is exclusive unless
-    ``zero_ok``. A ``bare`` number is an error; where it was the only form (``old``) it is read with
-    a warning, where the key's name has the unit (``named``) it stays as good.
+    ``zero_ok``. A bare number is an error unless ``bare_ok``: where the key's name has the unit.
     """
 
     kind: str
     zero_ok: bool = False
     maximum: float = math.inf
-    bare: Literal["no", "old", "named"] = "no"
+    bare_ok: bool = False
 
     def parse(self, value: object) -> float:
         """The literal as a float in base units; raises ValueError when it is out of range."""
@@ -113,11 +110,8 @@ class Quantity:
         return number
 
     def _number(self, value: object) -> float:
-        if self.bare == "no" or isinstance(value, bool) or not isinstance(value, int | float):
+        if not self.bare_ok or isinstance(value, bool) or not isinstance(value, int | float):
             return parse_quantity(value, self.kind)
-        if self.bare == "old":
-            unit = next(iter(UNITS[self.kind]))
-            warn(f"{value:g} is read as '{value:g} {unit}' in this version only; write the unit")
         if not math.isfinite(value):
             raise ValueError("must be finite")
         return float(value)
@@ -138,7 +132,7 @@ class Quantity:
             "pattern": rf"^\s*[-+]?[\d.,_eE+-]+\s*({units})\s*$",
             "description": f"for example {EXAMPLES[self.kind]}",
         }
-        return text if self.bare == "no" else {"anyOf": [text, {"type": "number"}]}
+        return text if not self.bare_ok else {"anyOf": [text, {"type": "number"}]}
 
 
 Seconds = Annotated[float, Quantity("time")]
@@ -151,11 +145,11 @@ Watts = Annotated[float, Quantity("power")]
 WattsOrZero = Annotated[float, Quantity("power", zero_ok=True)]
 UsdPerHour = Annotated[float, Quantity("money_rate")]
 Usd = Annotated[float, Quantity("money")]
-UsdPerKwh = Annotated[float, Quantity("energy_price", zero_ok=True, bare="old")]
-NamedUsdPerHour = Annotated[float, Quantity("money_rate", bare="named")]
-NamedUsdPerKwMonth = Annotated[float, Quantity("space_price", zero_ok=True, bare="named")]
-NamedYears = Annotated[float, Quantity("years", bare="named")]
-NamedShare = Annotated[float, Quantity("share", zero_ok=True, bare="named")]
+UsdPerKwh = Annotated[float, Quantity("energy_price", zero_ok=True)]
+NamedUsdPerHour = Annotated[float, Quantity("money_rate", bare_ok=True)]
+NamedUsdPerKwMonth = Annotated[float, Quantity("space_price", zero_ok=True, bare_ok=True)]
+NamedYears = Annotated[float, Quantity("years", bare_ok=True)]
+NamedShare = Annotated[float, Quantity("share", zero_ok=True, bare_ok=True)]
 PerSecond = Annotated[float, Quantity("rate")]
 Share = Annotated[float, Quantity("share", maximum=1.0)]
 ShareOrZero = Annotated[float, Quantity("share", zero_ok=True, maximum=1.0)]

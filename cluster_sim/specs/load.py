@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from cluster_sim.errors import SpecError, UnknownNameError
+from cluster_sim.errors import SpecError, UnknownNameError, warn
 from cluster_sim.specs.build import Lines, Source, Spec, build, hint_at, short
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT, Chip, Fits, KvDtype
 from cluster_sim.specs.effects import (
@@ -231,6 +231,11 @@ def load_economics(
     data: dict[str, Any] = {}
     source = Source("--set economics", {})
     apply_overrides(data, split_overrides(overrides), "economics", source)
+    bare = data.get("electricity")
+    if isinstance(bare, int | float) and not isinstance(bare, bool):
+        data["electricity"] = f"{bare!r} USD/kWh"
+        option = "--set economics.electricity"
+        warn(f"{option}: write '{data['electricity']}'; the next version refuses bare numbers")
     economics = build(Economics, data, source)
     refuse_idle_economics(economics, source.options)
     if machine is not None:

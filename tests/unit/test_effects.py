@@ -105,7 +105,7 @@ def test_money_and_energy_have_units(text: str, key: str, value: float) -> None:
 
 
 def test_a_bare_price_of_electricity_is_read_with_a_warning() -> None:
-    with pytest.warns(OldFormWarning, match=r"0.05 is read as '0.05 USD/kWh' in this version only"):
+    with pytest.warns(OldFormWarning, match=r"write '0.05 USD/kWh'; the next version refuses"):
         read = load_economics([OWNED, "economics.electricity=0.05"])
     assert read.electricity == 0.05
 

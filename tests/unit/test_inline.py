@@ -56,7 +56,7 @@ def test_an_inline_text_is_a_topology(
         ("16 x h100_sxm, 0 per host", "chips per host must be a whole number"),
         ("16 x h100_sxm, 8 per host, 4 per host", "given twice"),
         ("16 x h100_sxm, 8 per rack", "cannot read '8 per rack'"),
-        ("16 x h100_sxm, 8 per host, ib400", "'ib400' would have no effect: networks between"),
+        ("16 x h100_sxm, 8 per host, ib400", "'ib400' would have no effect: the network between"),
         ("16 x h100_sxm, roce400", "'roce400' would have no effect"),
         ("17 x tpu_v6e", "no block of a torus of 16 x 16 has 17 chips"),
     ],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster_sim.errors import counted
-from cluster_sim.output.wrapping import fill, page_width
+from cluster_sim.output.wrapping import columns, fill
 
 if TYPE_CHECKING:
     from cluster_sim.result import Result
@@ -369,34 +368,5 @@ def band_table(manifest: Mapping[str, Any]) -> str:
 
 
 def grid(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as aligned columns, the first to the left, the others to the right.
-
-    Where COLUMNS gives a page that is too narrow, the columns that do not fit follow below, each
-    time behind the first.
-    """
-    return "\n\n".join(_aligned(part) for part in _that_fit(rows))
-
-
-def _that_fit(rows: Sequence[Sequence[str]]) -> Iterator[Sequence[Sequence[str]]]:
-    """The rows with as many of their columns as the page has room for, until all have been."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    start, room = 1, page_width() if "COLUMNS" in os.environ else sum(widths) + 2 * len(widths)
-    while True:
-        stop, used = start, widths[0]
-        while stop < len(widths) and (stop == start or used + 2 + widths[stop] <= room):
-            used, stop = used + 2 + widths[stop], stop + 1
-        yield [[row[0], *row[start:stop]] for row in rows]
-        if stop >= len(widths):
-            return
-        start = stop
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if i == 0 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    """Rows of cells as aligned columns, the first to the left, the others to the right."""
+    return columns(rows)

@@ -1,10 +1,11 @@
-"""Lines of pages: their width, and what stays together on one."""
+"""Lines and columns of pages: their width, and what stays together on a line."""
 
 from __future__ import annotations
 
 import os
 import re
 import textwrap
+from collections.abc import Iterator, Sequence
 
 WIDTH = 80  # of a page, unless COLUMNS says otherwise
 NARROWEST = 40
@@ -35,3 +36,37 @@ def fill(text: str, first: str = "", rest: str = "", *, width: int | None = None
         break_on_hyphens=False,
     )
     return lines.replace(_TIGHT, " ")
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as aligned columns, the first to the left, the others to the right.
+
+    Where COLUMNS gives a page that is too narrow, the columns that do not fit follow below, each
+    time behind the first.
+    """
+    return "\n\n".join(_aligned(part) for part in _that_fit(rows))
+
+
+def _that_fit(rows: Sequence[Sequence[str]]) -> Iterator[Sequence[Sequence[str]]]:
+    """The rows with as many of their columns as the page has room for, until all have been."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    start, room = 1, page_width() if "COLUMNS" in os.environ else sum(widths) + 2 * len(widths)
+    while True:
+        stop, used = start, widths[0]
+        while stop < len(widths) and (stop == start or used + 2 + widths[stop] <= room):
+            used, stop = used + 2 + widths[stop], stop + 1
+        yield [[row[0], *row[start:stop]] for row in rows]
+        if stop >= len(widths):
+            return
+        start = stop
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if i == 0 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

@@ -54,6 +54,7 @@ def collective(**options: Any) -> None:
     if options["plot"]:
         check_ending(options["plot"])
     topology, group = _group(options)
+    _refuse_without_effect(options, group)
     call = _call(options).resolved(group)
     measured = _measured(options)
     sizes = parse_sizes(options["sizes"], ELEMENT_BYTES[options["dtype"]])
@@ -106,6 +107,19 @@ def _group(options: dict[str, Any]) -> tuple[TopologyInput, Group]:
         way_out = "give two ranks or more" if machine.devices > 1 else "take a larger topology"
         raise click.UsageError(f"one rank alone has nobody to exchange with; {way_out}")
     return topology, make_group(topology, devices, machine=machine, sharp=options["sharp"])
+
+
+def _refuse_without_effect(options: dict[str, Any], group: Group) -> None:
+    """What only ranks of several domains read: hashed paths, and switches between domains."""
+    from click.core import ParameterSource
+
+    if group.shape.domains > 1:
+        return
+    source = click.get_current_context().get_parameter_source("seed")
+    seeded = source is ParameterSource.COMMANDLINE and not options["background"]
+    for flag, given in (("--sharp", options["sharp"]), ("--seed", seeded)):
+        if given:
+            raise click.UsageError(f"{flag} has no effect: the ranks lie in one scale-up domain")
 
 
 def _call(options: dict[str, Any]) -> Call:

@@ -220,6 +220,15 @@ def test_a_machine_alone_has_no_workload(runner: CliRunner, command: str) -> Non
         assert f"--set {change.split('=')[0]}: has no effect" in f"{done.output}{done.exception}"
 
 
+@pytest.mark.parametrize("option", ["--sharp", "--seed 3"])
+def test_one_domain_has_no_fabric(runner: CliRunner, option: str) -> None:
+    words = ["--bytes", "1MiB..1MiB", *option.split()]
+    done = runner.invoke(cli, ["collective", "--topo", "h100_nvl8", *words])
+    assert f"{option.split()[0]} has no effect: the ranks lie in one" in done.output
+    pod = ["--topo", "h100_superpod", "--chips", "64", *words]
+    assert runner.invoke(cli, ["collective", *pod]).exit_code == 0
+
+
 @pytest.mark.parametrize("topology", ["h200_nvl8", "8xh20_141g"])
 def test_power_goes_with_the_tdp(topology: str) -> None:
     """By the ratio of both TDPs, whether the watts are a chip's own or borrowed."""

@@ -5,6 +5,7 @@ a report.
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable, Sequence
 
 
@@ -27,8 +28,7 @@ class UnknownNameError(ClusterSimError):
 
     def __init__(self, family: str, name: str, known: Iterable[str]) -> None:
         self.family, self.name = family, name
-        near = nearest(name, known)
-        hint = f"; did you mean '{near[0]}'?" if near else "."
+        hint = meant(name, known) or "."
         super().__init__(
             f"no {family} named '{name}'{hint} List them with 'cluster-sim list {plural(family)}'."
         )
@@ -45,6 +45,15 @@ class SimulationError(ClusterSimError):
         super().__init__(f"{message} (at {at_s:.6f} s of simulated time); please report this")
 
 
+class OldFormWarning(FutureWarning):
+    """What was written works in this version and will not in the next."""
+
+
+def warn(text: str) -> None:
+    """Tell the user of an old form; the command line shows it as a note."""
+    warnings.warn(text, OldFormWarning, stacklevel=2)
+
+
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """The names that are closest to a misspelt one, best first; one that it begins counts as
     close.
@@ -54,6 +63,21 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     return begun[:3] or difflib.get_close_matches(wanted, candidates, n=3, cutoff=0.5)
 
 
+def meant(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'a' or 'b'?``: all of the nearest names that a misspelt one begins, else the
+    nearest; empty if none is near.
+
+    >>> meant("h200", ["h200_sxm", "h200_nvl", "h100_sxm"])
+    "; did you mean 'h200_sxm' or 'h200_nvl'?"
+    """
+    near = nearest(name, known)
+    begun = [full for full in near if name and full.startswith(name.lower())]
+    words = [f"'{full}'" for full in begun or near[:1]]
+    if not words:
+        return ""
+    return f"; did you mean {' or '.join([', '.join(words[:-1]), words[-1]][len(words) == 1 :])}?"
+
+
 def plural(family: str) -> str:
     """The plural that ``cluster-sim list`` takes: topology -> topologies, chip -> chips; software
     and training stay.
@@ -61,3 +85,12 @@ def plural(family: str) -> str:
     if family in ("software", "training"):
         return family
     return family[:-1] + "ies" if family.endswith("y") else family + "s"
+
+
+def counted(number: float, one: str, many: str = "") -> str:
+    """A number with its noun: 1 request, 2 requests, 1,000 requests.
+
+    >>> counted(1, "request"), counted(2, "replica"), counted(1000, "query", "queries")
+    ('1 request', '2 replicas', '1,000 queries')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster_sim.economics import how_to_price
+from cluster_sim.errors import counted
 from cluster_sim.facts import Facts
 from cluster_sim.overload import trend
 from cluster_sim.serving.records import Status
@@ -27,7 +28,7 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
     if row["rejected"]:
         behind = facts.run.outcomes.status.count(Status.REJECTED_SESSION)
         notes.append(
-            f"{row['rejected'] - behind} requests rejected: longer than the context or the KV cache"
+            f"{counted(row['rejected'] - behind, 'request')} rejected: longer than the context or the KV cache"
             + (f"; {behind} more behind them in their sessions" if behind else "")
         )
     if facts.others:

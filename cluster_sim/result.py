@@ -30,6 +30,9 @@ class Result:
     facts: Facts | None = None
     table: str = "requests"
 
+    def __repr__(self) -> str:
+        return f"<Result {self.summary.get('run_id')}: {len(self.summary)} columns>"
+
 
 def config_hash(
     machine: TopologyInput,

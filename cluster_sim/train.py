@@ -10,6 +10,7 @@ from typing import Any
 from cluster_sim import __version__
 from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS
 from cluster_sim.economics import chip_usd_per_hour, how_to_price, wall_power_w
+from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.perf.power import chip_power_w
 from cluster_sim.perf.train_flops import attention_flop, head_flop, model_flop_per_token
 from cluster_sim.perf.train_kernels import peak_dtype
@@ -25,6 +26,7 @@ from cluster_sim.training.play import played_step
 from cluster_sim.training.priced import Priced, price, schedule_of
 from cluster_sim.training.schedule import Schedule
 from cluster_sim.training.trust import Trust, trust_of
+from cluster_sim.training.ways_out import with_ways_out
 
 SHARES = {  # column of summary.csv -> owners of a step's time
     "share_compute": ("compute", "recompute", "optimizer", "offload"),
@@ -75,17 +77,20 @@ def train(
 ) -> tuple[Result, TrainingFacts]:
     """Simulate one training step of a workload on a topology.
 
-    Raises DoesNotFitError for a plan that does not fit the devices or their memory, with what
-    would; SpecError for what the chip or the files lack.
+    Raises DoesNotFitError for a plan that does not fit the devices or their memory, SpecError for
+    what the chip or the files lack, each with what works instead.
     """
     machine = load_topology(topology) if isinstance(topology, str) else topology
     given = load_training(workload) if isinstance(workload, str) else workload
     money = economics or Economics()
     hashed = config_hash(machine, given, money)
-    job = make_job(machine, given)
-    priced = price(job)
-    memory = memory_of(priced)
-    check_memory(machine, given, memory)
+    try:
+        job = make_job(machine, given)
+        priced = price(job)
+        memory = memory_of(priced)
+        check_memory(machine, given, memory)
+    except (SpecError, DoesNotFitError) as error:
+        raise with_ways_out(machine, given, error) from None
     step, _ = played_step(priced)
     facts = TrainingFacts(
         machine=machine,

@@ -147,6 +147,7 @@ def _chance(facts: Facts, row: Mapping[str, Any], headline: str) -> list[Residua
             sigma=error / Z95,
             provenance="measured",
             source="batch means of the run",
+            words="the draw of the requests",
         )
     ]
 
@@ -284,6 +285,7 @@ def in_manifest(found: Mapping[str, Band]) -> dict[str, Any]:
                 "contributions": [
                     {
                         "key": part.residual.key,
+                        "words": part.residual.words,
                         "families": list(part.families),
                         "share": part.share,
                         "sigma": part.residual.sigma,

@@ -37,7 +37,9 @@ UNITS: dict[str, Mapping[str, float]] = {
     "power": _scaled("W"),
     "money_rate": {"USD/h": 1.0},
     "money": {"USD": 1.0},
-    "energy_price": {"USD/kWh": 1.0},
+    "energy_price": {"USD/kWh": 1.0, "USD/MWh": 1e-3},
+    "space_price": {"USD/kW-month": 1.0},
+    "years": {"years": 1.0, "year": 1.0},
     "rate": {"1/s": 1.0, "requests/s": 1.0, "req/s": 1.0},
     "share": {"%": 0.01},
     "tokens": {"tokens": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12},
@@ -51,6 +53,8 @@ EXAMPLES = {
     "money_rate": "'1.60 USD/h'",
     "money": "'30000 USD'",
     "energy_price": "'0.091 USD/kWh'",
+    "space_price": "'130 USD/kW-month'",
+    "years": "'5 years'",
     "rate": "'20 requests/s'",
     "share": "'70 %'",
     "tokens": "'15.6T' or '300B'",
@@ -88,21 +92,29 @@ def parse_quantity(text: object, kind: str) -> float:
 @dataclass(frozen=True, slots=True)
 class Quantity:
     """Marks a float field whose text form is a unit literal; ``minimum`` is exclusive unless
-    ``zero_ok``.
+    ``zero_ok``. A bare number is an error unless ``bare_ok``: where the key's name has the unit.
     """
 
     kind: str
     zero_ok: bool = False
     maximum: float = math.inf
+    bare_ok: bool = False
 
     def parse(self, value: object) -> float:
         """The literal as a float in base units; raises ValueError when it is out of range."""
-        number = parse_quantity(value, self.kind)
+        number = self._number(value)
         if number < 0 or (number == 0 and not self.zero_ok):
             raise ValueError("must not be negative" if self.zero_ok else "must be > 0")
         if number > self.maximum:
             raise ValueError(f"must be at most {self.maximum:g}")
         return number
+
+    def _number(self, value: object) -> float:
+        if not self.bare_ok or isinstance(value, bool) or not isinstance(value, int | float):
+            return parse_quantity(value, self.kind)
+        if not math.isfinite(value):
+            raise ValueError("must be finite")
+        return float(value)
 
     def __get_pydantic_core_schema__(
         self, source: type[Any], handler: GetCoreSchemaHandler
@@ -115,11 +127,12 @@ class Quantity:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         units = "|".join(re.escape(unit) for unit in UNITS[self.kind])
-        return {
+        text = {
             "type": "string",
             "pattern": rf"^\s*[-+]?[\d.,_eE+-]+\s*({units})\s*$",
             "description": f"for example {EXAMPLES[self.kind]}",
         }
+        return text if not self.bare_ok else {"anyOf": [text, {"type": "number"}]}
 
 
 Seconds = Annotated[float, Quantity("time")]
@@ -133,6 +146,10 @@ WattsOrZero = Annotated[float, Quantity("power", zero_ok=True)]
 UsdPerHour = Annotated[float, Quantity("money_rate")]
 Usd = Annotated[float, Quantity("money")]
 UsdPerKwh = Annotated[float, Quantity("energy_price", zero_ok=True)]
+NamedUsdPerHour = Annotated[float, Quantity("money_rate", bare_ok=True)]
+NamedUsdPerKwMonth = Annotated[float, Quantity("space_price", zero_ok=True, bare_ok=True)]
+NamedYears = Annotated[float, Quantity("years", bare_ok=True)]
+NamedShare = Annotated[float, Quantity("share", zero_ok=True, bare_ok=True)]
 PerSecond = Annotated[float, Quantity("rate")]
 Share = Annotated[float, Quantity("share", maximum=1.0)]
 ShareOrZero = Annotated[float, Quantity("share", zero_ok=True, maximum=1.0)]

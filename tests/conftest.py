@@ -16,6 +16,7 @@ from cluster_sim.specs.load import load_topology, load_workload
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("random")
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+os.environ.pop("COLUMNS", None)  # pages as wide as without a terminal
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import click
 
 from cluster_sim.cli.calibrate import calibrate
+from cluster_sim.cli.check import check
 from cluster_sim.cli.collective import collective
 from cluster_sim.cli.compare import compare
-from cluster_sim.cli.inspect import check, explain, list_names, schema, show
+from cluster_sim.cli.inspect import explain, list_names, schema, show
 from cluster_sim.cli.measure import measure
 from cluster_sim.cli.replay import replay
 from cluster_sim.cli.run import run
@@ -57,6 +59,7 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from cluster_sim.errors import ClusterSimError, SimulationError
 
+    _show_old_forms()
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -75,3 +78,20 @@ def main() -> None:
             raise
         click.echo(f"Error: {error}", err=True)
         sys.exit(1 if isinstance(error, SimulationError) else 2)
+
+
+def _show_old_forms() -> None:
+    """Make notes of warnings about old forms; --quiet leaves them out."""
+    import warnings
+
+    from cluster_sim.errors import OldFormWarning
+
+    show = warnings.showwarning
+
+    def note(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if not issubclass(category, OldFormWarning):
+            show(message, category, *rest, **more)
+        elif "--quiet" not in sys.argv:
+            click.echo(f"Note: {message}", err=True)
+
+    warnings.showwarning = note

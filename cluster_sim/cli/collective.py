@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_sim.cli.options import set_machine
 from cluster_sim.cli.params import Name
 
 if TYPE_CHECKING:
@@ -39,18 +40,21 @@ ELEMENT_BYTES = {"fp8": 1, "int8": 1, "fp16": 2, "bf16": 2, "fp32": 4, "int32": 
 @click.option("--against", type=click.Path(path_type=Path), help="Compare with nccl-tests output.")
 @click.option("--plot", metavar="FILE", help="Draw the curve: .svg, .html or .png.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
-@click.option("--set", "overrides", multiple=True, metavar="ROOT.KEY=VALUE", help="Any input.")
+@set_machine
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def collective(**options: Any) -> None:
     """Time a collective over message sizes, as nccl-tests would print it."""
+    from cluster_sim.errors import counted
     from cluster_sim.output.collective_text import csv_text, curve, errors_text, json_text, table
     from cluster_sim.output.drawing import check_ending, save
+    from cluster_sim.output.wrapping import fill
     from cluster_sim.perf.background import background, parse_sizes
     from cluster_sim.studies.collective import sweep_sizes
 
     if options["plot"]:
         check_ending(options["plot"])
     topology, group = _group(options)
+    _refuse_without_effect(options, group)
     call = _call(options).resolved(group)
     measured = _measured(options)
     sizes = parse_sizes(options["sizes"], ELEMENT_BYTES[options["dtype"]])
@@ -58,13 +62,13 @@ def collective(**options: Any) -> None:
         sizes = [case.size_bytes for case in measured]
     beside = [one for text in options["background"] for one in background(topology, group, text)]
     rows = sweep_sizes(group, call, sizes, beside)
-    title = f"{call.operation} on {group.shape.ranks} ranks of {topology.topology.name}"
+    title = f"{call.operation} on {counted(group.shape.ranks, 'rank')} of {topology.topology.name}"
     if options["form"] == "csv":
         click.echo(csv_text(rows), nl=False)
     elif options["form"] == "json":
         click.echo(json_text(rows))
     else:
-        click.echo(f"{title}, {call.library}: {_where(group)}")
+        click.echo(fill(f"{title}, {call.library}: {_where(group)}", rest="  "))
         click.echo(errors_text(rows, measured) if measured else table(rows, shared=bool(beside)))
         click.echo(f"Constants: {', '.join(dict.fromkeys(row.provenance for row in rows))}")
     if options["plot"]:
@@ -73,6 +77,7 @@ def collective(**options: Any) -> None:
 
 
 def _group(options: dict[str, Any]) -> tuple[TopologyInput, Group]:
+    from cluster_sim.errors import counted
     from cluster_sim.machine.build import build_machine
     from cluster_sim.perf.background import parse_ranks
     from cluster_sim.perf.collective_group import make_group
@@ -94,11 +99,27 @@ def _group(options: dict[str, Any]) -> tuple[TopologyInput, Group]:
         chips = chips or machine.chips
         if chips > machine.chips:
             raise click.UsageError(
-                f"--chips {chips}: {machine.name} has {machine.chips} chips; "
+                f"--chips {chips}: {machine.name} has {counted(machine.chips, 'chip')}; "
                 f"a larger machine is --set topology.chips={chips}"
             )
         devices = list(range(chips * machine.devices_per_chip))
+    if len(devices) == 1:
+        way_out = "give two ranks or more" if machine.devices > 1 else "take a larger topology"
+        raise click.UsageError(f"one rank alone has nobody to exchange with; {way_out}")
     return topology, make_group(topology, devices, machine=machine, sharp=options["sharp"])
+
+
+def _refuse_without_effect(options: dict[str, Any], group: Group) -> None:
+    """What only ranks of several domains read: hashed paths, and switches between domains."""
+    from click.core import ParameterSource
+
+    if group.shape.domains > 1:
+        return
+    source = click.get_current_context().get_parameter_source("seed")
+    seeded = source is ParameterSource.COMMANDLINE and not options["background"]
+    for flag, given in (("--sharp", options["sharp"]), ("--seed", seeded)):
+        if given:
+            raise click.UsageError(f"{flag} has no effect: the ranks lie in one scale-up domain")
 
 
 def _call(options: dict[str, Any]) -> Call:

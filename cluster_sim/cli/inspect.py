@@ -1,16 +1,17 @@
-"""Commands that look at inputs: list, show, check, explain, schema."""
+"""Commands that look at inputs: list, show, explain, schema."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from cluster_sim.cli.options import resolve_inputs, run_options
-from cluster_sim.cli.topology import checked_machine, is_graph, print_file, show_topology
+from cluster_sim.cli.again import Remembering, next_line
+from cluster_sim.cli.check import CHECKED, load_checked
+from cluster_sim.cli.options import resolve_inputs, run_options, set_machine
+from cluster_sim.cli.topology import print_file, show_topology
 from cluster_sim.cli.training import is_training, resolve_training
-from cluster_sim.specs.find import HUGGING_FACE_FILE, chip_marks, names
+from cluster_sim.specs.find import chip_marks, names
 
 FAMILIES = {
     "topologies": "topology",
@@ -47,7 +48,7 @@ def list_names(family: str | None) -> None:
 @click.option("--draw", type=click.Path(), help="Draw a topology: FILE.svg, .html or .png.")
 @click.option("--export", type=click.Path(), help="Write a topology as node-link JSON.")
 @click.option("--chips", type=click.IntRange(min=1), help="A pod of so many chips.")
-@click.option("--set", "overrides", multiple=True, metavar="ROOT.KEY=VALUE", help="Any input.")
+@set_machine
 def show(
     family: str,
     name: str,
@@ -76,54 +77,36 @@ def show(
     ):
         if given:
             raise click.UsageError(f"{option} has no effect: only topologies are machines")
-    spec = _load(family, name)
+    spec = load_checked(family, name)
     record, data, _ = read(family, name)
     print_file(record, data)
     for line in facts_of(spec):
         click.echo(f"# {line}")
 
 
-@click.command()
-@click.argument("files", nargs=-1, required=True)
-@click.option("--as", "family", type=click.Choice([*FAMILIES.values()]), help="Kind of the files.")
-def check(files: tuple[str, ...], family: str | None) -> None:
-    """Check files (or names) and print every problem."""
-    from cluster_sim.errors import ClusterSimError
-
-    problems = 0
-    for file in files:
-        try:
-            kind = family or _family_of(file)
-            _load(kind, file)
-        except ClusterSimError as error:
-            problems += 1
-            click.echo(str(error), err=True)
-        else:
-            click.echo(f"{file}: ok ({kind})")
-    if problems:
-        raise SystemExit(2)
-
-
-@click.command()
+@click.command(cls=Remembering)
 @run_options
 def explain(**options: Any) -> None:
     """Show how the numbers of a run come about: plan, memory, price of a step."""
+    from cluster_sim.cli.run import run
     from cluster_sim.output.explain import explain_run
 
+    if options["until"]:
+        raise click.UsageError("--until has no effect on explain: it shows one step; leave it out")
     if is_training(options):
         from cluster_sim.output.train_tables import explain_training
         from cluster_sim.train import train
 
         _, facts = train(*resolve_training(options)[:2])
-        click.echo(explain_training(facts))
+        click.echo(f"{explain_training(facts)}\n{next_line(run)}")
         return
     machine, job, economics = resolve_inputs(options)
     skip = options["skip_bad_rows"]
-    click.echo(explain_run(machine, job, economics, skip_bad_rows=skip))
+    click.echo(f"{explain_run(machine, job, economics, skip_bad_rows=skip)}\n\n{next_line(run)}")
 
 
 @click.command()
-@click.argument("family", type=click.Choice([*FAMILIES.values()]))
+@click.argument("family", type=click.Choice(CHECKED))
 def schema(family: str) -> None:
     """Print the JSON Schema of a kind of file, for editors."""
     import json
@@ -131,47 +114,3 @@ def schema(family: str) -> None:
     from cluster_sim.specs.schema import json_schema
 
     click.echo(json.dumps(json_schema(family), indent=1))
-
-
-def _family_of(file: str) -> str:
-    """The family of a name, or of a file by the folder it lies in and the keys it has."""
-    from cluster_sim.errors import SpecError
-    from cluster_sim.specs.inline import is_inline
-    from cluster_sim.specs.load import read
-
-    for family in FAMILIES.values():
-        if file in names(family):
-            return family
-    if (file.endswith(".json") and not is_graph(file)) or Path(file, HUGGING_FACE_FILE).is_file():
-        return "model"
-    if is_graph(file) or is_inline(file):
-        return "topology"
-    keys = set(read("topology", file)[1]) if ("/" in file or file.endswith("ml")) else set()
-    marks = {"chip": "topology", "arrivals": "workload", "layers": "model", "host": "software"}
-    marks |= {"peak": "chip", "memory": "chip", "scale_up": "topology", "isl": "workload"}
-    marks |= {"seq_len": "workload", "step_factor": "training"}
-    for mark in (
-        *("seq_len", "step_factor", "layers", "peak", "arrivals", "isl", "scale_up", "host"),
-        *("chip", "memory"),
-    ):
-        if mark in keys:
-            return marks[mark]
-    raise SpecError(f"{file}: cannot tell what kind of file this is; say so with --as")
-
-
-def _load(family: str, name: str) -> Any:
-    """A file of a family as what a run would read; raises every problem of it."""
-    from cluster_sim.specs.chip import Chip
-    from cluster_sim.specs.load import load_spec, load_workload
-    from cluster_sim.specs.load_training import kind_of, load_training
-    from cluster_sim.specs.model import Model
-    from cluster_sim.specs.software import Software
-    from cluster_sim.specs.training_software import TrainingSoftware
-
-    kinds: dict[str, type[Any]] = {"chip": Chip, "model": Model, "software": Software}
-    kinds["training"] = TrainingSoftware
-    if family == "topology":
-        return checked_machine(name, [])[1]
-    if family == "workload":
-        return load_training(name) if kind_of(name) == "training" else load_workload(name)
-    return load_spec(family, name, kinds[family])[1]

@@ -64,6 +64,30 @@ _OPTIONS = (
 )
 
 
+def _of_the_machine(
+    context: click.Context, option: click.Parameter, overrides: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The overrides as they are; a UsageError for those of roots that no machine has."""
+    for text in overrides:
+        key = text.partition("=")[0].strip()
+        if key.partition(".")[0] in ("workload", "plan", "engine", "economics"):
+            raise click.UsageError(
+                f"--set {key}: has no effect on {context.info_name}: it reads topology and chip"
+            )
+    return overrides
+
+
+# The option of commands that need a machine alone.
+set_machine = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="ROOT.KEY=VALUE",
+    callback=_of_the_machine,
+    help="Any input.",
+)
+
+
 def run_options(command: Command) -> Command:
     """Add the options of a run to a command."""
     for option in reversed(_OPTIONS):
@@ -90,45 +114,43 @@ def note_shadows(files: Sequence[FileRecord]) -> None:
             click.echo(f"Note: {file.path} is used instead of the packaged one.", err=True)
 
 
-def resolve_inputs(options: dict[str, Any]) -> tuple[TopologyInput, WorkloadInput, Economics]:
-    """Load what the options name, with their changes applied; options without effect are errors."""
-    from cluster_sim.specs.load import load_economics, load_workload
+def resolve_inputs(
+    options: dict[str, Any], *, shared: bool = False
+) -> tuple[TopologyInput, WorkloadInput, Economics]:
+    """Load what the options name, with their changes applied; options without effect are errors.
+    ``shared``: others use the machine beside the service.
+    """
+    from cluster_sim.specs.effects import refuse_idle_network
+    from cluster_sim.specs.load import load_economics, load_workload, split_overrides
 
+    if not shared:
+        parts = split_overrides(options["overrides"])
+        refuse_idle_network(
+            [[root, *keys] for root in ("topology", "chip") for keys, _ in parts[root]]
+        )
     machine, overrides = resolve_machine(options)
     job = load_workload(options["workload"], overrides, _replacements(options))
-    _refuse_without_effect(options, job)
-    return machine, job, load_economics(overrides)
-
-
-def _refuse_without_effect(options: dict[str, Any], job: WorkloadInput) -> None:
-    wanted = job.workload
-    kind = wanted.arrivals.kind
-    if options["duration"] is not None and kind not in ("open", "trace"):
-        raise click.UsageError(
-            f"--duration has no effect: {wanted.name} has {kind} "
-            "arrivals; use --requests, or --rate for open traffic"
-        )
-    if options["precise"] and (kind != "open" or wanted.arrivals.load is None):
+    wanted = job.workload.arrivals
+    if options["precise"] and (wanted.kind != "open" or wanted.load is None):
         raise click.UsageError(
             "--precise has no effect: it is about capacity and saturation, which are searched for "
             "open traffic at a share of the capacity"
         )
-    if options["slo"] and wanted.classes and all(part.slo for part in wanted.classes):
-        raise click.UsageError(
-            f"--slo has no effect: each class of {wanted.name} has its own; change them in the file"
-        )
+    return machine, job, load_economics(overrides, machine)
 
 
 def with_chips(machine: TopologyInput, chips: int | None) -> TopologyInput:
     """The topology with only so many of its chips, and the hosts that they fill."""
     import dataclasses
 
+    from cluster_sim.errors import counted
+
     topology = machine.topology
     if chips is None:
         return machine
     if chips > topology.chips:
         raise click.UsageError(
-            f"--chips {chips}: {topology.name} has {topology.chips} chips; "
+            f"--chips {chips}: {topology.name} has {counted(topology.chips, 'chip')}; "
             f"a larger machine is --set topology.chips={chips}"
         )
     fewer = dataclasses.replace(topology, chips=chips)

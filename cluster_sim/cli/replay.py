@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster_sim.cli.live import Bar
+from cluster_sim.cli.options import set_machine
 from cluster_sim.cli.params import Name
 from cluster_sim.cli.rows import print_rows
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
 @click.option("--timeline", is_flag=True, help="Write a trace that Perfetto opens.")
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
-@click.option("--set", "overrides", multiple=True, metavar="ROOT.KEY=VALUE", help="Any input.")
+@set_machine
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def replay(files: tuple[Path, ...], **options: Any) -> None:
     """Play execution traces (Chakra, SimAI, AICB) on a topology."""
@@ -76,6 +77,7 @@ def replay(files: tuple[Path, ...], **options: Any) -> None:
 
 
 def _machine(options: dict[str, Any]) -> tuple[TopologyInput, Machine]:
+    from cluster_sim.errors import counted
     from cluster_sim.machine.build import build_machine
     from cluster_sim.specs.load import load_topology
 
@@ -86,7 +88,8 @@ def _machine(options: dict[str, Any]) -> tuple[TopologyInput, Machine]:
         topology = load_topology(options["topo"], grown)
     machine = build_machine(topology)
     if chips is not None and chips > machine.chips:
-        raise click.UsageError(f"--chips {chips}: {machine.name} has {machine.chips} chips")
+        have = counted(machine.chips, "chip")
+        raise click.UsageError(f"--chips {chips}: {machine.name} has {have}")
     return topology, machine
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from cluster_sim.cli.again import Remembering, next_line
 from cluster_sim.cli.live import Bar, Panel
 from cluster_sim.cli.options import note_shadows, resolve_inputs, run_options
 from cluster_sim.cli.params import Window
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from cluster_sim.result import Result
 
 
-@click.command()
+@click.command(cls=Remembering)
 @run_options
 @click.option("--seeds", type=click.IntRange(min=1), help="Repeat with so many seeds.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
@@ -73,7 +74,7 @@ def run(
     for name, given in (("--seeds", seeds), ("--background", background)):
         if band and given:
             raise click.UsageError(f"--band and {name} exclude each other")
-    machine, job, economics = resolve_inputs(options)
+    machine, job, economics = resolve_inputs(options, shared=bool(background))
     if band == "capacity" and job.workload.arrivals.load is None:
         text = "--band capacity needs traffic at a share of the capacity; write --band run"
         raise click.UsageError(text)
@@ -114,7 +115,7 @@ def run(
         # What it was recorded for is written; its tapes would fill the memory seed by seed.
         results.append(dataclasses.replace(result, facts=None))
         if form == "table" and not seeds:
-            _print_table(result, seconds, folder, options)
+            _print_table(result, seconds, folder)
         if result.partial:
             break
     if form != "table":
@@ -161,12 +162,12 @@ def _timeline(result: Result, window: tuple[float, float] | None) -> Timeline:
     return timeline(result, window)
 
 
-def _print_table(result: Result, seconds: float, folder: Path, options: dict[str, Any]) -> None:
-    from cluster_sim.output.tables import labelled, run_report
+def _print_table(result: Result, seconds: float, folder: Path) -> None:
+    from cluster_sim.cli.inspect import explain
+    from cluster_sim.output.tables import run_report
 
     click.echo(run_report(result, simulated_s=seconds, folder=str(folder)))
-    topo, workload = options["topo"], options["workload"]
-    click.echo(labelled("Next", f"cluster-sim explain --topo {topo} --workload {workload}"))
+    click.echo(next_line(explain))
 
 
 SPREAD_METRICS = (

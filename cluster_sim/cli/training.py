@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_sim.cli.again import next_line
 from cluster_sim.cli.live import Bar
 from cluster_sim.cli.options import note_shadows, resolve_machine
 from cluster_sim.cli.rows import print_rows
@@ -61,11 +62,17 @@ def resolve_training(
     from cluster_sim.specs.load_training import load_training
 
     machine, overrides = resolve_machine(options)
+    keys = [text.partition("=")[0].strip() for text in overrides]
+    of_a_run = [key for key in keys if f"{key}.".startswith("workload.run.")]
+    if of_a_run and options["until"] is None:
+        raise click.UsageError(
+            f"--set {of_a_run[0]}: has no effect on one step; run it with --until"
+        )
     changes = {
         key: options[name] for name, key in TRAINING_KEYS.items() if options.get(name) is not None
     }
     given = load_training(options["workload"], overrides, changes, preset=options["plan"])
-    return machine, given, load_economics(overrides)
+    return machine, given, load_economics(overrides, machine)
 
 
 def run_training(
@@ -102,7 +109,10 @@ def run_training(
     if trace is not None and not quiet:
         click.echo(f"Timeline: {folder / 'timeline.json.gz'}, {trace.note}", err=True)
     if form == "table":
+        from cluster_sim.cli.inspect import explain
+
         click.echo(training_report(result, simulated_s=seconds, folder=str(folder)))
+        click.echo(next_line(explain, without=["until"]))
     else:
         print_rows([result.summary], form)
     if result.partial:

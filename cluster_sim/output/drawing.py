@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster_sim.errors import SpecError
+from cluster_sim.errors import SpecError, counted
 from cluster_sim.machine.classes import Ints, LinkClass, Machine, NodeClass, tiers
 from cluster_sim.machine.facts import ports_used
 from cluster_sim.machine.scale_out import Counts, Dragonfly, Tree
@@ -23,7 +23,6 @@ from cluster_sim.output.draw_domain import (
     draw_domain,
     rail_colour,
 )
-from cluster_sim.output.machine_text import plural
 from cluster_sim.output.svg import Canvas, page
 
 LEFT, WIDTH = 190.0, 1400.0
@@ -98,8 +97,8 @@ def _title(drawing: Drawing) -> None:
     chips = f" in {machine.chips:,} packages" if machine.devices_per_chip > 1 else ""
     cables = sum(link.count for link in machine.links)
     words = (
-        f"{machine.devices:,} {word}{chips}, {plural(machine.hosts, 'host')}, "
-        f"{plural(machine.domains, 'scale-up domain')} of {machine.devices_per_domain:,}, "
+        f"{machine.devices:,} {word}{chips}, {counted(machine.hosts, 'host')}, "
+        f"{counted(machine.domains, 'scale-up domain')} of {machine.devices_per_domain:,}, "
         f"{cables:,} cables; bandwidths per direction"
     )
     canvas.text(24, 60, words, size=13, fill="#555")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from collections.abc import Mapping, Sequence
 
 from cluster_sim.economics import chip_usd_per_hour, how_to_price
-from cluster_sim.output.tables import FAMILY_WORDS, WIDTH, grid, number
+from cluster_sim.errors import counted
+from cluster_sim.output.tables import FAMILY_WORDS, grid, number
+from cluster_sim.output.wrapping import fill
 from cluster_sim.perf.memory import KvCache
 from cluster_sim.perf.residuals import Residual, step_residuals
 from cluster_sim.perf.steady import mean_context, step_family_s
@@ -84,9 +85,7 @@ def _plan(job: WorkloadInput, choice: Choice) -> str:
         more.append(f"{len(unfit)} do not fit, among them:")
         unfit = unfit[-1:]
     more += [f"{c.layout}: {c.reason}" for c in unfit]
-    return "\n".join(
-        [textwrap.fill(text, WIDTH), grid(rows), *map(_wrapped, (*more, *choice.notes))]
-    )
+    return "\n".join([fill(text), grid(rows), *map(_wrapped, (*more, *choice.notes))])
 
 
 def _load_words(job: WorkloadInput) -> str:
@@ -99,9 +98,7 @@ def _load_words(job: WorkloadInput) -> str:
 
 
 def _wrapped(text: str) -> str:
-    return textwrap.fill(
-        text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-    )
+    return fill(text, "  ", "    ")
 
 
 def _memory(machine: TopologyInput, job: WorkloadInput, choice: Choice, cache: KvCache) -> str:
@@ -136,7 +133,7 @@ def _step(
     isls, osls = job.workload.shape
     context = round(mean_context(isls, osls))
     prompt = max(1, min(round(isls.average), job.software.max_num_batched_tokens))
-    many = f"{batch} decode{'s' if batch != 1 else ''}"
+    many = counted(batch, "decode")
     rows = [["ms", "1 decode", many, f"prompt {prompt:,}", "provenance", "error"]]
     totals = [0.0, 0.0, 0.0]
     for family in price.families:

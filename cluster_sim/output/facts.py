@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cluster_sim.errors import counted
 from cluster_sim.machine.host import domain_devices, group_bandwidth
 from cluster_sim.output.model_text import model_counts
 from cluster_sim.output.tables import number
@@ -51,8 +52,8 @@ def _topology(machine: TopologyInput) -> list[str]:
     count = f"{domains} domains" if domains > 1 else "one domain"
     lines = [
         "computed:",
-        f"{topology.hosts} host{'s' if topology.hosts > 1 else ''}, {count} of {topology.domain} "
-        f"chips, {devices} devices, kind {topology.scale_up.kind}",
+        f"{counted(topology.hosts, 'host')}, {count} of {counted(topology.domain, 'chip')}, "
+        f"{counted(devices, 'device')}, kind {topology.scale_up.kind}",
     ]
     if topology.host_power is not None:
         lines.append(f"{topology.host_power:,.0f} W beside the chips")

@@ -11,14 +11,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster_sim.errors import SpecError
+from cluster_sim.errors import SpecError, counted
+from cluster_sim.output.wrapping import fill
 from cluster_sim.specs.fits import FITTED
 from cluster_sim.specs.yaml_text import parse
 
 if TYPE_CHECKING:
     from cluster_sim.studies.calibrate import Calibration, FittedCurve, LeftOut
 
-WIDTH, FILE_WIDTH = 80, 98
+FILE_WIDTH = 98
 TIMES = {"floor": 1e-6, "per_k": 1e-6, "row": 1e-9}  # unit in which a time is written
 ORDER = (*FITTED, "glue", "all_reduce", "all_to_all", "power")
 CASES_SHOWN = 3
@@ -41,7 +42,9 @@ def calibration_report(done: Calibration) -> str:
 
 def _comparison(curve: FittedCurve) -> str:
     mark = "" if curve.meets_target else ", over the target"
-    lines = [f"{curve.name}: {curve.points} points of {curve.shapes} shapes{mark}"]
+    lines = [
+        f"{curve.name}: {counted(curve.points, 'point')} of {counted(curve.shapes, 'shape')}{mark}"
+    ]
     if curve.old is not None and curve.old_errors is not None:
         lines += _valued("old", curve.old, curve.old_errors)
     return "\n".join(lines + _valued("new", curve.new, curve.new_errors))
@@ -49,7 +52,7 @@ def _comparison(curve: FittedCurve) -> str:
 
 def _valued(label: str, values: Mapping[str, float], errors: tuple[float, float]) -> list[str]:
     words = ", ".join(f"{name} {_value(name, value)}" for name, value in values.items())
-    lines = textwrap.wrap(words, 53, initial_indent=f"  {label}  ", subsequent_indent=" " * 7)
+    lines = fill(words, f"  {label}  ", " " * 7, width=53).splitlines()
     lines[0] = lines[0].ljust(60) + f"{errors[0] * 100:7.1f} %{errors[1] * 100:6.1f} %"
     return lines
 
@@ -57,10 +60,8 @@ def _valued(label: str, values: Mapping[str, float], errors: tuple[float, float]
 def _left_out(part: LeftOut) -> str:
     cases = ", ".join(f"{row.case_id} (line {row.line})" for row in part.rows[:CASES_SHOWN])
     more = f" and {len(part.rows) - CASES_SHOWN} more" if len(part.rows) > CASES_SHOWN else ""
-    text = f"{len(part.rows)} rows: {part.reason}: {cases}{more}"
-    return textwrap.fill(
-        text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-    )
+    text = f"{counted(len(part.rows), 'row')}: {part.reason}: {cases}{more}"
+    return fill(text, "  ", "    ")
 
 
 def _value(name: str, value: float) -> str:

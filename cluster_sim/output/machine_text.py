@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cluster_sim.errors import counted
 from cluster_sim.machine.classes import LinkClass, Machine
 from cluster_sim.machine.facts import bisection, hops, ports_used, problems
 from cluster_sim.output.tables import grid, labelled, number
@@ -20,19 +21,14 @@ def machine_report(machine: Machine) -> str:
 def _head(machine: Machine) -> str:
     last = machine.devices % machine.devices_per_domain
     rest = f" (the last of {last:,})" if last else ""
-    devices = f"{machine.devices:,} devices"
+    devices = counted(machine.devices, "device")
     if machine.devices_per_chip > 1:
         devices += f" ({machine.chips:,} packages of {machine.devices_per_chip})"
     return labelled(
         "Machine",
-        f"{machine.name}: {devices} in {plural(machine.hosts, 'host')}, "
-        f"{plural(machine.domains, 'scale-up domain')} of {machine.devices_per_domain:,}{rest}",
+        f"{machine.name}: {devices} in {counted(machine.hosts, 'host')}, "
+        f"{counted(machine.domains, 'scale-up domain')} of {machine.devices_per_domain:,}{rest}",
     )
-
-
-def plural(count: int, word: str) -> str:
-    """A count with its word."""
-    return f"{count:,} {word}" + ("" if count == 1 else "s")
 
 
 def _nodes(machine: Machine) -> str:
@@ -96,7 +92,7 @@ def _width(machine: Machine, *, whole: bool) -> str:
             labelled(
                 "Hops",
                 f"at most {count.diameter} {what} between devices, mean {count.mean:.2f} "
-                f"(over all targets of {plural(count.sources, 'device')})",
+                f"(over all targets of {counted(count.sources, 'device')})",
             )
         )
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cluster_sim.errors import counted
 from cluster_sim.output.collective_text import size_text
 from cluster_sim.output.tables import grid, labelled, number
 from cluster_sim.training.replay_rows import CollectiveRow, RankRow
@@ -25,9 +26,8 @@ def replay_report(
 
 
 def _head(row: Mapping[str, object]) -> str:
-    count = int(str(row["ranks"]))
-    ranks = f"{count:,} rank" + ("s" if count != 1 else "")
-    nodes = f"{int(str(row['nodes'])):,} nodes"
+    ranks = counted(int(str(row["ranks"])), "rank")
+    nodes = counted(int(str(row["nodes"])), "node")
     played = f"{ranks}, one played for all" if row["folded"] else ranks
     text = f"{row['workload']} ({row['form']}) on {row['topology']}: {played}, {nodes}"
     return text + (", PARTIAL" if row["partial"] else "")

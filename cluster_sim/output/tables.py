@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from cluster_sim.errors import counted
+from cluster_sim.output.wrapping import columns, fill
 
 if TYPE_CHECKING:
     from cluster_sim.result import Result
 
-WIDTH = 80
 LABEL = 11
 FAMILY_WORDS = {
     "gemm_math": "GEMM math",
@@ -55,13 +56,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def labelled(label: str, text: str) -> str:
     """A paragraph with its label in the first column, wrapped to the page."""
-    return textwrap.fill(
-        text,
-        WIDTH,
-        initial_indent=label.ljust(LABEL),
-        subsequent_indent=" " * LABEL,
-        break_on_hyphens=False,
-    )
+    return fill(text, label.ljust(LABEL), " " * LABEL)
 
 
 def run_report(result: Result, *, simulated_s: float, folder: str | None) -> str:
@@ -85,15 +80,15 @@ def _head(row: Mapping[str, Any], manifest: Mapping[str, Any], simulated_s: floa
     how = f"auto: best of {len(weighed)} plans that fit" if len(weighed) > 1 else "as given"
     if inputs["workload"]["plan"]["tp"] is None and len(weighed) == 1:
         how = "auto: the only plan that fits"
-    replicas = f"{row['replicas']} replica{'s' if row['replicas'] != 1 else ''}"
+    replicas = counted(row["replicas"], "replica")
     traffic = f"{inputs['workload']['traffic']}, {row['isl_mean']:,.0f} in / "
     traffic += f"{row['osl_mean']:,.0f} out tokens, {_load(row, manifest)}"
     partial = " (interrupted: partial)" if row["partial"] else ""
-    run = f"{row['finished']:,} requests, {_duration(manifest['service_s'])} of service, "
+    run = f"{counted(row['finished'], 'request')}, {_duration(manifest['service_s'])} of service, "
     run += f"simulated in {simulated_s:.1f} s, seed {row['seed']}{partial}"
     return "\n".join(
         [
-            textwrap.fill(title, WIDTH, subsequent_indent="  "),
+            fill(title, rest="  "),
             labelled("plan", f"{replicas} x {_layout(row)}, {row['software']} ({how})"),
             labelled("traffic", traffic),
             labelled("run", run),
@@ -111,11 +106,11 @@ def _layout(row: Mapping[str, Any]) -> str:
 
 def _load(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     arrivals, sessions = manifest["inputs"]["workload"]["arrivals"], manifest["sessions"]
-    many = "" if sessions is None else f" in {sessions:,} sessions"
+    many = "" if sessions is None else f" in {counted(sessions, 'session')}"
     if arrivals["kind"] == "offline":
         return f"all at once{many}"
     if arrivals["kind"] == "closed":
-        return f"{row['concurrency']} clients in a closed loop{many}"
+        return f"{counted(row['concurrency'], 'client')} in a closed loop{many}"
     rate = f"{number(row['rate_asked_per_s'] or row['rate_per_s'])} requests/s{many}"
     if arrivals["kind"] == "trace":
         scale = arrivals["time_scale"]
@@ -161,7 +156,7 @@ def _limits(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         ]
         sampled = f"; 95 % sampling error: {', '.join(errors)}" if errors else ""
         text = f"SLO: {slo}{breaks}{sampled}"
-        lines.append(textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  "))
+        lines.append(fill(text, "  ", "  "))
     return "\n".join(lines)
 
 
@@ -196,7 +191,7 @@ def _latencies(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     kept = manifest["limits_kept"]
     label = f"At {number(row['requests_per_s'])} requests/s"
     if row["requests_per_s"] is None:
-        label = f"All {row['finished']:,} requests"
+        label = f"All {counted(row['finished'], 'request')}"
     heads = ("mean", "p50", "p90", "p99")
     lines = [label.ljust(26) + "".join(h.rjust(10) for h in heads) + "within SLO".rjust(14)]
     for name, title, scale in (
@@ -218,7 +213,7 @@ def _latencies(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         text += f", goodput {number(row['goodput_per_s'])} req/s"
     if row["prefix_hit_share"] is not None:
         text += f", {row['prefix_hit_share'] * 100:.0f} % of prompt tokens from the prefix cache"
-    lines.append(textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  "))
+    lines.append(fill(text, "  ", "  "))
     return "\n".join(lines)
 
 
@@ -392,7 +387,8 @@ def _cause(part: Mapping[str, Any]) -> str:
         kind = {"gemm": "GEMM", "expert": "experts"}.get(family.split("_")[0])
         kind = None if family == "expert_exchange" else kind
         return kind or {"attention_decode": "decode attention"}.get(family, FAMILY_WORDS[family])
-    return "what operators leave out" if part["key"].startswith(WHOLE) else str(part["key"])
+    words = part.get("words") or str(part["key"])  # files of before have none
+    return "what operators leave out" if words.startswith(WHOLE) else words
 
 
 def band_table(manifest: Mapping[str, Any]) -> str:
@@ -412,11 +408,4 @@ def band_table(manifest: Mapping[str, Any]) -> str:
 
 def grid(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as aligned columns, the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if i == 0 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return columns(rows)

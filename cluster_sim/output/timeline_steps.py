@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster_sim.errors import counted
 from cluster_sim.output.trace_events import (
     Event,
     FloatArray,
@@ -72,12 +73,8 @@ def step_name(decodes: int, prompts: int, tokens: int) -> str:
     """What a step is, in words."""
     if not tokens:
         return f"decode {decodes:,}" if decodes else "no requests"
-    text = f"prefill {_plural(prompts, 'prompt')}, {_plural(tokens, 'token')}"
-    return f"{text} + {_plural(decodes, 'decode')}" if decodes else text
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    text = f"prefill {counted(prompts, 'prompt')}, {counted(tokens, 'token')}"
+    return f"{text} + {counted(decodes, 'decode')}" if decodes else text
 
 
 def inside(at_s: FloatArray, windows: Windows) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cluster_sim.output.tables import WIDTH, grid, labelled, number
+from cluster_sim.errors import counted
+from cluster_sim.output.tables import grid, labelled, number
+from cluster_sim.output.wrapping import fill
 
 if TYPE_CHECKING:
     from cluster_sim.result import Result
@@ -55,13 +56,15 @@ def _head(row: Mapping[str, Any], manifest: Mapping[str, Any], simulated_s: floa
     title += f"{row['weights_dtype'].upper()}, {row['n_chips']:,} x {chip['title']} "
     title += f"({chip['memory']['capacity'] / 2**30:.0f} GiB)"
     plan = manifest["plan"]
-    words = f"{plan['name']}, {plan['schedule']}, {plan['micro_batches']} micro-batches a replica, "
+    words = f"{plan['name']}, {plan['schedule']}, "
+    words += f"{counted(plan['micro_batches'], 'micro-batch', 'micro-batches')} a replica, "
     words += row["software"]
-    batch = f"{workload['global_batch']:,} sequences of {workload['seq_len']:,} tokens a step"
+    batch = f"{counted(workload['global_batch'], 'sequence')} of "
+    batch += f"{counted(workload['seq_len'], 'token')} a step"
     task = {"pretrain": "pre-training", "sft": "fine-tuning", "lora": "LoRA"}[workload["task"]]
     return "\n".join(
         [
-            textwrap.fill(title, WIDTH, subsequent_indent="  "),
+            fill(title, rest="  "),
             labelled("plan", words),
             labelled("batch", f"{task}, {batch}, simulated in {simulated_s:.2f} s"),
         ]
@@ -82,7 +85,7 @@ def _figures(row: Mapping[str, Any]) -> str:
     band = f"  4 of 5 measured steps lie within {number(row['step_time_s_low'])} to "
     band += f"{number(row['step_time_s_high'])} s; MFU of the dense {row['weights_dtype'].upper()} "
     band += f"peak ({row['mfu_bf16'] * 100:.1f} % of BF16)"
-    return grid(rows) + "\n" + textwrap.fill(band, WIDTH, subsequent_indent="  ")
+    return grid(rows) + "\n" + fill(band, rest="  ")
 
 
 def _where(manifest: Mapping[str, Any]) -> str:
@@ -101,9 +104,7 @@ def _where(manifest: Mapping[str, Any]) -> str:
         for seconds, word in sorted(kernels, reverse=True)
         if seconds / total >= 0.005
     )
-    return (
-        grid(rows) + "\n" + textwrap.fill(f"  of compute: {words}", WIDTH, subsequent_indent="    ")
-    )
+    return grid(rows) + "\n" + fill(f"  of compute: {words}", rest="    ")
 
 
 def _run(run: Mapping[str, Any]) -> str:
@@ -131,12 +132,12 @@ def _run(run: Mapping[str, Any]) -> str:
     )
     drawn = "  low and high: draws of failures at this step time; days, chip-hours and dollars "
     drawn += "move with the step's own band besides"
-    lines = [grid(rows), textwrap.fill(drawn, WIDTH, subsequent_indent="    ")]
-    lines += [textwrap.fill(f"  paid: {words}", WIDTH, subsequent_indent="    ")]
+    lines = [grid(rows), fill(drawn, rest="    ")]
+    lines += [fill(f"  paid: {words}", rest="    ")]
     if run["failures"]:
         most = sorted(run["failures"].items(), key=lambda item: -item[1])[:5]
         failed = ", ".join(f"{name} {number(count)}" for name, count in most if count) or "none"
-        lines.append(textwrap.fill(f"  failures: {failed}", WIDTH, subsequent_indent="    "))
+        lines.append(fill(f"  failures: {failed}", rest="    "))
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ and one more if it was fitted elsewhere; software has one a constant; experts on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from cluster_sim.perf.collectives import usable_algorithms
@@ -77,12 +77,15 @@ FRONT_END = 0.35  # of TTFT beside it: client, API, tokenizer, queues; the same 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residual:
-    """What may be off together: equal keys name one and the same residual, in all runs."""
+    """What may be off together: equal keys name one and the same residual, in all runs; ``words``
+    say what it is on a page where the key does not.
+    """
 
     key: str
     sigma: float
     provenance: Provenance
     source: str
+    words: str = ""
 
 
 class Fitted(Protocol):
@@ -160,6 +163,7 @@ def whole_residuals(
         _residual(f"recipe {recipe}", LEFT_OUT * RECIPE**0.5, "measured", source),
         _residual(f"set-up {recipe} {setup}", LEFT_OUT * (1 - RECIPE) ** 0.5, "measured", source),
     ]
+    found = [replace(one, words="what operators leave out") for one in found]
     glue = machine.fits.glue.taken  # never like a curve of another dtype
     if glue is not None and glue.distance == "other":
         key = f"kernels and libraries of {machine.chip.vendor}"

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cluster_sim.errors import DoesNotFitError, SpecError
-from cluster_sim.machine.host import domain_devices
-from cluster_sim.perf.layout import Layout, Recipe, divisors, missing, recipe
-from cluster_sim.perf.memory import kv_cache
+from cluster_sim.perf.layout import Layout, Recipe, missing, recipe
+from cluster_sim.perf.refusal import precisions_instead, way_out
 from cluster_sim.serving.admission import Residents
 from cluster_sim.serving.candidate import Candidate, weigh
 from cluster_sim.serving.layouts import layouts
@@ -81,9 +80,9 @@ def resolve(machine: TopologyInput, job: WorkloadInput) -> Choice:
     if not rejected:
         raise SpecError(
             f"{machine.chip.name} cannot run {job.model.name}: {'; '.join(lacking)}; "
-            "choose --precision"
+            f"{precisions_instead(machine, job)}"
         )
-    raise DoesNotFitError(f"{rejected[0]} {_smallest_that_fits(machine, job)}")
+    raise DoesNotFitError(f"{rejected[0]} {way_out(machine, job, _recipes(machine, job))}")
 
 
 def _recipes(machine: TopologyInput, job: WorkloadInput) -> list[Recipe]:
@@ -191,29 +190,3 @@ def _choose(job: WorkloadInput, wanted: Recipe, candidates: tuple[Candidate, ...
     if not _merit(job, best)[0]:
         notes.append("no plan keeps the SLO in the closed form; the one with the lowest TPOT runs")
     return Choice(wanted, best.layout, best.replicas, candidates, tuple(notes))
-
-
-def _smallest_that_fits(machine: TopologyInput, job: WorkloadInput) -> str:
-    room = domain_devices(machine)
-    for wanted in _recipes(machine, job):
-        if missing(machine.chip, machine.fits, job.model, wanted):
-            continue
-        layouts = [Layout(tp) for tp in divisors(job.model.heads, room)]
-        if job.model.moe is not None:
-            layouts += _over_all(job, room)
-        for layout in sorted(layouts, key=lambda lay: lay.devices):
-            try:
-                kv_cache(machine.chip, job.model, job.software, layout, wanted)
-            except DoesNotFitError:
-                continue
-            named = f"tp={layout.tp}" if layout.attn_dp == 1 else f"attn_dp={layout.attn_dp}"
-            return f"Smallest plan that fits: {named} in {wanted.name}."
-    return f"No plan on {machine.topology.name} fits; take more or larger chips."
-
-
-def _over_all(job: WorkloadInput, room: int) -> list[Layout]:
-    """One attention group a device, experts spread over all of them."""
-    assert job.model.moe is not None
-    sizes = [d for d in divisors(job.model.moe.experts, room) if d > 1 and d & (d - 1) == 0]
-    wanted = job.workload.plan.ep
-    return [Layout(1, 1, size, size) for size in sizes if wanted in (None, size)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from cluster_sim.specs.registered import enter
+
 Router = Callable[[int, Sequence[int]], int]
 
 _MASK = (1 << 64) - 1
@@ -46,4 +48,5 @@ ROUTERS: dict[str, Router] = {
     "least_outstanding": least_outstanding,
     "power_of_two": power_of_two,
 }
-READS_LOAD = frozenset({"least_outstanding", "power_of_two"})
+enter("router", ROUTERS.keys())
+IGNORES_LOAD = frozenset({"round_robin"})  # all others, a user's too, see who is busy

@@ -3,7 +3,8 @@
 A scheduler is ``decide(view) -> Decision``. It is asked when something changed (arrival, finish,
 end of a prompt chunk, blocks short); its answer holds until the next change. It sees prompts and
 counters, never how long an answer will be. To add one, write such a function and enter it in
-``SCHEDULERS``; ``cluster_sim.testing.check_scheduler`` holds it to the contract.
+``SCHEDULERS``, whose names files may give; ``cluster_sim.testing.check_scheduler`` holds it to the
+contract.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
+
+from cluster_sim.specs.registered import enter
 
 SGLANG_MOST_RESERVED = 4096  # CLIP_MAX_NEW_TOKENS_ESTIMATION: longer answers are not reserved for
 
@@ -241,6 +244,7 @@ SCHEDULERS: dict[str, Scheduler] = {
     "sglang_mixed": sglang_mixed,
     "static": static,
 }
+enter("scheduler", SCHEDULERS.keys())
 
 
 def _evict_until_decodes_fit(view: View) -> tuple[int, int, int]:

@@ -35,7 +35,7 @@ from cluster_sim.serving.event_driven import (
 from cluster_sim.serving.records import Outcomes, Status, StepCounts, StepLog
 from cluster_sim.serving.replica import FastReplica
 from cluster_sim.serving.requests import Requests
-from cluster_sim.serving.router import READS_LOAD, ROUTERS
+from cluster_sim.serving.router import IGNORES_LOAD, ROUTERS
 from cluster_sim.serving.stepper import ReplicaSpec, StepByStepReplica
 from cluster_sim.serving.tape import Tape
 
@@ -191,7 +191,7 @@ class _Lazy:
         self.watch, self.live = watch, live
         self.env = Environment()
         self.route = ROUTERS[service.router]
-        self.reads_load = service.router in READS_LOAD
+        self.reads_load = service.router not in IGNORES_LOAD
         self.outstanding = [0] * len(replicas)
         self.due: list[tuple[float, int]] = []  # heap of (next instant, replica)
         self.due_s = [math.inf] * len(replicas)  # entries with another time are stale

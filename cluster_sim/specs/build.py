@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,7 +37,27 @@ def build(kind: type[Spec], data: dict[str, Any], source: Source, name: str = ""
         adapter: TypeAdapter[Spec] = _adapter(kind)  # type: ignore[arg-type]
         return adapter.validate_python(_prepare(data))
     except ValidationError as error:
-        raise SpecError([source.explain(kind, entry) for entry in error.errors()]) from None
+        entries = _without_unions(error.errors())
+        raise SpecError([source.explain(kind, entry) for entry in entries]) from None
+
+
+def _without_unions(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Problems by key: one that no member of a union takes is one problem, not one a member."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for entry in entries:
+        path = tuple(part for part in entry["loc"] if not _MEMBER.fullmatch(str(part)))
+        same = (path, entry["type"])
+        if same in found and path != entry["loc"] and entry["type"] == "literal_error":
+            expected = f"{found[same]['ctx']['expected']}, {entry['ctx']['expected']}"
+            found[same]["ctx"] = {"expected": expected}
+        elif same not in found or path == entry["loc"]:
+            key = same if same not in found else (*same, len(found))
+            found[key] = {**entry, "loc": path}
+    return list(found.values())
+
+
+# How pydantic marks the member of a union in the path of a problem.
+_MEMBER = re.compile(r"(?:literal|function-\w+|dict|tuple|list|constrained-\w+)\[.*\]")
 
 
 class Source:
@@ -47,9 +67,16 @@ class Source:
         self.shown, self.lines = shown, lines
         self.options: dict[str, str] = {}  # dotted key -> the option that set it
         self.renamed: dict[tuple[str | int, ...], str] = {}
+        self.moved: dict[str, tuple[str | int, ...]] = {}  # top key -> where the file has it
+
+    def move(self, place: tuple[str | int, ...], keys: Iterable[str]) -> None:
+        """Note that keys of the mapping stand at another place of the file."""
+        self.moved |= dict.fromkeys(keys, place)
 
     def problem(self, path: tuple[str | int, ...], text: str) -> str:
         """A text with the place it is about: the option that set the key, else file and line."""
+        if path and self._option(path) == ("", ""):
+            path = (*self.moved.get(str(path[0]), ()), *path)
         dotted = self.renamed.get(path) or _dotted(path)
         option, key = self._option(path)
         if option:

@@ -242,15 +242,17 @@ def load_collective_fits(
     """The constants of a chip, those of relatives where it has none.
 
     A file may name its own relative; without a file ``lender`` is the relative. Bandwidths of a
-    relative are scaled by the ratio of link rates and marked transferred. Raises SpecError when
-    there is neither file nor relative.
+    relative are scaled by the ratio of link rates and marked transferred; without a ``link`` of its
+    own they stay those of ranks with the relative's. Raises SpecError when there is neither file
+    nor relative.
     """
-    from cluster_sim.specs.load import load_spec
+    from cluster_sim.specs.build import Source, build
+    from cluster_sim.specs.load import read
 
     if chip in passed or len(passed) > MOST_RELATIVES:
         raise SpecError(f"{chip}: collectives borrow in a circle: {' > '.join((*passed, chip))}")
     try:
-        own = load_spec(FAMILY, chip, CollectiveFits)[1]
+        record, data, lines = read(FAMILY, chip)
     except UnknownNameError:
         if not lender:
             raise SpecError(
@@ -258,9 +260,14 @@ def load_collective_fits(
                 f"topologies/chips/fits/collectives/{chip}.yaml with 'borrows: h100_sxm'"
             ) from None
         return _lent(load_collective_fits(lender, "", (*passed, chip)), lender)
-    if not own.borrows:
+    lending = data.get("borrows")
+    relative = load_collective_fits(str(lending), "", (*passed, record.name)) if lending else None
+    filled = {"chip": record.name, **data}
+    if relative is not None and "link" not in data:
+        filled["link"] = f"{relative.link!r} B/s"
+    own = build(CollectiveFits, filled, Source(record.path, lines), record.name)
+    if relative is None:
         return own
-    relative = load_collective_fits(own.borrows, "", (*passed, chip))
     lent = _scaled(_lent(relative, own.borrows), own.link / relative.link)
     return replace(
         own,

@@ -146,6 +146,8 @@ def with_watts(
     power = scaled.pop("power", None)
     if power is not None and tdp_w is not None and lender_tdp_w is not None:
         scaled["power"] = _scaled(power, tdp_w / lender_tdp_w)
+        if scaled["power"].get("provenance") == "measured":
+            scaled["power"]["provenance"] = "transferred"
     return scaled
 
 

@@ -67,8 +67,8 @@ def _per_host(parts: list[str], text: str) -> int | None:
             found.append(_count(match[1], "chips per host", text))
         elif _NETWORK.fullmatch(part):
             raise SpecError(
-                f"'{text}': '{part}' would have no effect: networks between hosts are not "
-                "modelled, and replicas never cross a scale-up domain; leave it out"
+                f"'{text}': '{part}' would have no effect: the network between hosts is that of a "
+                "pod, a file with host, hosts and fabric such as h100_superpod; leave it out"
             )
         else:
             raise SpecError(f"'{text}': cannot read '{part}'; write {FORMS}")

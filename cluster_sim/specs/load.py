@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import copy
+import os
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
-from cluster_sim.errors import SpecError, UnknownNameError
+from cluster_sim.errors import SpecError, UnknownNameError, warn
 from cluster_sim.specs.build import Lines, Source, Spec, build, hint_at, short
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT, Chip, Fits
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT, Chip, Fits, KvDtype
+from cluster_sim.specs.effects import (
+    refuse_idle_economics,
+    refuse_idle_facts,
+    refuse_idle_keys,
+    refuse_idle_money,
+)
 from cluster_sim.specs.find import FOLDERS, FileRecord, find
 from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened, with_watts
 from cluster_sim.specs.inline import with_chip_facts
@@ -19,6 +26,7 @@ from cluster_sim.specs.pod import merge, with_chips, with_host
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.topology import Topology
 from cluster_sim.specs.workload import Economics, Workload
+from cluster_sim.units import parse_quantity
 
 ROOTS = ("topology", "chip", "workload", "plan", "engine", "economics")
 ENGINE_KEYS = (
@@ -54,6 +62,8 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
         build(Topology, data, source, record.name)  # raises, with all other problems
     chip_record, facts, chip_lines = read("chip", data["chip"])
     chip_source = Source(chip_record.path, chip_lines)
+    refuse_idle_facts([keys for keys, _ in parts["chip"]])
+    file_tdp = facts.get("tdp")
     apply_overrides(facts, parts, "chip", chip_source)
     chip = build(Chip, facts, chip_source, chip_record.name)
     if chip.scale_up is None and "scale_up" not in data:
@@ -63,21 +73,43 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
         )
     data = with_chips(data, chip, source.problem)
     topology = build(Topology, with_chip_facts(data, chip, facts), source, record.name)
-    fits, fits_records = load_fits(chip)
+    fits, fits_records = load_fits(chip, tdp_w=_watts(file_tdp))
     files = (record, *host_records, chip_record, *fits_records)
     return TopologyInput(topology=topology, chip=chip, fits=fits, files=files)
 
 
-def load_fits(chip: Chip, own: FileRecord | None = None) -> tuple[Fits, tuple[FileRecord, ...]]:
+def _watts(text: object) -> float | None:
+    """The watts of a text in file form; None for anything else."""
+    try:
+        return parse_quantity(text, "power")
+    except ValueError:
+        return None
+
+
+def load_fits(
+    chip: Chip, own: FileRecord | None = None, *, tdp_w: float | None = None
+) -> tuple[Fits, tuple[FileRecord, ...]]:
     """The curves of a chip, what it borrows from relatives included, and the files; from another
-    file of its own than the one of its name if given.
+    file of its own than the one of its name if given. ``tdp_w`` is the TDP that its own watts were
+    measured at if that is not the chip's: they go with it.
 
     Raises SpecError for an unknown relative, a circle, and a chain that is too long.
     """
     data, lender, records, source = _with_relatives(chip, (), own)
     if lender is not chip:
         data = with_watts(data, chip.tdp, lender.tdp)
+    elif tdp_w is not None and tdp_w != chip.tdp:
+        data = with_watts(data, chip.tdp, tdp_w)
     return build(Fits, data, source), records
+
+
+def load_own_fits(name: str) -> Fits:
+    """The curves of a file by path, or of a chip by name, what it borrows included: of the chip
+    that the file names, else of the one that the file is named after.
+    """
+    record, data, _ = read("fits", name)
+    chip = load_spec("chip", str(data.get("chip") or record.name), Chip)[1]
+    return load_fits(chip, record)[0]
 
 
 def _with_relatives(
@@ -94,7 +126,7 @@ def _with_relatives(
             "'borrows: h100_sxm'"
         ) from None
     source = Source(record.path, lines)
-    data = in_engine(data)
+    data = in_engine({"chip": chip.name, **data})
     if not data.get("borrows"):
         return _likened(data, {}, "other", source), chip, (record,), source
     chain = (*lenders, chip.name)
@@ -145,29 +177,71 @@ def load_workload(
         raise SpecError(f"{record.path}: is a workload of {data['kind']}, not of serving")
     for key, value in (replacements or {}).items():
         assign(data, key.split("."), value)
-        source.options[key] = f"--{key.rsplit('.', 1)[-1]}"
+        source.options[key] = _option_of(key, value)
     parts = split_overrides(overrides)
     for root, inside in (("workload", ()), ("plan", ("plan",)), ("engine", ("engine",))):
         apply_overrides(data, parts, root, source, inside)
+    _name_trace(data, source)
     workload = build(Workload, data, source, record.name)
     model_record, model = load_spec("model", workload.model, Model)
     software_record, software_data, software_lines = read("software", workload.software)
     software_source = Source(software_record.path, software_lines)
     software = build(Software, software_data, software_source, software_record.name)
-    return WorkloadInput(
+    job = WorkloadInput(
         workload=workload,
         model=model,
         software=apply_engine(software, software_data, workload),
         files=(record, model_record, software_record),
     )
+    refuse_idle_keys(source.options, job)
+    return job
 
 
-def load_economics(overrides: Sequence[str] = ()) -> Economics:
-    """Prices and power around the chips: defaults with ``economics.key=value`` applied."""
+def _option_of(key: str, value: Any) -> str:
+    """The option of the command line that sets a key."""
+    root, _, rest = key.partition(".")
+    if root == "slo":
+        return "--slo"
+    if key == "arrivals" and isinstance(value, dict):
+        own = {"open": "--rate", "closed": "--concurrency", "trace": "--trace"}
+        return own.get(str(value.get("kind")), key)
+    return f"--{(rest or root).replace('_', '-')}"
+
+
+def _name_trace(data: dict[str, Any], source: Source) -> None:
+    """Call the traffic after the file of its trace where whoever gives the trace gives no name."""
+    arrivals = data.get("arrivals")
+    if not isinstance(arrivals, dict) or arrivals.get("kind") != "trace":
+        return
+    trace = arrivals.get("trace")
+    given, named = bool({"arrivals", "arrivals.trace"} & set(source.options)), False
+    if not given:
+        given, named = ("arrivals", "trace") in source.lines, ("traffic",) in source.lines
+    named = named or "traffic" in source.options
+    if given and not named and isinstance(trace, str):
+        data["traffic"] = os.path.basename(os.path.normpath(trace))
+
+
+def load_economics(
+    overrides: Sequence[str] = (), machine: TopologyInput | None = None
+) -> Economics:
+    """Prices and power around the chips: defaults with ``economics.key=value`` applied. Raises
+    SpecError for keys that change nothing, as far as that can be told without the machine.
+    """
     data: dict[str, Any] = {}
     source = Source("--set economics", {})
     apply_overrides(data, split_overrides(overrides), "economics", source)
-    return build(Economics, data, source)
+    bare = data.get("electricity")
+    if isinstance(bare, int | float) and not isinstance(bare, bool):
+        data["electricity"] = f"{bare!r} USD/kWh"
+        option = "--set economics.electricity"
+        warn(f"{option}: write '{data['electricity']}'; the next version refuses bare numbers")
+    economics = build(Economics, data, source)
+    refuse_idle_economics(economics, source.options)
+    if machine is not None:
+        chip_keys = [keys for keys, _ in split_overrides(overrides)["chip"]]
+        refuse_idle_money(machine, economics, source.options, chip_keys)
+    return economics
 
 
 def load_spec(family: str, name: str, kind: type[Spec]) -> tuple[FileRecord, Spec]:
@@ -246,6 +320,9 @@ def apply_engine(software: Software, data: Mapping[str, Any], workload: Workload
             changed["memory"][key] = value
             source.renamed["memory", key] = name
         elif ours == "kv_dtype":
+            if value not in get_args(KvDtype):
+                words = ", ".join(get_args(KvDtype))
+                raise SpecError(f"engine.{name}: must be one of {words} (got {short(value)})")
             changed["kv_dtype"] = dict.fromkeys(BYTES_PER_ELEMENT, value)
         else:
             changed[ours] = value

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster_sim.errors import SpecError, nearest
+from cluster_sim.errors import SpecError, meant
 from cluster_sim.specs.build import Source, build
 from cluster_sim.specs.inputs import TrainingInput
 from cluster_sim.specs.load import apply_overrides, assign, load_spec, read, split_overrides
@@ -64,6 +64,22 @@ def load_training(
     )
 
 
+def check_training(name: str) -> TrainingInput:
+    """A training workload, with every preset of it checked as if it were asked for; raises
+    SpecError with the problems of all.
+    """
+    given = load_training(name)
+    problems: dict[str, None] = {}
+    for preset in given.workload.presets:
+        try:
+            load_training(name, preset=preset)
+        except SpecError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise SpecError(list(problems))
+    return given
+
+
 def _take(data: dict[str, Any], source: Source, name: str, preset: str) -> None:
     """Put a named plan, or one in short, in place of the file's own; a preset may change keys of
     the workload too.
@@ -77,14 +93,12 @@ def _take(data: dict[str, Any], source: Source, name: str, preset: str) -> None:
         data.update(chosen)
         if plan is not None:
             data["plan"] = plan
-        for key in (*chosen, *(["plan"] if plan is not None else [])):
-            source.options[key] = f"preset {preset}"
+        source.move(("presets", preset), presets[preset])
         return
     degrees = _short(preset)
     if degrees is None:
-        near = nearest(preset, presets)
         known = ", ".join(presets) or "none"
-        hint = f"; did you mean '{near[0]}'?" if near else f"; {name} has {known}"
+        hint = meant(preset, presets) or f"; {name} has {known}"
         raise SpecError(
             f"--plan {preset}: no preset of that name, and not a plan like {PLAN_FORM}{hint}"
         )

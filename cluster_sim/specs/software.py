@@ -12,12 +12,11 @@ from annotated_types import Ge, Gt, Le
 
 from cluster_sim.specs.chip import Dtype, KvDtype
 from cluster_sim.specs.constraints import PositiveFloat, PositiveInt, Text
+from cluster_sim.specs.registered import Registered
 from cluster_sim.units import Bytes, BytesOrZero, BytesPerSecond, SecondsOrZero
 
-SchedulerName = Literal[
-    "vllm_v1", "trtllm_no_evict", "trtllm_max_utilization", "sglang", "sglang_mixed", "static"
-]
-RouterName = Literal["round_robin", "least_outstanding", "power_of_two"]
+SchedulerName = Annotated[str, Registered("scheduler")]
+RouterName = Annotated[str, Registered("router")]
 Utilisation = Annotated[float, Gt(0), Le(1)]
 MOST_DRAFTS = 16  # a step; engines take fewer
 # Chance that a draft of DeepSeek-V3's own MTP layer is accepted if all before it were: 3.1 to 3.2

@@ -12,7 +12,17 @@ from annotated_types import Ge, Gt, Le
 from cluster_sim.specs.chip import Dtype
 from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
 from cluster_sim.specs.software import RouterName
-from cluster_sim.units import PerSecond, Seconds, SecondsOrZero, Share
+from cluster_sim.units import (
+    NamedShare,
+    NamedUsdPerHour,
+    NamedUsdPerKwMonth,
+    NamedYears,
+    PerSecond,
+    Seconds,
+    SecondsOrZero,
+    Share,
+    UsdPerKwh,
+)
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
@@ -315,13 +325,13 @@ class Economics:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     basis: Literal["rented", "owned"] = "rented"
-    usd_per_chip_hour: Annotated[float, Gt(0)] | None = None
-    electricity: Annotated[float, Ge(0)] = 0.091
+    usd_per_chip_hour: NamedUsdPerHour | None = None
+    electricity: UsdPerKwh = 0.091
     pue: Annotated[float, Ge(1)] = 1.2
-    life_years: PositiveFloat = 5.0
-    wacc: Annotated[float, Ge(0)] = 0.09
-    host_share: Annotated[float, Ge(0)] = 0.35
-    colocation_usd_per_kw_month: Annotated[float, Ge(0)] = 130.0
+    life_years: NamedYears = 5.0
+    wacc: NamedShare = 0.09
+    host_share: NamedShare = 0.35
+    colocation_usd_per_kw_month: NamedUsdPerKwMonth = 130.0
 
 
 __all__ = [

@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import NoReturn
 
-from cluster_sim.errors import DoesNotFitError, SpecError
+from cluster_sim.errors import DoesNotFitError, SpecError, counted
 from cluster_sim.perf.layout import Layout, check_layout, divisors
 from cluster_sim.perf.operators import gemm_curve
 from cluster_sim.perf.train_groups import Network, groups_of, network_of
 from cluster_sim.perf.train_kernels import curve_of, kernels_of
 from cluster_sim.perf.train_layer import Case
 from cluster_sim.perf.train_stage import cut_to
-from cluster_sim.specs.chip import Chip
+from cluster_sim.specs.chip import PEAK_OF, Chip
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.training import TrainingPlan, TrainingWorkload
@@ -119,7 +119,8 @@ def _parts(plan: TrainingPlan, schedule: str) -> int:
 def _check_scales(chip: Chip, dtype: str) -> None:
     """Products with a scale for every 32 elements came with FP4: Blackwell, CDNA4, Ascend 950."""
     if dtype == "mxfp8" and "fp4" not in chip.peak:
-        raise SpecError(f"{chip.name}: has no products in mxfp8; use fp8_block or fp8")
+        known = [name for name in ("fp8_block", "fp8", "bf16") if PEAK_OF[name] in chip.peak]
+        raise SpecError(f"{chip.name}: has no products in mxfp8; use {' or '.join(known)}")
 
 
 def _schedule(plan: TrainingPlan) -> str:
@@ -139,14 +140,14 @@ def _replicas(machine: TopologyInput, plan: TrainingPlan, devices: int) -> int:
         counts = " or ".join(str(n * model_parallel) for n in fits)
         raise DoesNotFitError(
             f"tp {plan.tp} x pp {plan.pp} x cp {plan.cp} = {model_parallel} does not divide the "
-            f"{devices} devices of {name}; use degrees that multiply to one of "
+            f"{counted(devices, 'device')} of {name}; use degrees that multiply to one of "
             f"{_nearest(model_parallel, _divisors(devices))}, or {counts} devices (--chips)."
         )
     dp = devices // model_parallel
     if plan.dp is not None and plan.dp != dp:
         raise DoesNotFitError(
             f"tp {plan.tp} x pp {plan.pp} x cp {plan.cp} x dp {plan.dp} = "
-            f"{model_parallel * plan.dp} devices, {name} has {devices}; use dp={dp}, "
+            f"{counted(model_parallel * plan.dp, 'device')}, {name} has {devices}; use dp={dp}, "
             f"or --chips {model_parallel * plan.dp // machine.chip.devices_per_chip}."
         )
     ranks = plan.cp * dp

@@ -25,9 +25,11 @@ def test_prints_a_row_a_size(runner: CliRunner) -> None:
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     assert lines[0].startswith("all_reduce on 64 ranks of h100_superpod, nccl: 8 domains")
-    assert lines[1].split()[:3] == ["size", "time", "us"]
-    assert [line.split()[0] for line in lines[2:6]] == ["1", "2", "4", "8"]
-    assert all("Ring    Simple" in line for line in lines[2:6])
+    head = next(number for number, line in enumerate(lines) if line.startswith("size"))
+    assert lines[head].split()[:3] == ["size", "time", "us"]
+    rows = lines[head + 1 : head + 5]
+    assert [line.split()[0] for line in rows] == ["1", "2", "4", "8"]
+    assert all("Ring    Simple" in line for line in rows)
 
 
 def test_csv_and_json_agree(runner: CliRunner) -> None:
@@ -167,7 +169,7 @@ def test_a_pod_grows_to_the_chips_asked_for(runner: CliRunner) -> None:
     line = "collective --topo h100_superpod --chips 2048 --bytes 1GiB..1GiB"
     result = runner.invoke(cli, line.split())
     assert result.exit_code == 0, result.output
-    assert "on 2048 ranks of h100_superpod" in result.output
+    assert "on 2,048 ranks of h100_superpod" in result.output
 
 
 def test_bytes_for_bits_are_noticed(runner: CliRunner) -> None:

@@ -38,7 +38,7 @@ def fail(runner: CliRunner, line: str) -> str:
 
 def test_an_inline_topology_runs_under_a_name_that_reads_back(runner: CliRunner) -> None:
     page = output(runner, f"run --topo '4 x H200-SXM' {TAIL}")
-    assert "--topo 4xh200_sxm " in page
+    assert "--topo '4 x H200-SXM' " in page
     (folder,) = Path("results").iterdir()
     assert folder.name.startswith("llama70b@4xh200_sxm-")
     assert "TPOT" in output(runner, "explain --topo 4xh200_sxm --workload llama70b")

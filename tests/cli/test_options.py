@@ -95,7 +95,11 @@ def test_a_duration_is_not_cut_by_the_number_of_requests_of_the_file(runner: Cli
         ("compare binary binary", "not a text file"),
         ("compare . .", "no summary.csv here or below"),
         ("compare bad.csv bad.csv", "bad.csv: no column"),
-        ("check binary", "cannot tell what kind of file"),
+        (
+            "check binary",
+            "nothing is named 'binary'. A file is given by its path: ./",
+        ),
+        ("check ./binary", "not a text file"),
         ("check", "Missing argument"),
         ("schema planet", "'planet' is not one of"),
         ("frobnicate", "No such command"),

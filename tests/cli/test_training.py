@@ -163,7 +163,8 @@ def test_profiles_are_listed_shown_and_checked(runner: CliRunner, name: str) -> 
 def test_schemas_of_training(runner: CliRunner) -> None:
     workload = json.loads(ok(runner, "schema workload").stdout)
     assert "TrainingWorkload" in workload["$defs"]
-    assert "step_factor" in json.loads(ok(runner, "schema training").stdout)["properties"]
+    training = json.loads(ok(runner, "schema training").stdout)["$defs"]["TrainingSoftware"]
+    assert "step_factor" in training["properties"]
 
 
 def test_explain(runner: CliRunner) -> None:
@@ -364,6 +365,8 @@ MISTAKES = [
     (f"{SMALL} --set engine.block_size=8", "--set engine: has no effect on training"),
     (f"{SMALL} --precision w4a16", "must be one of"),
     (f"{SMALL} --precision mxfp8", "h100_sxm: has no products in mxfp8; use fp8_block or fp8"),
+    (f"{SMALL} --precision mxfp8", "this plan runs with --precision fp8 or fp8_block."),
+    ("run --topo h800_pod --workload deepseek_v3_train", "alone, --plan bridge_h100 or deepseek_h"),
     (f"{SMALL} --chips 16", "h100_nvl8 has 8 chips"),
     ("run --topo tpu_v5p_pod --workload llama3_8b_train --chips 8", "tpu_v5p"),
 ]

@@ -10,7 +10,7 @@ from cluster_sim.errors import ClusterSimError
 from cluster_sim.machine.host import domain_devices, replicas_in
 from cluster_sim.specs.find import find, names
 from cluster_sim.specs.load import load_topology
-from cluster_sim.specs.schema import json_schema
+from cluster_sim.specs.schema import forms, json_schema
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_an_inline_text_is_a_topology(
         ("16 x h100_sxm, 0 per host", "chips per host must be a whole number"),
         ("16 x h100_sxm, 8 per host, 4 per host", "given twice"),
         ("16 x h100_sxm, 8 per rack", "cannot read '8 per rack'"),
-        ("16 x h100_sxm, 8 per host, ib400", "'ib400' would have no effect: networks between"),
+        ("16 x h100_sxm, 8 per host, ib400", "'ib400' would have no effect: the network between"),
         ("16 x h100_sxm, roce400", "'roce400' would have no effect"),
         ("17 x tpu_v6e", "no block of a torus of 16 x 16 has 17 chips"),
     ],
@@ -131,7 +131,9 @@ def test_replicas_never_cross_domains(text: str, devices: int, tp: int, replicas
 
 
 def test_the_schema_lets_a_topology_take_its_links_from_the_chip() -> None:
-    assert set(json_schema("topology")["required"]) == {"title", "sources"}
+    assert set(forms(json_schema("topology"))[0]["required"]) == {
+        *("title", "sources", "chip", "chips")
+    }
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
     if row["rejected"]:
         behind = facts.run.outcomes.status.count(Status.REJECTED_SESSION)
         notes.append(
-            f"{counted(row['rejected'] - behind, 'request')} rejected: longer than the context or the KV cache"
-            + (f"; {behind} more behind them in their sessions" if behind else "")
+            f"{counted(row['rejected'] - behind, 'request')} rejected: longer than the context or "
+            "the KV cache" + (f"; {behind} more behind them in their sessions" if behind else "")
         )
     if facts.others:
         notes.append(

@@ -16,7 +16,7 @@ from cluster_sim.serving.prefix_cache import PrefixCache
 from cluster_sim.serving.records import Status
 from cluster_sim.serving.requests import Requests, prefixes_of_runs
 from cluster_sim.serving.service import serve
-from cluster_sim.simulation import make_requests, simulate
+from cluster_sim.simulation import read_requests, simulate
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_workload
 from cluster_sim.specs.workload import Lengths, Slo
@@ -82,7 +82,7 @@ def test_a_cache_that_is_off_is_no_cache(h200: TopologyInput, tmp_path: Path) ->
     off = written(tmp_path, lines(SHORT, PREFIX, SESSIONS) + "\nengine: {prefix_cache: false}\n")
     job = load_workload(off)
     size = job.software.memory.block_tokens
-    requests = make_requests(job.workload, block_tokens=size)
+    requests = draw_requests(job.workload, 100, seed=0, block_tokens=size)
     assert requests.prefixes is not None
     result = simulate(h200, job)
     assert result.summary["prefix_hit_share"] is None
@@ -144,7 +144,9 @@ def test_twice_as_fast_halves_every_gap_exactly(tmp_path: Path) -> None:
     def replayed(scale: float) -> Requests:
         arrivals = f"{{kind: trace, trace: {tmp_path}/trace.csv, time_scale: {scale}}}"
         path = written(tmp_path, "", arrivals)
-        return make_requests(load_workload(path, ["workload.requests=~"]).workload)
+        requests = read_requests(load_workload(path, ["workload.requests=auto"]))
+        assert requests is not None
+        return requests
 
     slow, fast = replayed(1), replayed(2)
     assert (fast.arrival_s * 2 == slow.arrival_s).all()
@@ -190,8 +192,7 @@ def test_the_plan_of_a_mix_does_not_depend_on_the_seed() -> None:
     shapes = set()
     for seed in (0, 1):
         job = load_workload("mixed", [f"workload.seed={seed}"])
-        requests = make_requests(job.workload, block_tokens=16)
-        shapes.add(planned(job, requests, block_tokens=16).workload.shape)
+        shapes.add(planned(job, None, block_tokens=16).workload.shape)
     assert len(shapes) == 1
 
 
@@ -208,7 +209,7 @@ def test_priorities_serve_the_urgent_first() -> None:
         waits = []
         for given in (None, priority):
             timed = dataclasses.replace(plain, priority=given)
-            waits.append(latencies(serve(service, timed), timed, open_loop=False).ttft_s)
+            waits.append(latencies(serve(service, timed), timed).ttft_s)
         if (priority == 0).any() and (priority == 1).any():
             urgent.append(np.nanmean((waits[1] - waits[0])[priority == 0]))
             patient.append(np.nanmean((waits[1] - waits[0])[priority == 1]))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cluster_sim.output.tables import WIDTH, grid, labelled, number
+from cluster_sim.output.tables import grid, labelled, number
+from cluster_sim.output.wrapping import WIDTH
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,6 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
     *["chip_usd_per_h", "usd_per_m_output_tokens", "usd_per_m_total_tokens", "usd_per_step"],
     *["power_w", "j_per_output_token"],
     *(f"{name}_{end}" for name in (*HEADLINES, STEP_HEADLINE) for end in ("low", "high")),
-    *["prov_measured", "prov_transferred", "prov_datasheet", "prov_assumed"],
+    *["prov_measured", "prov_transferred", "prov_extrapolated", "prov_datasheet", "prov_assumed"],
     *["schema", "version", "config_hash"],
 )

@@ -83,7 +83,7 @@ def summarise_run(
     return row, table, _manifest(facts, ledger, limits, seen, row) | {"bands": in_manifest(found)}
 
 
-_PROVENANCE = ("measured", "transferred", "datasheet", "assumed")
+_PROVENANCE = ("measured", "transferred", "extrapolated", "datasheet", "assumed")
 
 
 def _identity(facts: Facts) -> dict[str, Any]:

@@ -290,6 +290,7 @@ def _trust(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     words = {
         "measured": "from measured kernels",
         "transferred": "transferred from a relative",
+        "extrapolated": "extrapolated",
         "datasheet": "datasheet",
         "assumed": "assumed",
     }

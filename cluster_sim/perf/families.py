@@ -13,6 +13,7 @@ from cluster_sim.perf.collectives import (
     all_reduce,
     all_reduce_provenance,
     exchange,
+    group_provenance,
     handoff_s,
 )
 from cluster_sim.perf.drafts import one_mtp_layer, with_passes
@@ -365,7 +366,7 @@ def _exchange_family(case: _Case, counts: FloatArray) -> Family:
     shared = model.moe.layers * (dispatch + combine)
     shared[0] = 0.0
     use = Family("expert_exchange", "", shared_s=model.moe.layers * (out + back))
-    provenance = weakest(curve.provenance for curve in fits.all_to_all.values())
+    provenance = group_provenance(fits.all_to_all.values(), ranks)
     return Family("expert_exchange", provenance, shared_s=shared, use=use)
 
 

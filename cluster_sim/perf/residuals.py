@@ -7,14 +7,15 @@ and one more if it was fitted elsewhere; software has one a constant; experts on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cluster_sim.perf.collectives import usable_algorithms
+from cluster_sim.perf.collectives import farthest, usable_algorithms
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.operators import attention_curves, gemm_curve, mla_curves, weakest
-from cluster_sim.specs.chip import Distance, FitError, Provenance, Taken
+from cluster_sim.specs.chip import CollectiveCurve, Distance, FitError, Provenance, Taken
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
@@ -144,7 +145,11 @@ def step_residuals(
         experts: Fitted = machine.fits.moe[recipe.experts]  # type: ignore[index]
         parts = (*of_curve("moe", recipe.experts, experts, chip), loads)
         found["expert_math"] = found["expert_weights"] = parts
-        found["expert_exchange"] = _of_weakest("all_to_all", machine.fits.all_to_all, chip)
+        exchanges, ranks = machine.fits.all_to_all, layout.stage_devices
+        found["expert_exchange"] = (
+            *_of_weakest("all_to_all", exchanges, chip),
+            *_distance("expert exchange", exchanges, chip, ranks),
+        )
     return found
 
 
@@ -216,6 +221,18 @@ def fit_sigma(median: float, p90: float) -> float:
     return max(median / MEDIAN, p90 / P90)
 
 
+def collective_sigma(provenance: str, far: float, section: str = "all_reduce") -> float:
+    """Sigma of one collective by the provenance of its constants and what distance adds.
+
+    Model: the error of fits that state none; constants of another chip or assumed ones besides, as
+    streams have it; distance from the timings as in ``reach``; independent of each other.
+    """
+    taken: dict[str, Distance] = {"transferred": "generation", "assumed": "other"}
+    own = fit_sigma(*UNSTATED[section])
+    other = TRANSFER["stream"][taken[provenance]] if provenance in taken else 0.0
+    return math.sqrt(own**2 + other**2 + far**2)
+
+
 def _all_reduce(machine: TopologyInput, software: Software, layout: Layout) -> tuple[Residual, ...]:
     if layout.tp == 1:
         return ()
@@ -224,8 +241,20 @@ def _all_reduce(machine: TopologyInput, software: Software, layout: Layout) -> t
     engine = f"all-reduce in {software.name}"
     return (
         *_of_weakest("all_reduce", curves, machine.chip.name),
+        *_distance("all-reduce", curves, machine.chip.name, layout.tp),
         _residual(engine, IN_SITU, "assumed", software.in_situ.source),
     )
+
+
+def _distance(
+    what: str, curves: Mapping[Any, CollectiveCurve], chip: str, ranks: int
+) -> tuple[Residual, ...]:
+    """What the distance of a group from the ranks that were timed adds; see ``reach``."""
+    sigma = farthest(curves.values(), ranks)
+    if not sigma:
+        return ()
+    key = f"{what} on {ranks} ranks of {chip}"
+    return (_residual(key, sigma, "extrapolated", "doublings beyond the ranks that were timed"),)
 
 
 def _of_weakest(section: str, curves: Mapping[Any, Fitted], chip: str) -> tuple[Residual, ...]:

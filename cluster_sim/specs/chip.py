@@ -10,6 +10,7 @@ from annotated_types import Ge, Le
 
 from cluster_sim.specs.constraints import Fraction, PositiveInt, Text
 from cluster_sim.specs.fabric import Board
+from cluster_sim.specs.seen import Seen
 from cluster_sim.specs.topology import ScaleUp
 from cluster_sim.units import (
     Bytes,
@@ -27,7 +28,8 @@ from cluster_sim.units import (
 PeakDtype = Literal["bf16", "fp8", "int8", "fp6", "fp4"]
 Dtype = Literal["bf16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4a16"]
 KvDtype = Literal["bf16", "fp8", "int8"]
-Provenance = Literal["measured", "transferred", "datasheet", "assumed"]
+# extrapolated: used at ranks, sizes or with software that were not timed
+Provenance = Literal["measured", "transferred", "extrapolated", "datasheet", "assumed"]
 Distance = Literal["architecture", "generation", "other"]  # of a curve from where it was fitted
 Status = Literal["shipping", "announced", "roadmap", "rumoured"]
 # Scales counted: nvfp4 one byte per 16 elements, mxfp4 one per 32, w4a16 two per 128.
@@ -300,13 +302,14 @@ class StreamCurve:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectiveCurve:
     """``latency + latency_per_peer x (n - 2) + bytes on the busiest link / (link bandwidth x
-    efficiency)``.
+    efficiency)``; ``measured``: where its timings are.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     latency: Seconds
     latency_per_peer: SecondsOrZero
     efficiency: Fraction
+    measured: tuple[Seen, ...] = ()
     provenance: Provenance
     fit: FitError | None = None
     taken: Taken | None = None

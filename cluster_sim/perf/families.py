@@ -380,11 +380,13 @@ def _handoff_family(case: _Case) -> Family:
 
 
 def _host_family(case: _Case) -> Family:
-    """CPU time that delays the next step: per step and per sequence."""
+    """CPU time that delays the next step: per step and per sequence; assumed on chips of a vendor
+    that it was not fitted on.
+    """
     host = case.software.host
     sequences = host.per_step + case.sequences * host.per_sequence
     sequences[0] = 0.0
-    return Family("host", "measured", sequences_s=sequences)
+    return Family("host", host.on(case.machine.chip.vendor), sequences_s=sequences)
 
 
 def _swap_family(case: _Case) -> Family:

@@ -214,7 +214,8 @@ class Plan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """A serving workload; ``precision`` auto takes what the model ships in if the chip runs it,
-    else the first of fp8, int8, bf16 that the chip has and that fits.
+    else the first of fp8, int8, bf16 that the chip has and that fits. ``software`` auto takes the
+    engine that is usual on the chip.
 
     Traffic is ``isl`` and ``osl`` with ``prefix`` and ``sessions``, or a mix of ``classes``.
     """
@@ -224,7 +225,7 @@ class Workload:
     title: Text
     kind: Literal["serving"] = "serving"
     model: Text
-    software: Text = "trtllm"
+    software: Text = "auto"
     precision: Literal["auto"] | Dtype = "auto"
     traffic: Text
     isl: Lengths | None = None

@@ -18,6 +18,7 @@ from cluster_sim.perf.collectives import (
 )
 from cluster_sim.perf.drafts import one_mtp_layer, with_passes
 from cluster_sim.perf.experts import expert_time
+from cluster_sim.perf.kernel_software import from_others
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.operators import (
     WEIGHT_ONLY,
@@ -27,6 +28,7 @@ from cluster_sim.perf.operators import (
     gemm_s,
     weakest,
 )
+from cluster_sim.perf.reach import word_of
 from cluster_sim.perf.transformer import (
     ACTIVATION_BYTES,
     Gemm,
@@ -168,7 +170,17 @@ def operator_families(
     if layout.pp > 1:
         families.append(_handoff_family(case))
     families += [_host_family(case), _swap_family(case)]
+    families = _of_other_software(case, families)
     return tuple(_drafting(case, families)) if software.draft_tokens else tuple(families)
+
+
+def _of_other_software(case: _Case, families: list[Family]) -> list[Family]:
+    """The families with those of kernels that were timed in another framework extrapolated."""
+    far = from_others(case.machine, case.model, case.recipe, case.software.framework)
+    return [
+        replace(family, provenance=word_of(family.provenance, float(family.name in far)))
+        for family in families
+    ]
 
 
 def _drafting(case: _Case, families: list[Family]) -> list[Family]:

@@ -174,7 +174,8 @@ class Chip:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitError:
     """How far a curve is from timings of shapes that its fit did not see: median and 90th
-    percentile of the absolute error over all ``points``, and of when the timings are.
+    percentile of the absolute error over all ``points``, of when the timings are, and the framework
+    whose kernels were timed.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -182,6 +183,7 @@ class FitError:
     median: Percent
     p90: Percent
     date: str = ""
+    framework: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from cluster_sim.perf.collective_shape import Shape
 from cluster_sim.perf.collective_time import collective
 from cluster_sim.perf.collectives import all_reduce, all_reduce_provenance
+from cluster_sim.perf.families import operator_families
+from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.nccl_beyond import timed_ranks
 from cluster_sim.perf.reach import reach_sigma
+from cluster_sim.perf.residuals import step_residuals
 from cluster_sim.specs.collective_fits import CollectiveFits, load_collective_fits
-from cluster_sim.specs.load import load_topology
+from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.specs.seen import Seen
 from cluster_sim.studies.validate_collectives import constants
 
@@ -169,6 +172,38 @@ def test_engines_all_reduce_beyond_the_timings() -> None:
     assert (np.diff(times[-1]) >= 0).all()
     assert all_reduce_provenance(machine, algorithms, 4) == "measured"
     assert all_reduce_provenance(machine, algorithms, 72) == "extrapolated"
+
+
+@pytest.mark.parametrize(("software", "word"), [("trtllm", "measured"), ("vllm", "extrapolated")])
+def test_kernels_of_other_software_are_extrapolated(software: str, word: str) -> None:
+    """Curves of an H200 were timed in TensorRT-LLM: vLLM brings other kernels, and a wider band."""
+    machine = load_topology("h200_nvl8")
+    job = load_workload("llama70b", [f"workload.software={software}"]).on(machine.chip)
+    layout, dtypes = Layout(tp=8, pp=1), Recipe("fp8", "fp8", "fp8", "fp8", "fp8")
+    parts = (machine, job.model, job.software, layout, dtypes)
+    words = {family.name: family.provenance for family in operator_families(*parts)}
+    kernels = ("gemm_math", "gemm_weights", "attention_prefill", "attention_decode")
+    assert {words[name] for name in kernels} == {word}
+    found = step_residuals(*parts)
+    for name in kernels:
+        extra = [part for part in found[name] if "timed in others" in part.key]
+        assert bool(extra) == (word == "extrapolated")
+    assert not [part for part in found["host"] if "timed in others" in part.key]
+
+
+def test_tensor_parallelism_beyond_the_timings_widens_the_band() -> None:
+    """The residual of an all-reduce grows with the doublings of its ranks, and says why."""
+    machine = load_topology("gb200_nvl72")
+    job = load_workload("llama70b").on(machine.chip)
+    dtypes = Recipe("fp8", "fp8", "fp8", "fp8", "fp8")
+    sigma = []
+    for tp in (4, 8, 16, 32, 64):
+        layout = Layout(tp=tp, pp=1)
+        parts = step_residuals(machine, job.model, job.software, layout, dtypes)["all_reduce"]
+        far = [part for part in parts if part.provenance == "extrapolated"]
+        sigma.append(sum(part.sigma for part in far))
+    assert sigma[0] == 0
+    assert all(low < high for low, high in zip(sigma, sigma[1:], strict=False))
 
 
 def test_every_measured_constant_says_on_what() -> None:

@@ -129,8 +129,9 @@ def _run(run: Mapping[str, Any]) -> str:
         for owner, hours in ledger.items()
         if hours / paid >= SMALL
     )
-    drawn = "  low and high: draws of failures at this step time; days, chip-hours and dollars "
-    drawn += "move with the step's own band besides"
+    drawn = "  low and high, 8 in 10 chance: the step's own band "
+    drawn += f"({run['step_sigma'] * 100:.0f} % to one sigma, the same all along) and "
+    drawn += f"{run['replications']} draws of failures together"
     lines = [grid(rows), textwrap.fill(drawn, WIDTH, subsequent_indent="    ")]
     lines += [textwrap.fill(f"  paid: {words}", WIDTH, subsequent_indent="    ")]
     if run["failures"]:

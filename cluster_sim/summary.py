@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS
 from cluster_sim.economics import (
-    chip_usd_per_hour,
+    machine_usd_per_hour,
     usd_per_million_tokens,
     wall_power_w,
 )
@@ -241,7 +241,6 @@ def _money_and_energy(
 ) -> dict[str, Any]:
     """Cost of all chips of the topology and power at the wall, over the run."""
     machine, topology = facts.machine, facts.machine.topology
-    usd_per_h = chip_usd_per_hour(machine.chip, facts.economics)
     busy = {name: ledger.share(name) for name in ledger.families_s}
     used_w = chip_power_w(
         machine, {**busy, **{name: ledger.share(name) for name in ("bubble", "idle", "lost")}}
@@ -251,6 +250,7 @@ def _money_and_energy(
         idle_chips = topology.chips - facts.chips_used
         chips_w = facts.chips_used * used_w + idle_chips * idle_w
         power_w = wall_power_w(chips_w, topology.host_power, facts.economics)
+    usd_per_h = machine_usd_per_hour(machine, facts.economics, power_w)
     output, total = row["output_tokens_per_s"], row["total_tokens_per_s"]
     return {
         "chip_usd_per_h": usd_per_h,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from cluster_sim.economics import chip_usd_per_hour
+from cluster_sim.economics import machine_usd_per_hour
 from cluster_sim.errors import SpecError
 from cluster_sim.perf.counts import parameters
 from cluster_sim.result import Result
@@ -58,7 +58,7 @@ def whole_run(
         replicas=facts.job.dp,
         parameters=float(parameters(facts.job.case.model)),
         idle_w_per_host=_idle_w(facts, per_host),
-        usd_per_chip_hour=chip_usd_per_hour(facts.machine.chip, facts.economics),
+        usd_per_chip_hour=machine_usd_per_hour(facts.machine, facts.economics, power_w(facts)),
     )
     run = simulate_campaign(
         campaign,

@@ -6,7 +6,7 @@ import dataclasses
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from cluster_sim.economics import chip_usd_per_hour, how_to_price
+from cluster_sim.economics import how_to_price, machine_usd_per_hour
 from cluster_sim.output.tables import FAMILY_WORDS, WIDTH, grid, number
 from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
@@ -148,7 +148,7 @@ def _sources(price: StepPrice, residuals: Mapping[str, Sequence[Residual]]) -> s
 
 
 def _money(machine: TopologyInput, economics: Economics) -> str:
-    usd = chip_usd_per_hour(machine.chip, economics)
+    usd = machine_usd_per_hour(machine, economics, None)
     if usd is None:
         money = how_to_price(machine.chip, economics)
     else:
@@ -156,6 +156,8 @@ def _money(machine: TopologyInput, economics: Economics) -> str:
         given = economics.usd_per_chip_hour is not None
         basis = "as given" if given else f"{economics.basis}; {source}"
         money = f"${usd:.2f} per chip-hour ({basis})"
+        if economics.basis == "owned" and not given:
+            money += "; with electricity for all that is provisioned, in a run for what it draws"
     return "\n".join(
         (
             "Money and energy",

@@ -302,7 +302,8 @@ class Workload:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Economics:
     """Money and energy around the chips. Owned: capital recovery over ``life`` at ``wacc`` plus
-    power and space.
+    space for the provisioned power and electricity for the power that is drawn. ``host_share``: of
+    the chip's price, and of its power where that of the host is not known.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT

@@ -22,7 +22,7 @@ TRANSFERRED_SIGMA = 0.12
 ASSUMED_SIGMA = 0.25  # where it is assumed: twice that. Source: assumed
 Z80 = 1.2816  # of a normal: four fifths lie within
 TOLD = 0.005  # of a step: what distance has to add before a note says so
-COLLECTIVES = ("tp", "cp", "ep", "dp")  # parts of a step, and owners of what of them shows
+COLLECTIVES = ("tp", "cp", "ep", "dp", "pp")  # parts of a step, and owners of what of them shows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +98,11 @@ def _provenance(job: Job, step: Step) -> dict[str, float]:
             found[timing.provenance if timing is not None else "assumed"] += spent
         else:
             found["assumed"] += spent
+    for part in COLLECTIVES:  # what runs beside kernels: as much as shows
+        if part not in step.parts:
+            timing = _timing(job, part)
+            word = timing.provenance if timing is not None else "assumed"
+            found[word] += step.owners.get(part, 0.0)
     rest = max(0.0, step.seconds - sum(found.values()))
     found[kernels] += rest  # bubbles and waits last as long as what they wait for
     total = math.fsum(found.values())
@@ -126,4 +131,7 @@ def _groups(job: Job, part: str) -> tuple[Shape, ...]:
     groups = job.case.groups
     sharded = (groups.sharded, groups.outer, groups.expert_sharded, groups.expert_outer)
     of_experts = (groups.ep, groups.etp)
+    if part == "pp":
+        network = job.case.network
+        return network.shape(2, 1), network.shape(2, network.domain)
     return {"tp": (groups.tp,), "cp": (groups.cp,), "ep": of_experts, "dp": sharded}[part]

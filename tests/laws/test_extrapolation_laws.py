@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,10 @@ from cluster_sim.perf.reach import reach_sigma
 from cluster_sim.perf.residuals import step_residuals
 from cluster_sim.specs.collective_fits import CollectiveFits, load_collective_fits
 from cluster_sim.specs.load import load_topology, load_workload
+from cluster_sim.specs.load_training import load_training
 from cluster_sim.specs.seen import Seen
 from cluster_sim.studies.validate_collectives import constants
+from cluster_sim.train import train
 
 SIZES = 2.0 ** np.arange(9, 35, 0.5)
 WITHIN = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
@@ -224,3 +227,23 @@ def test_every_measured_constant_says_on_what() -> None:
 
     for chip in chips:
         check(load_collective_fits(chip), chip)
+
+
+def test_training_beyond_the_timings_says_so() -> None:
+    """Gradients of ever more replicas: from the ranks that rings were timed on (1,024 on 128 hosts)
+    their share is extrapolated, and the band of the step widens with every doubling.
+    """
+    widths = []
+    for chips in (512, 2048, 8192):
+        machine = load_topology("h100_superpod", [f"topology.chips={chips}"])
+        plan = ["workload.plan.tp=1", "workload.plan.pp=1", "workload.plan.cp=1"]
+        given = load_training("llama3_8b_train", plan, {"global_batch": chips, "seq_len": 2048})
+        _, facts = train(machine, given)
+        trust = facts.trust
+        assert sum(trust.provenance.values()) == pytest.approx(1)
+        assert trust.sigma**2 == pytest.approx(sum(effect**2 for _, effect in trust.parts))
+        assert trust.provenance["extrapolated"] > 0  # of gradients of 32 GB too
+        share = facts.step.owners["dp"] / facts.step.seconds
+        far = [effect for key, effect in trust.parts if key.startswith("dp collectives")]
+        widths.append(sum(far) / share)
+    assert [more - less for less, more in pairwise(widths)] == pytest.approx([0.1, 0.2])

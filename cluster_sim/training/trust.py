@@ -56,6 +56,9 @@ def trust_of(job: Job, step: Step) -> Trust:
             f"no training run of {job.machine.chip.title} was measured: its sustained rate is "
             f"{rate.provenance}"
         )
+    borrowed = job.case.kernels.software.stands_in(job.machine.chip.vendor)
+    if borrowed is not None:
+        notes.append(borrowed)
     parts = list(_parts(job, sigma))
     for part in COLLECTIVES:
         timing, share = _timing(job, part), step.owners.get(part, 0.0) / seconds

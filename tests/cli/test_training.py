@@ -420,3 +420,11 @@ def test_a_file_of_ones_own(runner: CliRunner) -> None:
     assert "mine.yaml:6: plan.tpp: unknown key; did you mean 'tp'?" in str(
         invoke(runner, "run --topo h100_nvl8 --workload ./mine.yaml").exception
     )
+
+
+def test_the_page_says_whose_constants_stand_in(runner: CliRunner) -> None:
+    line = "run --topo ascend_910b_pod --chips 64 --workload llama3_8b_train --precision bf16"
+    told = " ".join(ok(runner, line).stdout.split())
+    assert "on chips of Huawei was measured: its constants, fitted on chips of NVIDIA," in told
+    own = line.replace("ascend_910b_pod", "h100_superpod")
+    assert "stand in" not in ok(runner, own).stdout

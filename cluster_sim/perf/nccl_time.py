@@ -33,7 +33,7 @@ from cluster_sim.specs.collective_fits import (
     Nccl,
     Small,
 )
-from cluster_sim.specs.seen import Seen
+from cluster_sim.specs.seen import Seen, most_ranks
 
 RING_SIMPLE: Choice = ("Ring", "Simple")
 HIERARCHICAL = ("Tree", "NVLS", "NVLSTree", "CollNetDirect", "CollNetChain")
@@ -97,9 +97,12 @@ def _point_to_point(
         seconds = line.latency + message / (line.bandwidth * speed)
         return _priced(seconds, *named, line.provenance, _far(line.measured, pair, message))
     inside, direct = fits.nccl.exchange, hosts.exchange
+    latency = max(direct.latency, inside.latency + inside.per_peer * (shape.per_domain - 1))
+    timed = most_ranks(direct.measured) or n
+    latency += inside.per_peer * max(0, n - timed)  # to post each further message
     out = message * (1 - shape.per_domain / n) / (direct.nic_bandwidth * speed)
     own = message * ((shape.per_domain - 1) / n) / (inside.bandwidth * _speed(fits, shape))
-    over_nics = direct.latency + out + np.sqrt(out * direct.fill)
+    over_nics = latency + out + np.sqrt(out * direct.fill)
     far = _far(direct.measured, shape, message)
     return _priced(np.maximum(over_nics, own), *named, direct.provenance, far)
 
@@ -166,7 +169,7 @@ def _beyond(
     small = _small_s(domain.small, fits, shape, operation, message)
     large, _ = _large_s(domain, fits, shape, operation, message)
     ring = np.minimum(small, large)
-    rest = [choice for choice in choices if choice[1] != "Simple"]
+    rest = [choice for choice in choices if choice[0] == "Ring" and choice[1] != "Simple"]
     named = [
         choice if short else RING_SIMPLE
         for choice, short in zip(
@@ -222,7 +225,8 @@ def _over_hosts(
     the algorithm and protocol of each way.
 
     Left free, two domains and fabrics that reduce use the hierarchy, and rings LL128 or Simple: the
-    tuner's latencies of NICs, on which short rings live, are too low for measured networks.
+    tuner's latencies of NICs, on which short rings live, are too low for measured networks. No less
+    time than in one of the domains alone, whose ranks move nearly as many bytes.
     """
     hosts = _hosts(fits, shape)
     ways: list[tuple[list[Choice], FloatArray, str, FloatArray]] = []
@@ -249,15 +253,25 @@ def _over_hosts(
     seconds = np.stack([way[1] for way in ways]).min(axis=0)
     best = [ways[way][0][place] for place, way in enumerate(winner)]
     far = np.array([ways[way][3][place] for place, way in enumerate(winner)])
+    if free:
+        seconds = np.maximum(seconds, _one_domain_s(fits, shape, operation, message))
     return _priced(seconds, *_split(best), weakest(ways[way][2] for way in set(winner)), far)
+
+
+def _one_domain_s(
+    fits: CollectiveFits, shape: Shape, operation: str, message: FloatArray
+) -> FloatArray:
+    """Seconds of the same message in one of several domains."""
+    if shape.per_domain == 1:
+        return np.zeros_like(message)
+    one = replace(shape, ranks=shape.per_domain, domains=1, hosts=1, in_network=False)
+    return _in_domain(fits, one, operation, message, available(one, operation), free=True).seconds
 
 
 def _hierarchy_s(
     fits: CollectiveFits, hosts: Hosts, shape: Shape, message: FloatArray
 ) -> FloatArray:
-    """All-reduce through domains and NICs; see ``Hierarchy``. Domains with more ranks than were
-    timed take no less than one of them alone.
-    """
+    """All-reduce through domains and NICs; see ``Hierarchy``."""
     curve, constants = hosts.all_reduce, cast(Nccl, fits.nccl)
     per_domain, domains = shape.per_domain, shape.domains
     latency = group_latency_s(constants, shape, per_domain)
@@ -269,13 +283,7 @@ def _hierarchy_s(
     out = out / (curve.nic_bandwidth * shape.nic_bytes_per_s / hosts.nic)
     overlap = curve.overlap if domains > 2 else 0.0
     work = np.maximum(own, out) + overlap * np.minimum(own, out)
-    seconds = _norm(latency, work, curve.power)
-    timed = timed_ranks(constants.all_reduce)
-    if timed is None or per_domain <= timed:
-        return seconds
-    one = replace(shape, ranks=per_domain, domains=1, hosts=1)
-    inside = _in_domain(fits, one, "all_reduce", message, available(one, "all_reduce"), free=True)
-    return np.maximum(seconds, inside.seconds)
+    return _norm(latency, work, curve.power)
 
 
 def _hop(curve: Hierarchy, technology: str) -> float:

@@ -130,7 +130,7 @@ def _run(run: Mapping[str, Any]) -> str:
         if hours / paid >= SMALL
     )
     drawn = "  low and high, 8 in 10 chance: the step's own band "
-    drawn += f"({run['step_sigma'] * 100:.0f} % to one sigma, the same all along) and "
+    drawn += f"({run.get('step_sigma', 0.0) * 100:.0f} % to one sigma, the same all along) and "
     drawn += f"{run['replications']} draws of failures together"
     lines = [grid(rows), textwrap.fill(drawn, WIDTH, subsequent_indent="    ")]
     lines += [textwrap.fill(f"  paid: {words}", WIDTH, subsequent_indent="    ")]

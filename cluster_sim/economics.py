@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from cluster_sim.specs.chip import Chip
+from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.workload import Economics
 
 HOURS_PER_YEAR, HOURS_PER_MONTH = 8766.0, 730.0
 
 
-def chip_usd_per_hour(chip: Chip, economics: Economics) -> float | None:
+def chip_usd_per_hour(
+    chip: Chip,
+    economics: Economics,
+    *,
+    host_w: float | None = None,
+    wall_w: float | None = None,
+) -> float | None:
     """US dollars per chip-hour; None when the chip has no such price.
 
-    Model: the given price if there is one; rented: the chip's rent; owned: (purchase (1 +
-    host_share)) CRF / 8766 h + kW (colocation / 730 h + PUE x electricity), with the capital
-    recovery factor CRF = r / (1 - (1 + r)^-years) and kW = TDP (1 + host_share). Source of the
-    defaults: electricity 0.091 USD/kWh, US industrial average of 2025-11 (EIA); PUE 1.2,
-    hyperscale new build; colocation 130 USD/kW-month (SemiAnalysis, hyperscale); life 5 years,
-    WACC 9 %, host and network 35 % of the chip's price and of its power: assumed, within the
-    ranges of published cost models. Limits: owned power is the TDP at all times, whatever the
-    load; without a TDP there is no owned price.
+    Model: the given price if there is one; rented: the chip's rent; owned: purchase (1 +
+    host_share) CRF / 8766 h + provisioned kW x colocation / 730 h + kW at the wall x electricity,
+    with the capital recovery factor CRF = r / (1 - (1 + r)^-years). Space is paid for what may be
+    drawn, electricity for what is drawn: provisioned are the TDP and ``host_w``, the share of a
+    chip in the power of its host; at the wall is ``wall_w``, the mean of the run that its energy is
+    counted with, PUE included. Without a host's power provisioned is TDP (1 + host_share), without
+    the run's power drawn is the provisioned one times PUE. Source of the defaults: electricity
+    0.091 USD/kWh, US industrial average of 2025-11 (EIA); PUE 1.2, hyperscale new build; colocation
+    130 USD/kW-month (SemiAnalysis, hyperscale); life 5 years, WACC 9 %, host and network 35 % of
+    the chip's price and, unless known, of its power: assumed, within the ranges of published cost
+    models. Limits: without a TDP there is no owned price.
     """
     if economics.usd_per_chip_hour is not None:
         return economics.usd_per_chip_hour
@@ -29,9 +39,20 @@ def chip_usd_per_hour(chip: Chip, economics: Economics) -> float | None:
     rate, years = economics.wacc, economics.life_years
     recovery = rate / (1 - (1 + rate) ** -years) if rate > 0 else 1 / years
     capital = chip.price.purchase * (1 + economics.host_share) * recovery / HOURS_PER_YEAR
-    kilowatt = chip.tdp * (1 + economics.host_share) / 1e3
-    space = economics.colocation_usd_per_kw_month / HOURS_PER_MONTH
-    return capital + kilowatt * (space + economics.pue * economics.electricity)
+    provisioned_w = chip.tdp + (chip.tdp * economics.host_share if host_w is None else host_w)
+    drawn_w = provisioned_w * economics.pue if wall_w is None else wall_w
+    space = provisioned_w * economics.colocation_usd_per_kw_month / HOURS_PER_MONTH
+    return capital + (space + drawn_w * economics.electricity) / 1e3
+
+
+def machine_usd_per_hour(
+    machine: TopologyInput, economics: Economics, power_w: float | None
+) -> float | None:
+    """The same of a chip in a machine that draws ``power_w`` at the wall in all (None: unknown)."""
+    topology = machine.topology
+    host_w = None if topology.host_power is None else topology.host_power / topology.chips
+    wall_w = None if power_w is None else power_w / topology.chips
+    return chip_usd_per_hour(machine.chip, economics, host_w=host_w, wall_w=wall_w)
 
 
 def price_columns(chip: Chip, economics: Economics) -> dict[str, object]:

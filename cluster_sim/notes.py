@@ -25,6 +25,9 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
             f"{software.draft_tokens} drafted, {software.draft_acceptance * 100:g} % accepted "
             "where those before were; it depends on the text, set engine.draft_acceptance"
         )
+    borrowed = software.stands_in(facts.machine.chip.vendor)
+    if borrowed is not None:
+        notes.append(borrowed)
     if row["rejected"]:
         behind = facts.run.outcomes.status.count(Status.REJECTED_SESSION)
         notes.append(

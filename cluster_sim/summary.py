@@ -11,7 +11,7 @@ import numpy as np
 
 from cluster_sim.columns import PROVENANCE, SCHEMA, SUMMARY_COLUMNS
 from cluster_sim.economics import (
-    chip_usd_per_hour,
+    machine_usd_per_hour,
     price_columns,
     usd_per_million_tokens,
     wall_power_w,
@@ -250,7 +250,6 @@ def _money_and_energy(
     of the whole run, fill and drain with it.
     """
     machine, topology, economics = facts.machine, facts.machine.topology, facts.economics
-    usd_per_h = chip_usd_per_hour(machine.chip, economics)
     busy = {name: ledger.share(name) for name in ledger.families_s}
     used_w = chip_power_w(
         machine, {**busy, **{name: ledger.share(name) for name in ("bubble", "idle", "lost")}}
@@ -260,6 +259,7 @@ def _money_and_energy(
         idle_chips = topology.chips - facts.chips_used
         chips_w = facts.chips_used * used_w + idle_chips * idle_w
         power_w = wall_power_w(chips_w, topology.host_power, economics)
+    usd_per_h = machine_usd_per_hour(machine, economics, power_w)
     emitted = sum(counts.output_tokens for counts in facts.run.counts)
     joules = None
     if power_w is not None and row["output_tokens_per_s"] and emitted:

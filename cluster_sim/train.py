@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster_sim import __version__
 from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS
-from cluster_sim.economics import chip_usd_per_hour, how_to_price, wall_power_w
+from cluster_sim.economics import how_to_price, machine_usd_per_hour, wall_power_w
 from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.perf.power import chip_power_w
 from cluster_sim.perf.train_flops import attention_flop, head_flop, model_flop_per_token
@@ -142,7 +142,8 @@ def summary_row(facts: TrainingFacts) -> dict[str, Any]:
     workload, plan, seconds = given.workload, job.plan, facts.step.seconds
     topology, chip = machine.topology, machine.chip
     chips, flop = topology.chips, _flop_per_step(facts)
-    usd_per_h, watts = chip_usd_per_hour(chip, facts.economics), power_w(facts)
+    watts = power_w(facts)
+    usd_per_h = machine_usd_per_hour(facts.machine, facts.economics, watts)
     per_chip = flop / seconds / chips
     dtype = peak_dtype(workload.precision)
     row: dict[str, Any] = dict.fromkeys(SUMMARY_COLUMNS)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
-from cluster_sim.economics import chip_usd_per_hour
+from cluster_sim.economics import machine_usd_per_hour
 from cluster_sim.errors import SpecError
 from cluster_sim.perf.counts import parameters
 from cluster_sim.result import Result
@@ -26,13 +27,15 @@ def whole_run(
 ) -> CampaignResult:
     """Play the run of a workload to so many tokens, such as ``15.6T``.
 
-    Every learning phase has a step of its own, priced as the first. Raises SpecError for a number
-    of tokens that is none, DoesNotFitError for a phase that does not fit.
+    Every learning phase has a step of its own, priced as the first; the doubt in that one is the
+    doubt in all. Raises SpecError for a number of tokens that is none, DoesNotFitError for a phase
+    that does not fit.
     """
     workload, topology = facts.given.workload, facts.machine.topology
     campaign = _campaign(workload.run, until)
     batch = LearningPhase(global_batch=workload.global_batch, seq_len=workload.seq_len)
 
+    @cache
     def price(global_batch: int, seq_len: int) -> StepFacts:
         same = (global_batch, seq_len) == (workload.global_batch, workload.seq_len)
         other = (
@@ -55,9 +58,17 @@ def whole_run(
         replicas=facts.job.dp,
         parameters=float(parameters(facts.job.case.model)),
         idle_w_per_host=_idle_w(facts, per_host),
-        usd_per_chip_hour=chip_usd_per_hour(facts.machine.chip, facts.economics),
+        usd_per_chip_hour=machine_usd_per_hour(facts.machine, facts.economics, power_w(facts)),
     )
-    run = simulate_campaign(campaign, site, price, batch, seed=workload.seed, progress=progress)
+    run = simulate_campaign(
+        campaign,
+        site,
+        price,
+        batch,
+        seed=workload.seed,
+        step_sigma=facts.trust.sigma,
+        progress=progress,
+    )
     if power_w(facts) is None:
         return replace(run, band={name: run.band[name] for name in run.band if name != ENERGY})
     return run
@@ -101,6 +112,7 @@ def with_run(result: Result, run: CampaignResult) -> Result:
         "tokens": tokens,
         "replications": run.replications,
         "band": {name: list(values) for name, values in run.band.items()},
+        "step_sigma": run.step_sigma,
         "failures": dict(run.failures),
         "ledger": dict(run.ledger),
         "expected": dict(run.expected),

@@ -45,7 +45,14 @@ ELEMENT_BYTES = {"fp8": 1, "int8": 1, "fp16": 2, "bf16": 2, "fp32": 4, "int32": 
 def collective(**options: Any) -> None:
     """Time a collective over message sizes, as nccl-tests would print it."""
     from cluster_sim.errors import counted
-    from cluster_sim.output.collective_text import csv_text, curve, errors_text, json_text, table
+    from cluster_sim.output.collective_text import (
+        constants_text,
+        csv_text,
+        curve,
+        errors_text,
+        json_text,
+        table,
+    )
     from cluster_sim.output.drawing import check_ending, save
     from cluster_sim.output.wrapping import fill
     from cluster_sim.perf.background import background, parse_sizes
@@ -70,7 +77,7 @@ def collective(**options: Any) -> None:
     else:
         click.echo(fill(f"{title}, {call.library}: {_where(group)}", rest="  "))
         click.echo(errors_text(rows, measured) if measured else table(rows, shared=bool(beside)))
-        click.echo(f"Constants: {', '.join(dict.fromkeys(row.provenance for row in rows))}")
+        click.echo(constants_text(rows))
     if options["plot"]:
         save(title, curve(rows, title), options["plot"])
         click.echo(f"Drawn to {options['plot']}", err=True)

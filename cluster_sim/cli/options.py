@@ -35,6 +35,7 @@ _OPTIONS = (
     ),
     click.option("--skip-bad-rows", is_flag=True, help="Leave out (and count) broken trace rows."),
     click.option("--model", type=Name("model"), help="Another model."),
+    click.option("--software", type=Name("software"), help="Another engine, as vllm or vllm-0.19."),
     click.option("--chips", type=click.IntRange(min=1), help="Use so many chips of the topology."),
     click.option("--tp", type=click.IntRange(min=1), help="Tensor parallel degree."),
     click.option("--pp", type=click.IntRange(min=1), help="Pipeline stages."),
@@ -129,7 +130,9 @@ def resolve_inputs(
             [[root, *keys] for root in ("topology", "chip") for keys, _ in parts[root]]
         )
     machine, overrides = resolve_machine(options)
-    job = load_workload(options["workload"], overrides, _replacements(options))
+    job = load_workload(
+        options["workload"], overrides, _replacements(options), vendor=machine.chip.vendor
+    )
     wanted = job.workload.arrivals
     if options["precise"] and (wanted.kind != "open" or wanted.load is None):
         raise click.UsageError(
@@ -163,7 +166,7 @@ def with_chips(machine: TopologyInput, chips: int | None) -> TopologyInput:
 def _replacements(options: dict[str, Any]) -> dict[str, Any]:
     """Workload keys that options set, by dotted name."""
     changed: dict[str, Any] = {}
-    for key in ("model", "precision", "requests", "seed"):
+    for key in ("model", "software", "precision", "requests", "seed"):
         if options[key] is not None:
             changed[key] = options[key]
     if options["precise"]:

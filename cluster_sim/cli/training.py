@@ -35,7 +35,7 @@ TRAINING_KEYS = {  # options that set a key of the workload
 ONLY_TRAINING = ("vpp", "cp", "dp", "micro_batch", "global_batch", "seq_len", "until")
 ONLY_SERVING = (
     *("trace", "trace_format", "time_scale", "skip_bad_rows", "attn_dp", "replicas", "slo"),
-    *("rate", "concurrency", "requests", "duration"),
+    *("rate", "concurrency", "requests", "duration", "software"),
 )
 
 

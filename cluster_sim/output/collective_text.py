@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from cluster_sim.output.results import format_csv
 from cluster_sim.output.svg import Canvas
 from cluster_sim.output.tables import grid, number
+from cluster_sim.output.wrapping import fill
 from cluster_sim.studies.collective import Measured, Row
 
 LEFT, TOP, WIDTH, HEIGHT = 70.0, 60.0, 720.0, 360.0
@@ -17,8 +19,11 @@ BLUE, RED, GREY = "#1f6fb4", "#c0392b", "#bbb"
 
 
 def table(rows: Sequence[Row], *, shared: bool) -> str:
-    """Columns as nccl-tests has them, with the choice and the links' bound."""
+    """Columns as nccl-tests has them, with the choice, the links' bound and the factor within which
+    four of five measured times should lie.
+    """
     head = ["size", "time us", "algbw GB/s", "busbw GB/s", "algorithm", "protocol", "bound us"]
+    head.append("within")
     if shared:
         head += ["shared us", "slowdown"]
     cells = [head]
@@ -31,11 +36,25 @@ def table(rows: Sequence[Row], *, shared: bool) -> str:
             row.algorithm,
             row.protocol,
             f"{row.bound_us:.2f}",
+            f"x {row.high_us / row.time_us:.2f}" if row.time_us else "-",
         ]
         if shared:
             line += [f"{row.shared_us:.2f}", f"{row.slowdown:.3f}"]
         cells.append(line)
     return grid(cells)
+
+
+def constants_text(rows: Sequence[Row]) -> str:
+    """By how many sizes the constants are measured, extrapolated and so on."""
+    counts = Counter(row.provenance for row in rows)
+    if len(counts) == 1:
+        words = next(iter(counts))
+    else:
+        words = ", ".join(f"{word} at {count} of the sizes" for word, count in counts.items())
+    text = f"Constants: {words}; four of five measured times lie within the factor"
+    if "extrapolated" in counts:
+        text += ", which grows with the distance from the ranks and sizes that were timed"
+    return fill(text, rest="  ")
 
 
 def csv_text(rows: Sequence[Row]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from cluster_sim.economics import chip_usd_per_hour, how_to_price
+from cluster_sim.economics import how_to_price, machine_usd_per_hour
 from cluster_sim.errors import counted
 from cluster_sim.output.tables import FAMILY_WORDS, grid, number
 from cluster_sim.output.wrapping import fill
@@ -173,7 +173,7 @@ def _sources(price: StepPrice, residuals: Mapping[str, Sequence[Residual]]) -> s
 
 
 def _money(machine: TopologyInput, economics: Economics) -> str:
-    usd = chip_usd_per_hour(machine.chip, economics)
+    usd = machine_usd_per_hour(machine, economics, None)
     if usd is None:
         money = how_to_price(machine.chip, economics)
     else:
@@ -181,6 +181,8 @@ def _money(machine: TopologyInput, economics: Economics) -> str:
         given = economics.usd_per_chip_hour is not None
         basis = "as given" if given else f"{economics.basis}; {source}"
         money = f"${usd:.2f} per chip-hour ({basis})"
+        if economics.basis == "owned" and not given:
+            money += "; with electricity for all that is provisioned, in a run for what it draws"
     return "\n".join(
         (
             "Money and energy",

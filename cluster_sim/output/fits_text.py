@@ -119,8 +119,9 @@ def _block(curve: FittedCurve) -> list[str]:
         lines.append(f"{pad}{name}: {_value(name, value)}{note}")
     lines.append(f"{pad}provenance: measured")
     median, p90 = (f"{max(0.1, round(error * 100, 1)):g} %" for error in curve.new_errors)
-    date = f', date: "{curve.date}"' if curve.date else ""
-    lines.append(f"{pad}fit: {{points: {curve.points}, median: {median}, p90: {p90}{date}}}")
+    more = f', date: "{curve.date}"' if curve.date else ""
+    more += f", framework: {curve.framework}" if curve.framework else ""
+    lines.append(f"{pad}fit: {{points: {curve.points}, median: {median}, p90: {p90}{more}}}")
     lines.append(f"{pad}source: >-")
     return lines + textwrap.wrap(
         curve.source,

@@ -130,8 +130,9 @@ def _run(run: Mapping[str, Any]) -> str:
         for owner, hours in ledger.items()
         if hours / paid >= SMALL
     )
-    drawn = "  low and high: draws of failures at this step time; days, chip-hours and dollars "
-    drawn += "move with the step's own band besides"
+    drawn = "  low and high, 8 in 10 chance: the step's own band "
+    drawn += f"({run.get('step_sigma', 0.0) * 100:.0f} % to one sigma, the same all along) and "
+    drawn += f"{run['replications']} draws of failures together"
     lines = [grid(rows), fill(drawn, rest="    ")]
     lines += [fill(f"  paid: {words}", rest="    ")]
     if run["failures"]:

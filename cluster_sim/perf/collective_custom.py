@@ -7,6 +7,7 @@ import numpy as np
 from cluster_sim.errors import SpecError
 from cluster_sim.perf.collective_shape import FloatArray, Priced, Shape
 from cluster_sim.perf.nccl_time import nccl
+from cluster_sim.perf.reach import reach_sigma
 from cluster_sim.specs.collective_fits import CollectiveFits, Custom
 
 MOST_RANKS = 8  # the kernels know no more ranks; beyond, the engines call NCCL
@@ -38,8 +39,8 @@ def custom_all_reduce(fits: CollectiveFits, name: str, shape: Shape, message: Fl
         next_up[0] = min(_shots(custom, shape, fits, ends)[1][0], next_up[1])
     one, two = np.minimum(one, next_up[0]), np.minimum(two, next_up[1])
     in_one, in_two = message <= one_limit, message <= two_limit
-    kind = np.where(in_one, "OneShot", np.where(in_two, "TwoShot", ""))
-    seconds = np.where(in_one, one, np.where(in_two, two, above.seconds))
+    kind = np.where(in_one, "OneShot", np.where(in_one | in_two, "TwoShot", ""))
+    seconds = np.where(in_one, one, np.where(in_one | in_two, two, above.seconds))
     found = kind.tolist()
     pairs = zip(found, above.algorithm, above.protocol, strict=True)
     picked = [(k, "-") if k else (a, p) for k, a, p in pairs]
@@ -48,7 +49,12 @@ def custom_all_reduce(fits: CollectiveFits, name: str, shape: Shape, message: Fl
         algorithm=tuple(a for a, _ in picked),
         protocol=tuple(p for _, p in picked),
         provenance=custom.provenance,
+        far=np.where(in_one | in_two, reach_sigma(custom.measured, n, 1, message), _reach(above)),
     )
+
+
+def _reach(priced: Priced) -> FloatArray:
+    return np.zeros_like(priced.seconds) if priced.far is None else priced.far
 
 
 def limits(custom: Custom, ranks: int) -> tuple[float, float]:

@@ -5,10 +5,12 @@ bus bandwidth.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cluster_sim.perf.reach import word_of
 
 FloatArray = NDArray[np.float64]
 OPERATIONS = (
@@ -68,21 +70,29 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Priced:
-    """Seconds of a collective by message size, and the algorithm and protocol that give them."""
+    """Seconds of a collective by message size, and the algorithm and protocol that give them.
+
+    ``provenance`` is that of the constants; ``far`` the sigma that the distance from their timings
+    adds, by size (None: nowhere).
+    """
 
     seconds: FloatArray
     algorithm: tuple[str, ...]
     protocol: tuple[str, ...]
     provenance: str
+    far: FloatArray | None = None
 
     def added(self, seconds: float) -> Priced:
         """The same with a constant on every call."""
-        return Priced(
-            seconds=self.seconds + seconds,
-            algorithm=self.algorithm,
-            protocol=self.protocol,
-            provenance=self.provenance,
-        )
+        return replace(self, seconds=self.seconds + seconds)
+
+    def reach(self, place: int) -> float:
+        """What distance adds to sigma at one of the sizes."""
+        return 0.0 if self.far is None else float(self.far[place])
+
+    def word(self, place: int) -> str:
+        """The provenance at one of the sizes."""
+        return word_of(self.provenance, self.reach(place))
 
 
 def bus_factor(operation: str, ranks: int) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,8 @@ from cluster_sim.errors import SpecError
 from cluster_sim.machine.host import group_bandwidth, peer_bandwidth
 from cluster_sim.perf.collective_shape import unique_destinations
 from cluster_sim.perf.operators import weakest
+from cluster_sim.perf.reach import reach_sigma, word_of
+from cluster_sim.specs.chip import CollectiveCurve
 from cluster_sim.specs.inputs import TopologyInput
 
 FloatArray = NDArray[np.float64]
@@ -51,11 +55,26 @@ def usable_algorithms(
     )
 
 
+def farthest(curves: Iterable[CollectiveCurve], ranks: int) -> float:
+    """Sigma that the distance from the timed ranks adds: of the curve that is farthest from its own
+    timings. Bytes are left out: engines send what was timed.
+    """
+    return max((float(reach_sigma(curve.measured, ranks)[0]) for curve in curves), default=0.0)
+
+
+def group_provenance(curves: Iterable[CollectiveCurve], ranks: int) -> str:
+    """The weakest provenance among the curves that a group of ranks may be priced with."""
+    words = [
+        word_of(curve.provenance, float(reach_sigma(curve.measured, ranks)[0])) for curve in curves
+    ]
+    return weakest(words)
+
+
 def all_reduce_provenance(machine: TopologyInput, algorithms: tuple[str, ...], ranks: int) -> str:
     """The weakest provenance among the curves that an all-reduce may be priced with."""
-    curves = machine.fits.all_reduce
     usable = usable_algorithms(machine, algorithms, ranks)
-    return weakest(curves[name].provenance for name in usable)  # type: ignore[index]
+    curves = [machine.fits.all_reduce[name] for name in usable]  # type: ignore[index]
+    return group_provenance(curves, max(2, ranks))  # one rank has no all-reduce
 
 
 def all_reduce(

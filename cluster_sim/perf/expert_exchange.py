@@ -20,6 +20,7 @@ from cluster_sim.perf.collective_shape import (
     node_destinations,
     unique_destinations,
 )
+from cluster_sim.perf.reach import reach_sigma
 from cluster_sim.specs.collective_fits import CollectiveFits, ExpertLibrary
 
 
@@ -78,7 +79,7 @@ def exchange(
     latency += curve.per_expert * routing.experts / shape.ranks
     sent = copies(library, shape, routing) + curve.local
     seconds = latency + unit * sent / (curve.bandwidth * speed)
-    provenance = curve.provenance
+    used = curve
     if shape.domains > 1:
         over = getattr(library, f"{kind}_hosts")
         if over is None or fits.hosts is None:
@@ -86,7 +87,11 @@ def exchange(
         latency = over.latency + over.per_doubling * math.log2(shape.ranks)
         rate = over.bandwidth * shape.nic_bytes_per_s / fits.hosts.nic
         out = latency + unit * copies_over_nics(library, shape, routing) / rate
-        seconds, provenance = np.maximum(seconds, out), over.provenance
-    named = (name,) * len(message)
-    plain = ("-",) * len(message)
-    return Priced(seconds=seconds, algorithm=named, protocol=plain, provenance=provenance)
+        seconds, used = np.maximum(seconds, out), over
+    return Priced(
+        seconds=seconds,
+        algorithm=(name,) * len(message),
+        protocol=("-",) * len(message),
+        provenance=used.provenance,
+        far=reach_sigma(used.measured, shape.ranks, shape.domains, message),
+    )

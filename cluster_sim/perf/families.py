@@ -13,10 +13,12 @@ from cluster_sim.perf.collectives import (
     all_reduce,
     all_reduce_provenance,
     exchange,
+    group_provenance,
     handoff_s,
 )
 from cluster_sim.perf.drafts import one_mtp_layer, with_passes
 from cluster_sim.perf.experts import expert_time
+from cluster_sim.perf.kernel_software import from_others
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.operators import (
     WEIGHT_ONLY,
@@ -26,6 +28,7 @@ from cluster_sim.perf.operators import (
     gemm_s,
     weakest,
 )
+from cluster_sim.perf.reach import word_of
 from cluster_sim.perf.transformer import (
     ACTIVATION_BYTES,
     Gemm,
@@ -175,7 +178,17 @@ def operator_families(
     if layout.pp > 1:
         families.append(_handoff_family(case))
     families += [_host_family(case), _swap_family(case)]
+    families = _of_other_software(case, families)
     return tuple(_drafting(case, families)) if software.draft_tokens else tuple(families)
+
+
+def _of_other_software(case: _Case, families: list[Family]) -> list[Family]:
+    """The families with those of kernels that were timed in another framework extrapolated."""
+    far = from_others(case.machine, case.model, case.recipe, case.software.framework)
+    return [
+        replace(family, provenance=word_of(family.provenance, float(family.name in far)))
+        for family in families
+    ]
 
 
 def _drafting(case: _Case, families: list[Family]) -> list[Family]:
@@ -373,7 +386,7 @@ def _exchange_family(case: _Case, counts: FloatArray) -> Family:
     shared = model.moe.layers * (dispatch + combine)
     shared[0] = 0.0
     use = Family("expert_exchange", "", shared_s=model.moe.layers * (out + back))
-    provenance = weakest(curve.provenance for curve in fits.all_to_all.values())
+    provenance = group_provenance(fits.all_to_all.values(), ranks)
     return Family("expert_exchange", provenance, shared_s=shared, use=use)
 
 
@@ -387,11 +400,13 @@ def _handoff_family(case: _Case) -> Family:
 
 
 def _host_family(case: _Case) -> Family:
-    """CPU time that delays the next step: per step and per sequence."""
+    """CPU time that delays the next step: per step and per sequence; assumed on chips of a vendor
+    that it was not fitted on.
+    """
     host = case.software.host
     sequences = host.per_step + case.sequences * host.per_sequence
     sequences[0] = 0.0
-    return Family("host", "measured", sequences_s=sequences)
+    return Family("host", host.on(case.machine.chip.vendor), sequences_s=sequences)
 
 
 def _swap_family(case: _Case) -> Family:

@@ -1,21 +1,29 @@
 """NCCL's collectives: time alone by size, fitted to measured series; the tuner names the choice.
 
-Inside one domain every chip and family has its own constants. Over several domains an all-reduce
-goes through the domain, over the NICs and through the domain again; rings pass every rank.
+Inside one domain every chip and family has its own constants; on more ranks than were timed see
+``nccl_beyond``. Over several domains an all-reduce goes through the domain, over the NICs and
+through the domain again; rings pass every rank.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
 
 from cluster_sim.errors import SpecError
 from cluster_sim.perf.collective_shape import FloatArray, Priced, Shape, bus_factor
-from cluster_sim.perf.nccl_tuner import DIRECT, Choice, allowed, choose, tuner_s
+from cluster_sim.perf.nccl_beyond import (
+    group_latency_s,
+    through_switches,
+    timed_ranks,
+)
+from cluster_sim.perf.nccl_tuner import DIRECT, Choice, allowed, available, choose, tuner_s
 from cluster_sim.perf.operators import weakest
+from cluster_sim.perf.reach import reach_sigma
 from cluster_sim.specs.collective_fits import (
     CollectiveFits,
     Domain,
@@ -25,6 +33,7 @@ from cluster_sim.specs.collective_fits import (
     Nccl,
     Small,
 )
+from cluster_sim.specs.seen import Seen, most_ranks
 
 RING_SIMPLE: Choice = ("Ring", "Simple")
 HIERARCHICAL = ("Tree", "NVLS", "NVLSTree", "CollNetDirect", "CollNetChain")
@@ -70,7 +79,7 @@ def _point_to_point(
 ) -> Priced:
     """Transfers between pairs: a send with its receive, or one to everybody at once."""
     assert fits.nccl is not None
-    n = shape.ranks
+    n, pair = shape.ranks, replace(shape, ranks=2, domains=min(2, shape.domains))
     named = (DIRECT[0],) * len(message), (DIRECT[1],) * len(message)
     if shape.domains == 1:
         line = fits.nccl.send_recv if operation == "send_recv" else fits.nccl.exchange
@@ -79,18 +88,23 @@ def _point_to_point(
         seconds = (
             line.latency + line.per_peer * peers + wire / (line.bandwidth * _speed(fits, shape))
         )
-        return _priced(seconds, *named, line.provenance)
+        far = _far(line.measured, pair if operation == "send_recv" else shape, message)
+        return _priced(seconds, *named, line.provenance, far)
     hosts = _hosts(fits, shape)
     speed = shape.nic_bytes_per_s / hosts.nic
     if operation == "send_recv":
         line = hosts.send_recv
         seconds = line.latency + message / (line.bandwidth * speed)
-        return _priced(seconds, *named, line.provenance)
+        return _priced(seconds, *named, line.provenance, _far(line.measured, pair, message))
     inside, direct = fits.nccl.exchange, hosts.exchange
+    latency = max(direct.latency, inside.latency + inside.per_peer * (shape.per_domain - 1))
+    timed = most_ranks(direct.measured) or n
+    latency += inside.per_peer * max(0, n - timed)  # to post each further message
     out = message * (1 - shape.per_domain / n) / (direct.nic_bandwidth * speed)
     own = message * ((shape.per_domain - 1) / n) / (inside.bandwidth * _speed(fits, shape))
-    over_nics = direct.latency + out + np.sqrt(out * direct.fill)
-    return _priced(np.maximum(over_nics, own), *named, direct.provenance)
+    over_nics = latency + out + np.sqrt(out * direct.fill)
+    far = _far(direct.measured, shape, message)
+    return _priced(np.maximum(over_nics, own), *named, direct.provenance, far)
 
 
 def _in_domain(
@@ -106,6 +120,13 @@ def _in_domain(
     the form of its protocol.
     """
     domain = _family(cast(Nccl, fits.nccl), operation)
+    timed = timed_ranks(domain)
+    seen = domain.measured
+    if domain.in_switch is not None and shape.in_switch:
+        seen += domain.in_switch.measured
+    if free and timed is not None and shape.ranks > timed:
+        priced = _beyond(fits, shape, operation, message, choices, timed)
+        return replace(priced, far=_far(seen, shape, message))
     threshold = domain.switch * shape.ranks
     if free:
         short = [choice for choice in choices if choice[1] != "Simple"]
@@ -127,6 +148,42 @@ def _in_domain(
         for choice in dict.fromkeys(best):
             mask = np.array([entry == choice for entry in best])
             seconds[mask] = _forced_s(domain, fits, shape, operation, message[mask], choice)
+    return _priced(seconds, *_split(best), domain.provenance, _far(seen, shape, message))
+
+
+def _beyond(
+    fits: CollectiveFits,
+    shape: Shape,
+    operation: str,
+    message: FloatArray,
+    choices: Sequence[Choice],
+    timed: int,
+) -> Priced:
+    """One domain on more ranks than were timed: the faster of ring and switches, never less than on
+    the most ranks that were timed; see ``nccl_beyond``.
+    """
+    constants = cast(Nccl, fits.nccl)
+    domain = _family(constants, operation)
+    fewer = replace(shape, ranks=timed)
+    least = _in_domain(fits, fewer, operation, message, choices, free=True)
+    small = _small_s(domain.small, fits, shape, operation, message)
+    large, _ = _large_s(domain, fits, shape, operation, message)
+    ring = np.minimum(small, large)
+    rest = [choice for choice in choices if choice[0] == "Ring" and choice[1] != "Simple"]
+    named = [
+        choice if short else RING_SIMPLE
+        for choice, short in zip(
+            choose(shape, operation, message, rest), (small <= large).tolist(), strict=True
+        )
+    ]
+    way = np.full_like(message, math.inf)
+    if any(choice[0] == "NVLS" for choice in choices):
+        way = through_switches(constants, shape, operation, message, _speed(fits, shape))
+    best = [
+        ("NVLS", "Simple") if fast else choice
+        for choice, fast in zip(named, (way < ring).tolist(), strict=True)
+    ]
+    seconds = np.maximum(np.minimum(ring, way), least.seconds)
     return _priced(seconds, *_split(best), domain.provenance)
 
 
@@ -168,10 +225,11 @@ def _over_hosts(
     the algorithm and protocol of each way.
 
     Left free, two domains and fabrics that reduce use the hierarchy, and rings LL128 or Simple: the
-    tuner's latencies of NICs, on which short rings live, are too low for measured networks.
+    tuner's latencies of NICs, on which short rings live, are too low for measured networks. No less
+    time than in one of the domains alone, whose ranks move nearly as many bytes.
     """
     hosts = _hosts(fits, shape)
-    ways: list[tuple[list[Choice], FloatArray, str]] = []
+    ways: list[tuple[list[Choice], FloatArray, str, FloatArray]] = []
     tall = [choice for choice in choices if choice[0] in HIERARCHICAL]
     flat = [choice for choice in choices if choice[0] not in HIERARCHICAL]
     if free and tall:
@@ -180,28 +238,43 @@ def _over_hosts(
     if tall:
         seconds = _hierarchy_s(fits, hosts, shape, message)
         picked = choose(shape, operation, message, tall)
-        ways.append((picked, seconds, hosts.all_reduce.provenance))
+        far = _far(hosts.all_reduce.measured, shape, message)
+        ways.append((picked, seconds, hosts.all_reduce.provenance, far))
     if flat:
         best = choose(shape, operation, message, flat)
         seconds = _ring_s(fits, hosts, shape, operation, message)
         for choice in dict.fromkeys(best):
             mask = np.array([entry == choice for entry in best])
             seconds[mask] *= _ratio(shape, operation, message[mask], choice, [RING_SIMPLE])
-        ways.append((best, seconds, hosts.ring.provenance))
-    winner = np.stack([seconds for _, seconds, _ in ways]).argmin(axis=0).tolist()
-    seconds = np.stack([seconds for _, seconds, _ in ways]).min(axis=0)
+        ways.append(
+            (best, seconds, hosts.ring.provenance, _far(hosts.ring.measured, shape, message))
+        )
+    winner = np.stack([way[1] for way in ways]).argmin(axis=0).tolist()
+    seconds = np.stack([way[1] for way in ways]).min(axis=0)
     best = [ways[way][0][place] for place, way in enumerate(winner)]
-    return _priced(seconds, *_split(best), weakest(ways[way][2] for way in set(winner)))
+    far = np.array([ways[way][3][place] for place, way in enumerate(winner)])
+    if free:
+        seconds = np.maximum(seconds, _one_domain_s(fits, shape, operation, message))
+    return _priced(seconds, *_split(best), weakest(ways[way][2] for way in set(winner)), far)
+
+
+def _one_domain_s(
+    fits: CollectiveFits, shape: Shape, operation: str, message: FloatArray
+) -> FloatArray:
+    """Seconds of the same message in one of several domains."""
+    if shape.per_domain == 1:
+        return np.zeros_like(message)
+    one = replace(shape, ranks=shape.per_domain, domains=1, hosts=1, in_network=False)
+    return _in_domain(fits, one, operation, message, available(one, operation), free=True).seconds
 
 
 def _hierarchy_s(
     fits: CollectiveFits, hosts: Hosts, shape: Shape, message: FloatArray
 ) -> FloatArray:
     """All-reduce through domains and NICs; see ``Hierarchy``."""
-    curve = hosts.all_reduce
+    curve, constants = hosts.all_reduce, cast(Nccl, fits.nccl)
     per_domain, domains = shape.per_domain, shape.domains
-    inside = cast(Nccl, fits.nccl).all_reduce.small
-    latency = inside.latency + inside.per_peer * max(per_domain - 1, 0)
+    latency = group_latency_s(constants, shape, per_domain)
     latency += 2 * math.log2(domains) * _hop(curve, shape.technology)
     speed = _speed(fits, shape)
     own = 2 * (per_domain - 1) / per_domain * message / (curve.domain_bandwidth * speed)
@@ -261,9 +334,10 @@ def _large_s(
     passes = 2 if operation == "all_reduce" else 1
     wire = (factor + passes * large.copy) * message
     ring = _large(large, wire, fits, shape)
-    if domain.in_switch is None or not shape.in_switch or n <= 4:
+    if domain.in_switch is None:
         return ring, np.full_like(message, math.inf)
-    return ring, _large(domain.in_switch, (1 + 1 / n) * message, fits, shape)
+    constants = cast(Nccl, fits.nccl)
+    return ring, through_switches(constants, shape, operation, message, _speed(fits, shape))
 
 
 def _large(large: Large, wire: FloatArray, fits: CollectiveFits, shape: Shape) -> FloatArray:
@@ -303,12 +377,21 @@ def _split(best: Sequence[Choice]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(a for a, _ in best), tuple(p for _, p in best)
 
 
+def _far(seen: tuple[Seen, ...], shape: Shape, message: FloatArray) -> FloatArray:
+    return reach_sigma(seen, shape.ranks, shape.domains, message)
+
+
 def _priced(
-    seconds: FloatArray, algorithm: Sequence[str], protocol: Sequence[str], provenance: str
+    seconds: FloatArray,
+    algorithm: Sequence[str],
+    protocol: Sequence[str],
+    provenance: str,
+    far: FloatArray | None = None,
 ) -> Priced:
     return Priced(
         seconds=seconds,
         algorithm=tuple(algorithm),
         protocol=tuple(protocol),
         provenance=provenance,
+        far=far,
     )

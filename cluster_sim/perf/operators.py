@@ -26,7 +26,7 @@ Size = int | FloatArray
 TILE = 128  # rows and columns of the tiles that GEMM kernels give an SM
 OUTPUT_BYTES = 2  # GEMM results are written in bf16
 WEIGHT_ONLY = ("w8a16", "w4a16")  # activations stay in bf16
-_RANK = {"measured": 0, "datasheet": 1, "transferred": 2, "assumed": 3}
+_RANK = {"measured": 0, "datasheet": 1, "transferred": 2, "extrapolated": 3, "assumed": 4}
 
 
 def gemm_curve(machine: TopologyInput, dtype: str) -> GemmCurve:

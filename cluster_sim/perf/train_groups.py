@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +18,16 @@ from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.training import TrainingPlan
 
 
+class Timing(NamedTuple):
+    """Seconds of a collective alone, its provenance, and the sigma that distance from the timings
+    of its constants adds.
+    """
+
+    seconds: float
+    provenance: str
+    far: float
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """What a library knows of a machine, and what it has priced already."""
@@ -25,7 +37,7 @@ class Network:
     domain: int
     nic_bytes_per_s: float
     devices: tuple[int, ...] = ()
-    priced: dict[tuple[str, Shape, float], tuple[float, str]] = field(
+    priced: dict[tuple[str, Shape, float], Timing] = field(
         default_factory=dict, compare=False, repr=False
     )
 
@@ -36,8 +48,14 @@ class Network:
         key = (operation, shape, message_bytes)
         if key not in self.priced:
             priced = collective(self.fits, shape, operation, np.array([message_bytes]))
-            self.priced[key] = float(priced.seconds[0]), priced.provenance
-        return self.priced[key][0]
+            self.priced[key] = Timing(float(priced.seconds[0]), priced.word(0), priced.reach(0))
+        return self.priced[key].seconds
+
+    def timing(self, shapes: Iterable[Shape]) -> Timing | None:
+        """The longest of all collectives that were priced on some groups; None if there is none."""
+        wanted = {shape for shape in shapes if shape.ranks > 1}
+        found = [timing for (_, shape, _), timing in self.priced.items() if shape in wanted]
+        return max(found, key=lambda timing: timing.seconds, default=None)
 
     def moved(self, operation: str, shape: Shape, message_bytes: float) -> tuple[float, float]:
         """Bytes that a rank sends into its domain and over its NIC.

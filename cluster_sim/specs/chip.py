@@ -10,6 +10,7 @@ from annotated_types import Ge, Le
 
 from cluster_sim.specs.constraints import Fraction, PositiveInt, Text
 from cluster_sim.specs.fabric import Board
+from cluster_sim.specs.seen import Seen
 from cluster_sim.specs.topology import ScaleUp
 from cluster_sim.units import (
     Bytes,
@@ -27,7 +28,8 @@ from cluster_sim.units import (
 PeakDtype = Literal["bf16", "fp8", "int8", "fp6", "fp4"]
 Dtype = Literal["bf16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4a16"]
 KvDtype = Literal["bf16", "fp8", "int8"]
-Provenance = Literal["measured", "transferred", "datasheet", "assumed"]
+# extrapolated: used at ranks, sizes or with software that were not timed
+Provenance = Literal["measured", "transferred", "extrapolated", "datasheet", "assumed"]
 Distance = Literal["architecture", "generation", "other"]  # of a curve from where it was fitted
 Status = Literal["shipping", "announced", "roadmap", "rumoured"]
 # Scales counted: nvfp4 one byte per 16 elements, mxfp4 one per 32, w4a16 two per 128.
@@ -176,7 +178,8 @@ class Chip:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitError:
     """How far a curve is from timings of shapes that its fit did not see: median and 90th
-    percentile of the absolute error over all ``points``, and of when the timings are.
+    percentile of the absolute error over all ``points``, of when the timings are, and the framework
+    whose kernels were timed.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -184,6 +187,7 @@ class FitError:
     median: Percent
     p90: Percent
     date: str = ""
+    framework: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,13 +308,14 @@ class StreamCurve:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectiveCurve:
     """``latency + latency_per_peer x (n - 2) + bytes on the busiest link / (link bandwidth x
-    efficiency)``.
+    efficiency)``; ``measured``: where its timings are.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     latency: Seconds
     latency_per_peer: SecondsOrZero
     efficiency: Fraction
+    measured: tuple[Seen, ...] = ()
     provenance: Provenance
     fit: FitError | None = None
     taken: Taken | None = None

@@ -1,4 +1,7 @@
-"""Fitted constants of collectives: one file a chip, what it lacks comes from a relative."""
+"""Fitted constants of collectives: one file a chip, what it lacks comes from a relative.
+
+``measured`` says where the timings of a form are; elsewhere it is extrapolated.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from annotated_types import Ge, Gt
 from cluster_sim.errors import SpecError, UnknownNameError
 from cluster_sim.specs.chip import Provenance
 from cluster_sim.specs.constraints import PositiveInt, Text
+from cluster_sim.specs.seen import Seen
 from cluster_sim.units import Bytes, BytesPerSecond, Seconds, SecondsOrZero
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
@@ -27,6 +31,7 @@ class Line:
     latency: Seconds
     per_peer: SecondsOrZero = 0.0
     bandwidth: BytesPerSecond
+    measured: tuple[Seen, ...] = ()
     provenance: Provenance
     source: Text
 
@@ -54,6 +59,7 @@ class Large:
     bandwidth: BytesPerSecond
     power: Annotated[float, Gt(0)]
     copy: Annotated[float, Ge(0)] = 0.0
+    measured: tuple[Seen, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,7 @@ class Domain:
     switch: Bytes
     large: Large
     in_switch: Large | None = None
+    measured: tuple[Seen, ...] = ()
     provenance: Provenance
     source: Text
 
@@ -86,6 +93,7 @@ class Hierarchy:
     nic_bandwidth: BytesPerSecond
     overlap: Annotated[float, Ge(0)]
     power: Annotated[float, Gt(0)]
+    measured: tuple[Seen, ...] = ()
     provenance: Provenance
     source: Text
 
@@ -107,6 +115,7 @@ class HostsRing:
     fill: SecondsOrZero
     domain_bandwidth: BytesPerSecond
     nic_bandwidth: BytesPerSecond
+    measured: tuple[Seen, ...] = ()
     provenance: Provenance
     source: Text
 
@@ -119,6 +128,7 @@ class HostsDirect:
     latency: Seconds
     fill: SecondsOrZero
     nic_bandwidth: BytesPerSecond
+    measured: tuple[Seen, ...] = ()
     provenance: Provenance
     source: Text
 
@@ -160,6 +170,7 @@ class Custom:
     two_shot: Small
     two_shot_in_switch: bool = False
     limits: dict[PositiveInt, tuple[Bytes, Bytes]]
+    measured: tuple[Seen, ...] = ()
     provenance: Provenance
     source: Text
 
@@ -176,6 +187,7 @@ class Exchange:
     per_expert: SecondsOrZero = 0.0
     local: Annotated[float, Ge(0)] = 0.0
     bandwidth: BytesPerSecond
+    measured: tuple[Seen, ...] = ()
     provenance: Provenance
     source: Text
 

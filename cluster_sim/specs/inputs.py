@@ -4,10 +4,12 @@ it was found.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.chip import Chip, Fits
+from cluster_sim.specs.engines import AUTO, DEFAULTS, exists, refuse
 from cluster_sim.specs.find import FileRecord
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
@@ -15,6 +17,8 @@ from cluster_sim.specs.topology import Topology
 from cluster_sim.specs.training import TrainingWorkload
 from cluster_sim.specs.training_software import TrainingSoftware
 from cluster_sim.specs.workload import Workload
+
+Choose = Callable[[Workload, str], tuple[FileRecord, Software]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,7 @@ class TopologyInput:
 class WorkloadInput:
     """A workload with its model and software profile; engine limits are applied already.
 
+    ``choose`` finds the profile that the workload's software stands for on a vendor's chips.
     Raises SpecError for drafts of a model without layers that make them.
     """
 
@@ -38,6 +43,7 @@ class WorkloadInput:
     model: Model
     software: Software
     files: tuple[FileRecord, ...]
+    choose: Choose | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.software.draft_tokens and not self.model.mtp_layers:
@@ -47,8 +53,21 @@ class WorkloadInput:
             )
 
     def on(self, chip: Chip) -> WorkloadInput:
-        """The same with the engine limits that the framework chooses on a chip."""
-        return replace(self, software=self.software.on_device(chip.device_memory))
+        """The same with the engine that the workload's software stands for on a chip, and the
+        limits that it chooses there.
+
+        Raises SpecError for an engine that does not exist on chips of the vendor.
+        """
+        job = self
+        if not exists(self.software.vendors, chip.vendor):
+            if self.choose is None:
+                raise refuse(self.software.name, chip.vendor)
+            record, software = self.choose(self.workload, chip.vendor)
+            job = replace(self, software=software, files=(*self.files[:-1], record))
+        elif self.workload.software == AUTO and chip.vendor not in DEFAULTS and self.choose:
+            record, software = self.choose(self.workload, chip.vendor)
+            job = replace(self, software=software, files=(*self.files[:-1], record))
+        return replace(job, software=job.software.on_device(chip.device_memory))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from cluster_sim.specs.effects import (
     refuse_idle_keys,
     refuse_idle_money,
 )
+from cluster_sim.specs.engines import engine_for, exists, refuse
 from cluster_sim.specs.find import FOLDERS, FileRecord, find
 from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened, with_watts
 from cluster_sim.specs.inline import with_chip_facts
@@ -163,13 +164,18 @@ def _likened(
 
 
 def load_workload(
-    name: str, overrides: Sequence[str] = (), replacements: Mapping[str, Any] | None = None
+    name: str,
+    overrides: Sequence[str] = (),
+    replacements: Mapping[str, Any] | None = None,
+    *,
+    vendor: str = "NVIDIA",
 ) -> WorkloadInput:
     """A workload by name or path, with model and software profile.
 
     ``overrides`` are texts with the roots workload., plan. and engine.; ``replacements`` maps
     dotted keys of the workload to values as a file would hold them (what command-line options
-    become).
+    become). ``vendor``: whose chips it is for, on which software that is not named depends; on
+    others ``WorkloadInput.on`` chooses again.
     """
     record, data, lines = read("workload", name)
     source = Source(record.path, lines)
@@ -184,14 +190,13 @@ def load_workload(
     _name_trace(data, source)
     workload = build(Workload, data, source, record.name)
     model_record, model = load_spec("model", workload.model, Model)
-    software_record, software_data, software_lines = read("software", workload.software)
-    software_source = Source(software_record.path, software_lines)
-    software = build(Software, software_data, software_source, software_record.name)
+    software_record, software = _software_on(workload, vendor)
     job = WorkloadInput(
         workload=workload,
         model=model,
-        software=apply_engine(software, software_data, workload),
+        software=software,
         files=(record, model_record, software_record),
+        choose=software_on,
     )
     refuse_idle_keys(source.options, job)
     return job
@@ -220,6 +225,22 @@ def _name_trace(data: dict[str, Any], source: Source) -> None:
     named = named or "traffic" in source.options
     if given and not named and isinstance(trace, str):
         data["traffic"] = os.path.basename(os.path.normpath(trace))
+
+
+def software_on(workload: Workload, vendor: str) -> tuple[FileRecord, Software]:
+    """The profile that a workload's software stands for on a vendor's chips, its engine settings
+    applied; raises SpecError where it does not exist there.
+    """
+    record, software = _software_on(workload, vendor)
+    if not exists(software.vendors, vendor):
+        raise refuse(software.name, vendor)
+    return record, software
+
+
+def _software_on(workload: Workload, vendor: str) -> tuple[FileRecord, Software]:
+    record, data, lines = read("software", engine_for(workload.software, vendor))
+    software = build(Software, data, Source(record.path, lines), record.name)
+    return record, apply_engine(software, data, workload)
 
 
 def load_economics(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from cluster_sim.specs.chip import Dtype, KvDtype
+from cluster_sim.specs.chip import Dtype, KvDtype, Provenance
 from cluster_sim.specs.constraints import PositiveFloat, PositiveInt, Text
 from cluster_sim.specs.registered import Registered
 from cluster_sim.units import Bytes, BytesOrZero, BytesPerSecond, SecondsOrZero
@@ -94,12 +94,22 @@ class SmallDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostTime:
-    """CPU time that delays the next step: per step and per running sequence."""
+    """CPU time that delays the next step: per step and per running sequence.
+
+    ``measured_on`` names the vendors of the chips that it was fitted on; on others it is assumed.
+    ``provenance`` is what it is on those.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     per_step: SecondsOrZero
     per_sequence: SecondsOrZero
+    measured_on: tuple[Text, ...] = ()
+    provenance: Provenance = "measured"
     source: Text
+
+    def on(self, vendor: str) -> Provenance:
+        """The provenance on a vendor's chips."""
+        return self.provenance if vendor in self.measured_on else "assumed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +133,9 @@ class Software:
     between two tokens (API server, tokenizer, detokenizer, waits for a fuller batch); with drafts
     in decode steps. ``draft_tokens`` are drafted a step and sequence by the model's own MTP layers,
     each accepted with chance ``draft_acceptance`` if all before it were. ``cuda_graph_sizes``: the
-    batches that decode steps are captured for and filled up to; none: no filling.
+    batches that decode steps are captured for and filled up to; none: no filling. ``vendors``:
+    whose chips the engine exists on (none: not said); ``constants_of``: the engine whose constants
+    stand in for its own, if another's.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -131,6 +143,8 @@ class Software:
     title: Text
     framework: Literal["trtllm", "vllm", "sglang"]
     version: Text
+    vendors: tuple[Text, ...] = ()
+    constants_of: str = ""
     scheduler: SchedulerName
     max_num_seqs: PositiveInt
     max_num_batched_tokens: PositiveInt
@@ -164,6 +178,19 @@ class Software:
         accepted drafts.
         """
         return sum((self.draft_acceptance**n for n in range(1, self.draft_tokens + 1)), 1.0)
+
+    def stands_in(self, vendor: str) -> str | None:
+        """Whose constants stand in for the engine's own on a vendor's chips; None where its own
+        were measured.
+        """
+        if vendor in self.host.measured_on and not self.constants_of:
+            return None
+        fitted = " and ".join(self.host.measured_on)
+        where = f", fitted on chips of {fitted}," if fitted else ""
+        return (
+            f"no constant of {self.title} was measured on chips of {vendor}: those of "
+            f"{self.constants_of or self.title}{where} stand in (host time, memory rule, limits)"
+        )
 
     def on_device(self, memory_bytes: float) -> Software:
         """The profile with the limits that the framework chooses for a device of so much memory:

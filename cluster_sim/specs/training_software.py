@@ -58,7 +58,8 @@ class ExpertKernels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSoftware:
-    """A training framework; ``name`` carries the version.
+    """A training framework; ``name`` carries the version, ``measured_on`` names the vendors of the
+    chips of the runs that it was fitted on.
 
     ``step_factor`` stretches all that devices compute; ``launch`` is the floor of a product;
     ``elementwise`` the share of the bytes of unfused kernels that still moves; ``quantise`` the
@@ -76,6 +77,7 @@ class TrainingSoftware:
     framework: Text
     version: Text
     date: Text
+    measured_on: tuple[Text, ...] = ()
     step_factor: PositiveFloat = 1.0
     launch: Seconds
     layer: SecondsOrZero
@@ -91,3 +93,11 @@ class TrainingSoftware:
     scale: Annotated[float, Ge(0)]
     scale_fp8: Annotated[float, Ge(0)]
     sources: dict[str, str]
+
+    def stands_in(self, vendor: str) -> str | None:
+        """What is said where no run on a vendor's chips was measured; None where one was."""
+        if vendor in self.measured_on:
+            return None
+        fitted = " and ".join(self.measured_on)
+        whose = f"its constants, fitted on chips of {fitted}, stand in" if fitted else "assumed"
+        return f"no run of {self.title} on chips of {vendor} was measured: {whose}"

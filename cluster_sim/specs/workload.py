@@ -224,7 +224,8 @@ class Plan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """A serving workload; ``precision`` auto takes what the model ships in if the chip runs it,
-    else the first of fp8, int8, bf16 that the chip has and that fits.
+    else the first of fp8, int8, bf16 that the chip has and that fits. ``software`` auto takes the
+    engine that is usual on the chip.
 
     Traffic is ``isl`` and ``osl`` with ``prefix`` and ``sessions``, or a mix of ``classes``.
     ``requests`` auto is as many as the machine needs; a number limits every figure to what so many
@@ -237,7 +238,7 @@ class Workload:
     title: Text
     kind: Literal["serving"] = "serving"
     model: Text
-    software: Text = "trtllm"
+    software: Text = "auto"
     precision: Literal["auto"] | Dtype = "auto"
     traffic: Text
     isl: Lengths | None = None
@@ -320,7 +321,8 @@ class Workload:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Economics:
     """Money and energy around the chips. Owned: capital recovery over ``life`` at ``wacc`` plus
-    power and space.
+    space for the provisioned power and electricity for the power that is drawn. ``host_share``: of
+    the chip's price, and of its power where that of the host is not known.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT

@@ -62,6 +62,7 @@ class FittedCurve:
     new_errors: tuple[float, float]
     date: str
     source: str
+    framework: str = ""
 
     @property
     def name(self) -> str:
@@ -244,6 +245,7 @@ def _fitted(problem: Problem, own: Mapping[str, Any], effective: Fits) -> Fitted
         new_errors=errors,
         date=max(row.date for row in problem.rows),
         source=_source(problem),
+        framework=problem.rows[0].framework,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,18 +17,21 @@ from cluster_sim.errors import SpecError
 from cluster_sim.perf.background import stretched
 from cluster_sim.perf.collective_activity import Call, alone, bound_s, collective_activity
 from cluster_sim.perf.collective_group import Group
-from cluster_sim.perf.collective_shape import bus_factor
+from cluster_sim.perf.collective_shape import EXPERT_OPERATIONS, Priced, bus_factor
+from cluster_sim.perf.residuals import collective_sigma
 from cluster_sim.work import Activity, Phase
 
 # How much longer than the collective the traffic beside it goes on. It repeats without a pause, so
 # any number that is large enough gives the same.
 OUTLAST = 1e3
+REACH = 1.2816  # sigmas of a normal within which four of five lie
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One size: time alone, bandwidths, what was chosen, the least time that the links allow, and
-    time beside other traffic (equal without any).
+    """One size: time alone, bandwidths, what was chosen, the least time that the links allow, time
+    beside other traffic (equal without any), and between which times alone four of five measured
+    ones should lie.
     """
 
     size_bytes: int
@@ -40,6 +44,8 @@ class Row:
     shared_us: float
     slowdown: float
     provenance: str
+    low_us: float
+    high_us: float
 
 
 def sweep_sizes(
@@ -58,6 +64,7 @@ def sweep_sizes(
         if beside and seconds > 0:
             shared = shared_s(group, collective_activity(group, call, size), beside)
         rate = size / shared / 1e9 if shared > 0 else 0.0
+        within = band_factor(priced, place, call.operation)
         rows.append(
             Row(
                 size_bytes=size,
@@ -69,10 +76,19 @@ def sweep_sizes(
                 bound_us=bound_s(group, call, algorithm) * size * 1e6,
                 shared_us=shared * 1e6,
                 slowdown=shared / seconds if seconds > 0 else 1.0,
-                provenance=priced.provenance,
+                provenance=priced.word(place),
+                low_us=seconds * 1e6 / within,
+                high_us=seconds * 1e6 * within,
             )
         )
     return rows
+
+
+def band_factor(priced: Priced, place: int, operation: str) -> float:
+    """The factor up or down within which four of five measured times should lie."""
+    section = "all_to_all" if operation in EXPERT_OPERATIONS else "all_reduce"
+    sigma = collective_sigma(priced.provenance, priced.reach(place), section)
+    return math.exp(REACH * sigma) if priced.seconds[place] > 0 else 1.0
 
 
 def shared_s(group: Group, phases: Sequence[Phase], beside: Sequence[Activity]) -> float:

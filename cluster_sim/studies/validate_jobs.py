@@ -10,7 +10,7 @@ from cluster_sim.specs.find import names
 from cluster_sim.studies.validate_cases import Case
 from cluster_sim.studies.validate_recipes import recipe_of
 
-PROFILES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "vllm_ascend": "vllm"}
+PROFILES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "vllm_ascend": "vllm-ascend"}
 EXACT, OLDER, NEWEST = "exact", "nearest older", "newest"
 _RELEASE = re.compile(r"v?(\d+(?:\.\d+)*)")
 DTYPES = {"fp16": "bf16", "int4": "w4a16"}

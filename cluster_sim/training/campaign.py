@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cluster_sim.errors import SimulationError, SpecError
 from cluster_sim.specs.campaign import Campaign, LearningPhase
+from cluster_sim.training.campaign_band import (
+    MOST_BESIDE,
+    SIDE,
+    Band,
+    Price,
+    band_of,
+    with_step,
+)
 from cluster_sim.training.campaign_checkpoints import Tier, ettr, exact_ettr, tiers_of
 from cluster_sim.training.campaign_failures import (
     DAY_S,
@@ -28,7 +36,6 @@ from cluster_sim.training.campaign_play import Played, Rules, RunEvent, play
 from cluster_sim.training.campaign_schedule import (
     SHARES,
     Schedule,
-    StepFacts,
     Stretch,
     make_schedule,
     owners_by,
@@ -49,21 +56,6 @@ OWNERS = (
 )
 CLOSES = 1e-9  # relative: owners against what is paid
 LEAST_ETTR = 0.01  # below it a run makes no progress to speak of
-BAND = (0.1, 0.5, 0.9)
-BANDED = (
-    "days",
-    "chip_hours",
-    "energy_kwh",
-    "usd",
-    "ettr",
-    "goodput",
-    "tokens_per_s",
-    "interruptions",
-    "mtbf_h",
-    "interruption_h",
-    "lost_steps",
-    "checkpoints",
-)
 HOUR_S = 3600.0
 
 
@@ -122,7 +114,8 @@ class Outcome:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignResult:
     """All replications, the first of them in full; ``band`` maps a figure to its 10th, 50th and
-    90th percentile, ``expected`` holds the closed forms.
+    90th percentile over draws of failures and the doubt in the step (``step_sigma``), ``expected``
+    holds the closed forms.
     """
 
     replications: int
@@ -135,6 +128,7 @@ class CampaignResult:
     hosts_paid: int
     spares: int
     notes: Sequence[str]
+    step_sigma: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +146,7 @@ class Prepared:
 def prepare_campaign(
     campaign: Campaign,
     site: Site,
-    price: Callable[[int, int], StepFacts],
+    price: Price,
     default: LearningPhase,
 ) -> Prepared:
     """Everything that does not depend on chance.
@@ -241,20 +235,23 @@ def closed_forms(made: Prepared) -> dict[str, float]:
 def simulate_campaign(
     campaign: Campaign,
     site: Site,
-    price: Callable[[int, int], StepFacts],
+    price: Price,
     default: LearningPhase,
     *,
     seed: int = 0,
+    step_sigma: float = 0.0,
     progress: Callable[[str, float], None] | None = None,
 ) -> CampaignResult:
     """Play a whole run, ``campaign.replications`` times with failures of their own.
 
-    ``price(global_batch, seq_len)`` gives the facts of a step; ``default`` is the phase of runs
-    that give none. On Ctrl-C the replications that are finished count, else the one under way.
+    ``price(global_batch, seq_len)`` gives the facts of a step, ``step_sigma`` the doubt in its
+    logarithm, which the band holds (see ``campaign_band``); ``default`` is the phase of runs that
+    give none. On Ctrl-C the replications that are finished count, else the one under way.
     """
     made = prepare_campaign(campaign, site, price, default)
     streams = np.random.SeedSequence(seed).spawn(campaign.replications)
     outcomes: list[Outcome] = []
+    beside: tuple[list[Outcome], list[Outcome]] = ([], [])
     try:
         for number, stream in enumerate(streams):
             played = play(made.schedule, made.rules, np.random.default_rng(stream))
@@ -265,10 +262,38 @@ def simulate_campaign(
                 break
             if progress is not None:
                 progress("run", (number + 1) / len(streams))
+        if step_sigma and not outcomes[0].partial:
+            few = streams[: min(len(outcomes), MOST_BESIDE)]
+            beside = _beside(campaign, site, price, default, few, step_sigma)
     except KeyboardInterrupt:
         if not outcomes:
             raise
-    return _gather(made, campaign, outcomes)
+    found = _gather(made, campaign, outcomes, band_of(outcomes, *beside))
+    return replace(found, step_sigma=step_sigma)
+
+
+def _beside(
+    campaign: Campaign,
+    site: Site,
+    price: Price,
+    default: LearningPhase,
+    streams: Sequence[np.random.SeedSequence],
+    step_sigma: float,
+) -> tuple[list[Outcome], list[Outcome]]:
+    """The same draws with shorter and with longer steps; none where such a run makes no progress
+    or its checkpoints do not fit.
+    """
+    sides: tuple[list[Outcome], list[Outcome]] = ([], [])
+    for found, z in zip(sides, (-SIDE, SIDE), strict=True):
+        try:
+            factor = math.exp(step_sigma * z)
+            made = prepare_campaign(campaign, site, with_step(price, factor), default)
+        except SpecError:
+            continue
+        for stream in streams:
+            played = play(made.schedule, made.rules, np.random.default_rng(stream))
+            found.append(close(made, played))
+    return sides
 
 
 def close(made: Prepared, played: Played) -> Outcome:
@@ -339,13 +364,9 @@ def _energy_j(made: Prepared, played: Played, owners: Mapping[str, float]) -> fl
     return joules + idle_s * site.idle_w_per_host
 
 
-def _gather(made: Prepared, campaign: Campaign, outcomes: Sequence[Outcome]) -> CampaignResult:
-    band = {}
-    for name in BANDED:
-        values = [value for one in outcomes if (value := getattr(one, name)) is not None]
-        if values:
-            low, middle, high = np.quantile(np.array(values, dtype=float), BAND).tolist()
-            band[name] = (low, middle, high)
+def _gather(
+    made: Prepared, campaign: Campaign, outcomes: Sequence[Outcome], band: Band
+) -> CampaignResult:
     n = len(outcomes)
     failures = {
         name: math.fsum(one.failures[name] for one in outcomes) / n for name in made.strikes.names

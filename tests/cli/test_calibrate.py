@@ -25,7 +25,7 @@ attention_decode:
     floor: 10 us
     memory: 0.5
     provenance: measured
-    fit: {points: 24, median: 0.1 %, p90: 0.1 %, date: "2026-01"}
+    fit: {points: 24, median: 0.1 %, p90: 0.1 %, date: "2026-01", framework: lab}
     source: >-
       synthetic (lab 1.0), 24 points of 6 shapes; errors of shapes that the fit did not see;
       written by calibrate

@@ -74,8 +74,12 @@ def rate(mtbf_s: float, hosts: int = 100, *, loses_host: bool = False) -> dict[s
     return {"part": Component(per_1000_host_days=per, loses_host=loses_host)}
 
 
-def run(campaign: Campaign, where: Site | None = None, seed: int = 1) -> CampaignResult:
-    return simulate_campaign(campaign, where or site(), price, DEFAULT, seed=seed)
+def run(
+    campaign: Campaign, where: Site | None = None, seed: int = 1, step_sigma: float = 0.0
+) -> CampaignResult:
+    return simulate_campaign(
+        campaign, where or site(), price, DEFAULT, seed=seed, step_sigma=step_sigma
+    )
 
 
 def outcomes(campaign: Campaign, where: Site | None = None) -> list[Outcome]:
@@ -417,6 +421,35 @@ def test_llama_3_trains_over_nine_tenths_of_the_time() -> None:
     assert result.band["interruption_h"][1] == pytest.approx(3.09, rel=0.08)
     assert 0.9 < result.band["ettr"][0] < result.band["ettr"][2] < 0.99
     assert result.failures["gpu"] == pytest.approx(148, rel=0.15)
+
+
+@pytest.mark.parametrize("replications", [1, 3, 40])
+def test_the_band_holds_the_doubt_in_the_step(replications: int) -> None:
+    """Failures or none: days reach as far as the step may be off, and money and hours with them;
+    the first replication and its ledger stay those of the step as priced.
+    """
+    for failures in (QUIET, STEADY):
+        campaign = Campaign(tokens=50_000.0 * STEP, failures=failures, replications=replications)
+        certain, doubtful = run(campaign), run(campaign, step_sigma=0.1)
+        assert repr(certain.first) == repr(doubtful.first)
+        assert certain.ledger == doubtful.ledger
+        for name in ("days", "chip_hours"):
+            low, middle, high = doubtful.band[name]
+            assert low <= certain.band[name][0]
+            assert high >= certain.band[name][2]
+            assert middle == pytest.approx(certain.band[name][1], rel=0.02)
+            assert math.log(high / middle) >= 0.11
+            assert math.log(middle / low) >= 0.11
+        wider = run(campaign, step_sigma=0.2).band["days"]
+        assert wider[0] < doubtful.band["days"][0]
+        assert wider[2] > doubtful.band["days"][2]
+
+
+def test_without_failures_the_band_is_that_of_the_step() -> None:
+    campaign = Campaign(tokens=50_000.0 * STEP, failures=QUIET)
+    low, middle, high = run(campaign, step_sigma=0.1).band["days"]
+    assert high / middle == pytest.approx(math.exp(0.1 * 1.2816), rel=0.01)
+    assert middle / low == pytest.approx(math.exp(0.1 * 1.2816), rel=0.01)
 
 
 def test_same_seed_same_bytes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ PEAKS = {
 }
 # The table calls a card without links of its own a domain of one; here the host is its domain.
 CARDS = {"l40s", "rtx4090", "rtx_pro_6000", "rtx_pro_6000d"}
+# The table has the full chip, or another one of its family; software sees what is enabled.
+ENABLED_SMS = {"b300": 148, "gb300": 152, "gb200": 152, "b30a": 74}
 
 
 def chip_of(name: str) -> Chip:
@@ -48,11 +51,21 @@ def test_figures_are_those_of_the_table(shared: Path, name: str) -> None:
     peaks = {dtype: float(row[column]) for dtype, column in PEAKS.items() if row[column]}
     assert {dtype: flop / 1e12 for dtype, flop in chip.peak.items()} == pytest.approx(peaks)
     assert chip.tdp == number(row["tdp_w"])
-    assert chip.sm_count == number(row["sm_count"])
+    assert chip.sm_count == ENABLED_SMS.get(name, number(row["sm_count"]))
     assert chip.dies == number(row["die_count"])
     assert chip.die_area_mm2 == number(row["die_mm2_total"])
     assert (chip.vendor, chip.year) == (row["vendor"], int(row["year"]))
     assert (chip.nic or 0) == pytest.approx(float(row["nic_gbps"] or 0) * 1e9 / 8)
+
+
+@pytest.mark.parametrize("name", names("chip"))
+def test_sm_counts_are_those_of_the_notes(name: str) -> None:
+    """A note that says how many SMs are enabled says the same as the figure."""
+    chip = chip_of(name)
+    for note in chip.notes:
+        enabled = re.search(r"(\d+) of the (\d+) SMs", note)
+        if enabled:
+            assert chip.sm_count == int(enabled[1]) < int(enabled[2])
 
 
 @pytest.mark.parametrize("name", names("chip"))

@@ -79,7 +79,7 @@ def test_the_table() -> None:
     assert lines[1].startswith("decode llama3.1-8b x 32 bf16")
     assert any(line.startswith("decode: median error") for line in lines)
     assert "2 steps" in text
-    assert lines[-1] == "Curves of h100_sxm: measured"
+    assert lines[-1] == "Curves of h100_sxm: extrapolated"  # timed in another framework
     assert max(map(len, lines)) <= 100
 
 

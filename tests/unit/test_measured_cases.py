@@ -82,7 +82,7 @@ def test_repeats_of_a_configuration_share_a_half() -> None:
         ("vllm", "0.9.2", "vllm-0.19", NEWEST),
         ("vllm", "1.0", "vllm-0.19", OLDER),
         ("vllm", "nightly-5b8c30d62b754b57", "vllm-0.19", NEWEST),
-        ("vllm_ascend", "", "vllm-0.19", NEWEST),
+        ("vllm_ascend", "", "vllm-ascend-0.18", NEWEST),
         ("sglang", "0.5.6.post2", "sglang-0.5", OLDER),
         ("sglang", "0.5.10.post1", "sglang-0.5.10", EXACT),
         ("trtllm", "1.0.0rc3", "trtllm-1.0", EXACT),

@@ -56,6 +56,11 @@ def test_versions_of_a_framework_differ_in_host_time_alone() -> None:
         found = load_workload("llama70b", [f"workload.software={name}"]).software
         newest = load_workload("llama70b", [f"workload.software={found.framework}"]).software
         own = {"name": newest.name, "title": newest.title, "version": newest.version}
+        if found.constants_of:  # a build for other chips
+            assert (found.constants_of, found.host.per_step) == ("vLLM 0.19", newest.host.per_step)
+            assert "assumed" in found.host.source
+            assert "assumed" in found.memory.source
+            continue
         assert name == f"{found.framework}-{found.version}"
         assert dataclasses.replace(found, **own, host=newest.host) == newest
         assert found.host.per_sequence == newest.host.per_sequence

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cluster_sim.metrics import Targets, keeps_slo, latencies, limit_shares, meets_slo, window
+from cluster_sim.serving.client import ClientWait
 from cluster_sim.serving.event_driven import Watcher
 from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Requests, without_pauses
@@ -142,7 +143,7 @@ def _try(
         looks += 1
         if looks % LOOK_EVERY:
             return False
-        lost = _already_lost(outcomes, requests, wanted, now_s, service.first_token_steps)
+        lost = _already_lost(outcomes, requests, wanted, now_s, service.client)
         return lost
 
     run = serve(service, requests, step_by_step=step_by_step, watch=hopeless)
@@ -155,7 +156,7 @@ def _try(
 
 
 def _already_lost(
-    outcomes: Outcomes, requests: Requests, wanted: Targets, now_s: float, first_token_steps: float
+    outcomes: Outcomes, requests: Requests, wanted: Targets, now_s: float, client: ClientWait
 ) -> bool:
     """Whether more requests of a class have missed the SLO than the attainment allows in the whole
     run.
@@ -164,7 +165,7 @@ def _already_lost(
     with rejected turns it is not.
     """
     nothing = Run(outcomes, (), (), (), (), 0, 0.0, False)
-    record = replace(nothing, first_token_steps=first_token_steps)
+    record = replace(nothing, client=client)
     seen = latencies(record, requests, open_loop=True)
     arrival = np.array(outcomes.arrival_s)
     if (seen.rejected & np.isnan(arrival)).any():

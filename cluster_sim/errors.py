@@ -38,6 +38,10 @@ class DoesNotFitError(ClusterSimError):
     """The plan cannot be placed: what, needed, available, and the smallest change that helps."""
 
 
+class OldNameWarning(FutureWarning):
+    """A name that still works for one version: where, and what to write instead."""
+
+
 class SimulationError(ClusterSimError):
     """An invariant of the simulation broke: our fault, never the user's."""
 

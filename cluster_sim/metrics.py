@@ -47,27 +47,25 @@ class Window:
 
 
 def latencies(run: Run, requests: Requests, *, open_loop: bool) -> Latencies:
-    """TTFT, TPOT and E2E latency of each request.
+    """TTFT, TPOT and E2E latency of each request, as its client sees them.
 
     Model: TTFT = first token - arrival; E2E = last token - arrival; TPOT = (E2E - TTFT) / (OSL -
-    1), undefined for one token. Clients see all tokens ``first_token_steps`` TPOT later than the
-    engine has them, which is in TTFT and E2E. Open loop: only requests that arrive in the middle
+    1), undefined for one token. Clients see tokens later than the engine has them, the first one
+    later still (``run.client``). Open loop: only requests that arrive in the middle
     90 % of the arrivals count; of an interrupted run, only the part up to ``known_s``. A turn of a
-    session that has not arrived yet (NaN) will come after all that have. Limits: the next request
-    of a client does not wait for the later tokens; answers of one token come at once.
+    session that has not arrived yet (NaN) will come after all that have.
     """
     outcomes = run.outcomes
     arrival = np.array(outcomes.arrival_s)
     status = np.array(outcomes.status)
     finished = status == Status.FINISHED
-    ttft = np.array(outcomes.first_s) - arrival
-    e2e = np.array(outcomes.finish_s) - arrival
-    tokens = np.where(requests.osl > 1, requests.osl - 1, 1)
-    tpot = np.where(requests.osl > 1, (e2e - ttft) / tokens, np.nan)
-    if run.first_token_steps > 0:
-        # Without a last token there is no TPOT yet: the engine's own time is the least.
-        later = run.first_token_steps * np.nan_to_num(tpot)
-        ttft, e2e = ttft + later, e2e + later
+    first, last = np.array(outcomes.first_s), np.array(outcomes.finish_s)
+    steps = np.where(requests.osl > 1, requests.osl - 1, 1)
+    answer = last - first
+    held = run.client.held_s(outcomes.others, answer / steps, answer)
+    ttft = run.client.seen_s(first) - arrival + held
+    e2e = run.client.seen_s(last) - arrival
+    tpot = np.where(requests.osl > 1, (answer - held) / steps, np.nan)
     inside = np.ones(len(arrival), dtype=bool)
     if run.known_s < np.inf:
         inside = arrival <= run.known_s

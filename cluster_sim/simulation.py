@@ -16,6 +16,7 @@ from cluster_sim.perf.memory import KvCache, kv_cache
 from cluster_sim.perf.plan import Choice, resolve
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.result import Result, config_hash
+from cluster_sim.serving.client import ClientWait
 from cluster_sim.serving.event_driven import Live, Watcher
 from cluster_sim.serving.generators import draw_requests, planned
 from cluster_sim.serving.pace import Pace
@@ -221,7 +222,7 @@ def make_service(
         wanted.plan.router,
         job.model.max_context,
         closed,
-        software.first_token_steps * software.tokens_per_step,
+        ClientWait.of(software),
     )
 
 

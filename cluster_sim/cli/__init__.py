@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import click
 
@@ -51,12 +52,17 @@ for command in (
     cli.add_command(command)
 
 
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"Warning: {message}", err=True)
+
+
 def main() -> None:
     """Entry point: user errors end as one block on stderr with exit code 2."""
     # One thread: the arrays here are small, and starting a pool costs more than it saves.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from cluster_sim.errors import ClusterSimError, SimulationError
 
+    warnings.showwarning = _show_warning
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as stop:

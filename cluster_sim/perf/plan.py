@@ -209,7 +209,9 @@ def _closed_form(
         low, high = (middle, high) if keeps else (low, middle - 1)
     tpot_s, osl = steady.tpot_s(low), steady.osl
     step_s = tpot_s * steady.tokens_per_step
-    ttft_s = steady.prompt_s + steady.shared_s + step_s * (1 + job.software.first_token_steps)
+    client = job.software.client
+    later_s = client.idle + client.loaded_steps * (low * ranks - 1) / (low * ranks) * step_s
+    ttft_s = steady.prompt_s + steady.shared_s + step_s + later_s
     rate = replicas * ranks * low / (osl * tpot_s)
     keeps = steady.kept(low, slo.tpot) >= slo.attainment and (
         slo.ttft is None or ttft_s <= slo.ttft

@@ -28,7 +28,7 @@ class Status(IntEnum):
 
 class Outcomes:
     """Per request: lengths (tokens), arrival, first token and finish times (s, NaN if never),
-    replica, preemptions, status.
+    replica, ``others`` (the unfinished requests that it found there), preemptions, status.
     """
 
     __slots__ = (
@@ -38,6 +38,7 @@ class Outcomes:
         "first_s",
         "isl",
         "osl",
+        "others",
         "preemptions",
         "priority",
         "replica",
@@ -52,6 +53,7 @@ class Outcomes:
         self.first_s = array("d", [NEVER]) * count
         self.finish_s = array("d", [NEVER]) * count
         self.replica = array("i", [-1]) * count
+        self.others = array("i", [0]) * count
         self.preemptions = array("i", [0]) * count
         self.priority = (
             array("i", requests.priority.tolist()) if requests.priority is not None else None

@@ -53,7 +53,8 @@ def test_breaking_off_never_changes_the_verdict(rate: float, slow: bool) -> None
     assert _try(service, timed, wanted, step_by_step=slow)[0] == keeps_slo(full, wanted)
 
 
-LATER = ("engine.first_token_steps=40",)  # clients see tokens two seconds later than the engine
+# Clients see tokens two seconds later than the engine.
+LATER = ("engine.client_idle=0.2 s", "engine.client_loaded_steps=40")
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,10 @@ class Window:
 def latencies(run: Run, requests: Requests, *, open_loop: bool) -> Latencies:
     """TTFT, TPOT and E2E latency of each request, as its client sees them.
 
-    Model: TTFT = first token - arrival; E2E = last token - arrival; TPOT = (E2E - TTFT) / (OSL -
-    1), undefined for one token. Clients see tokens later than the engine has them, the first one
-    later still (``run.client``). Open loop: only requests that arrive in the middle
+    Model: TTFT = first token - arrival; E2E = last token - arrival; clients see tokens later than
+    the engine has them, the first one later still (``run.client``). TPOT = (last - first token) /
+    (OSL - 1) of the engine, undefined for one token: tokens that catch up with a first one that was
+    held back make no decoding faster. Open loop: only requests that arrive in the middle
     90 % of the arrivals count; of an interrupted run, only the part up to ``known_s``. A turn of a
     session that has not arrived yet (NaN) will come after all that have.
     """
@@ -61,11 +62,11 @@ def latencies(run: Run, requests: Requests, *, open_loop: bool) -> Latencies:
     finished = status == Status.FINISHED
     first, last = np.array(outcomes.first_s), np.array(outcomes.finish_s)
     steps = np.where(requests.osl > 1, requests.osl - 1, 1)
-    answer = last - first
-    held = run.client.held_s(outcomes.others, answer / steps, answer)
+    token_s = (last - first) / steps
+    held = run.client.held_s(outcomes.others, token_s, last - first)
     ttft = run.client.seen_s(first) - arrival + held
     e2e = run.client.seen_s(last) - arrival
-    tpot = np.where(requests.osl > 1, (answer - held) / steps, np.nan)
+    tpot = np.where(requests.osl > 1, token_s, np.nan)
     inside = np.ones(len(arrival), dtype=bool)
     if run.known_s < np.inf:
         inside = arrival <= run.known_s

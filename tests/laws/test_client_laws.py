@@ -101,7 +101,7 @@ def test_clients_of_a_busy_engine_wait_for_its_steps(software: str) -> None:
     steps = (seen.ttft_s - (first - arrival) - client.idle) / ((last - first) / tokens)
     assert (steps <= client.loaded_steps * (1 + 1e-9)).all()
     assert steps[64:].mean() > 0.95 * client.loaded_steps
-    assert seen.e2e_s - seen.ttft_s == pytest.approx(seen.tpot_s * tokens, rel=1e-9)
+    assert seen.tpot_s == pytest.approx((last - first) / tokens, rel=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -112,7 +112,6 @@ def test_no_first_token_is_seen_after_the_last(seed: int) -> None:
     seen = latencies(serve(service, requests), requests, open_loop=False)
     done = seen.finished
     assert (seen.ttft_s[done] <= seen.e2e_s[done] * (1 + 1e-12)).all()
-    assert (seen.tpot_s[done & (requests.osl > 1)] >= 0).all()
     single = done & (requests.osl == 1)
     assert (seen.ttft_s[single] == seen.e2e_s[single]).all()
 

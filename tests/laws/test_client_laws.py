@@ -135,7 +135,7 @@ def test_the_wait_grows_from_idle_with_the_load_of_open_traffic() -> None:
 def test_a_request_counts_the_others_that_it_finds() -> None:
     """Against arrivals and finishes: those of its replica that came before and are not done."""
     checked = 0
-    for seed in range(300, 340):
+    for seed in range(300, 316):
         service, requests = random_case(seed)
         outcomes = serve(service, requests).outcomes
         arrival, last = np.array(outcomes.arrival_s), np.array(outcomes.finish_s)
@@ -148,7 +148,7 @@ def test_a_request_counts_the_others_that_it_finds() -> None:
             most = int((before & (last >= arrival[request])).sum())
             assert least <= outcomes.others[request] <= most
             checked += 1
-    assert checked > 500
+    assert checked > 200
 
 
 def think_after_seen(service: Service, requests: Requests) -> int:
@@ -171,9 +171,9 @@ def think_after_seen(service: Service, requests: Requests) -> int:
 
 def test_turns_begin_when_clients_have_seen_the_end() -> None:
     checked = 0
-    for seed in range(120):
+    for seed in range(60):
         service, requests = random_case(seed)
         if requests.after is not None:
             client = ClientWait(idle_s=0.02, loaded_steps=3.0)
             checked += think_after_seen(dataclasses.replace(service, client=client), requests)
-    assert checked > 300
+    assert checked > 100

@@ -50,7 +50,7 @@ class OldFormWarning(FutureWarning):
 
 
 def warn(text: str) -> None:
-    """Tell the user of an old form; the command line shows it as a note."""
+    """Tell the user of an old form; the command line shows it in a line."""
     warnings.warn(text, OldFormWarning, stacklevel=2)
 
 

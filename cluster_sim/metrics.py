@@ -37,26 +37,25 @@ class Latencies:
 
 
 def latencies(run: Run, requests: Requests) -> Latencies:
-    """TTFT, TPOT and E2E latency of each request.
+    """TTFT, TPOT and E2E latency of each request, as its client sees them.
 
-    Model: TTFT = first token - arrival; E2E = last token - arrival; TPOT = (E2E - TTFT) / (OSL -
-    1), undefined for one token. Clients see all tokens ``first_token_steps`` TPOT later than the
-    engine has them, which is in TTFT and E2E. All requests count; of an interrupted run those that
-    arrived up to ``known_s``. Limits: the next request
-    of a client does not wait for the later tokens; answers of one token come at once.
+    Model: TTFT = first token - arrival; E2E = last token - arrival; clients see tokens later than
+    the engine has them, the first one later still (``run.client``). TPOT = (last - first token) /
+    (OSL - 1) of the engine, undefined for one token: tokens that catch up with a first one that was
+    held back make no decoding faster. All requests count; of an interrupted run those that arrived
+    up to ``known_s``.
     """
     outcomes = run.outcomes
     arrival = np.array(outcomes.arrival_s)
     status = np.array(outcomes.status)
     finished = status == Status.FINISHED
-    ttft = np.array(outcomes.first_s) - arrival
-    e2e = np.array(outcomes.finish_s) - arrival
-    tokens = np.where(requests.osl > 1, requests.osl - 1, 1)
-    tpot = np.where(requests.osl > 1, (e2e - ttft) / tokens, np.nan)
-    if run.first_token_steps > 0:
-        # Without a last token there is no TPOT yet: the engine's own time is the least.
-        later = run.first_token_steps * np.nan_to_num(tpot)
-        ttft, e2e = ttft + later, e2e + later
+    first, last = np.array(outcomes.first_s), np.array(outcomes.finish_s)
+    steps = np.where(requests.osl > 1, requests.osl - 1, 1)
+    token_s = (last - first) / steps
+    held = run.client.held_s(outcomes.others, token_s, last - first)
+    ttft = run.client.seen_s(first) - arrival + held
+    e2e = run.client.seen_s(last) - arrival
+    tpot = np.where(requests.osl > 1, token_s, np.nan)
     inside = np.ones(len(arrival), dtype=bool)
     if run.known_s < np.inf:
         inside = arrival <= run.known_s

@@ -30,6 +30,7 @@ from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.result import Result, config_hash
 from cluster_sim.serving.admission import admission
 from cluster_sim.serving.candidate import Candidate
+from cluster_sim.serving.client import ClientWait
 from cluster_sim.serving.event_driven import Live, Watcher
 from cluster_sim.serving.generators import SAMPLE, draw_requests, planned
 from cluster_sim.serving.pace import Pace
@@ -344,7 +345,7 @@ def make_service(
         wanted.plan.router,
         job.model.max_context,
         closed,
-        software.first_token_steps * software.tokens_per_step,
+        ClientWait.of(software),
         _caches_prefixes(job, trace),
     )
 

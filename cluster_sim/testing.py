@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_sim.perf.step_price import StepPrice
+from cluster_sim.serving.client import ClientWait
 from cluster_sim.serving.pace import Pace
 from cluster_sim.serving.records import StepCounts, StepLog
 from cluster_sim.serving.requests import Prefixes, Requests, prefixes_of_runs
@@ -98,6 +99,11 @@ def _random_sessions(rng: random.Random, requests: Requests) -> Requests:
     return dataclasses.replace(requests, after=after, think_s=np.array(think))
 
 
+def _random_wait(rng: random.Random) -> ClientWait:
+    """Half of the clients see last tokens as soon as the engine has them."""
+    return ClientWait(rng.choice((0.0, 0.0, 1e-3, 0.2)), rng.choice((0.0, 0.5, 4.0)))
+
+
 def random_drafts(seed: int, scheduler: Scheduler | None = None) -> tuple[Service, Requests]:
     """A random case whose sequences have drafts in their steps."""
     service, requests = random_case(seed, scheduler)
@@ -155,6 +161,7 @@ def random_case(seed: int, scheduler: Scheduler | None = None) -> tuple[Service,
         router=rng.choice(tuple(ROUTERS)),
         max_context=rng.choice((10**6, longest, longest, max(2, longest - 5))),
         concurrency=rng.choice((None, None, None, 1, 7, 64, 64)),
+        client=_random_wait(random.Random(f"client of {seed}")),
     )
     priority = draw.integers(0, 2, count) if rng.random() < 0.3 else None
     requests = Requests(arrival, isl, osl, priority=priority, prefixes=prefixes)
@@ -191,6 +198,7 @@ def facts(run: Run) -> dict[str, object]:
         "finish": plain(outcomes.finish_s),
         "replica": outcomes.replica,
         "rank": outcomes.rank,
+        "others": outcomes.others,
         "preemptions": outcomes.preemptions,
         "status": outcomes.status,
         "logs": [of_log(log) for log in run.logs],

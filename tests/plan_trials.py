@@ -133,7 +133,7 @@ def _rate_within_slo(
             rate=expected * factor,
         )
         facts = run(inputs, _alone(job, candidate, arrivals, count))
-        seen = latencies(facts.run, facts.requests, open_loop=True)
+        seen = latencies(facts.run, facts.requests)
         missed = ~meets_slo(seen, facts.targets)[seen.inside]
         return math.log(float(missed.mean()) + 0.3 / len(missed))
 

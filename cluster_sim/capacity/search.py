@@ -363,7 +363,7 @@ def _hopeless(
     whole run.
     """
     nothing = Run(outcomes, (), (), (), (), 0, 0.0, False)
-    record = replace(nothing, first_token_steps=sample.service.first_token_steps)
+    record = replace(nothing, client=sample.service.client)
     seen = latencies(record, requests)
     arrival = np.array(outcomes.arrival_s)
     missed = seen.finished & ~meets_slo(seen, wanted)

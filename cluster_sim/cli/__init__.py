@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def _show_old_forms() -> None:
-    """Make notes of warnings about old forms; --quiet leaves them out."""
+    """Print warnings about old forms in a line; --quiet leaves them out."""
     import warnings
 
     from cluster_sim.errors import OldFormWarning
@@ -92,6 +92,6 @@ def _show_old_forms() -> None:
         if not issubclass(category, OldFormWarning):
             show(message, category, *rest, **more)
         elif "--quiet" not in sys.argv:
-            click.echo(f"Note: {message}", err=True)
+            click.echo(f"Warning: {message}", err=True)
 
     warnings.showwarning = note

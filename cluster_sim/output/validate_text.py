@@ -13,6 +13,7 @@ from pathlib import Path
 from cluster_sim.errors import SpecError
 from cluster_sim.output.results import format_csv
 from cluster_sim.output.tables import grid
+from cluster_sim.studies.validate_cases import Case
 from cluster_sim.studies.validate_scores import (
     Replayed,
     Score,
@@ -185,17 +186,32 @@ def write_cases(path: Path, replayed: Sequence[Replayed]) -> None:
             os.unlink(staged)
 
 
-# What stands in the short table: words, mode, plan, metrics. Runs that state drafts stand apart in
-# the slices, since nobody says how many were accepted.
+# What a serving case measures: words and how its metrics begin.
+_RATE = ("throughput", ("output", "total", "requests", "input"))
+_TPOT = ("step time of a decode (TPOT)", ("tpot",))
+_TTFT = ("time to the first token", ("ttft",))
+_E2E = ("whole request (E2E)", ("e2e", "latency"))
+# What stands in the short table: what, words for the mode, mode, plan. All modes and all that is
+# measured in them, the worst included.
 _SHORT = (
-    ("step time of a decode (TPOT), closed loop", "closed_loop", "stated", ("tpot",)),
-    ("time to the first token, closed loop", "closed_loop", "stated", ("ttft",)),
-    ("throughput, closed loop", "closed_loop", "stated", ("output",)),
-    ("throughput, all requests queued", "offline", "stated", ("output",)),
-    ("throughput, static batch", "static_batch", "stated", ("output",)),
-    ("throughput, MLPerf offline, best plan", "offline", "best plan", ("output",)),
-    ("throughput, MLPerf server and interactive, best plan", "open_loop", "best plan", ("output",)),
+    (_TPOT, "closed loop", "closed_loop", "stated"),
+    (_TTFT, "closed loop", "closed_loop", "stated"),
+    (_E2E, "closed loop", "closed_loop", "stated"),
+    (_RATE, "closed loop", "closed_loop", "stated"),
+    (_RATE, "all requests queued", "offline", "stated"),
+    (_RATE, "static batch", "static_batch", "stated"),
+    (_TTFT, "static batch", "static_batch", "stated"),
+    (_TPOT, "open loop at a stated rate", "open_loop", "stated"),
+    (_TTFT, "open loop at a stated rate", "open_loop", "stated"),
+    (_E2E, "open loop at a stated rate", "open_loop", "stated"),
+    (_RATE, "open loop at a stated rate", "open_loop", "stated"),
+    (_RATE, "MLPerf offline, best plan", "offline", "best plan"),
+    (_RATE, "MLPerf server and interactive, best plan", "open_loop", "best plan"),
+    (_TPOT, "MLPerf at the submitter's rate, best plan", "open_loop", "best plan"),
+    (_TTFT, "MLPerf at the submitter's rate, best plan", "open_loop", "best plan"),
 )
+# Runs that state drafts stand apart, since nobody says how many were accepted.
+_DRAFTED = "whatever is measured, drafts stated"
 _COLUMNS = "| | cases | median error | 90th percentile | signed median | rank correlation |"
 _RULE = "|---|---:|---:|---:|---:|---:|"
 
@@ -223,20 +239,24 @@ def markdown(replayed: Sequence[Replayed]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def short_row(case: Case) -> str:
+    """The line of the short table that a serving case is in; empty for none."""
+    if case.kind == "serving" and case.count("mtp_draft_tokens", 0):
+        return _DRAFTED
+    mine = (case.text("mode"), "stated" if case.text("tp") else "best plan")
+    for what, how, *its in _SHORT:
+        if mine == tuple(its) and case.text("metric").startswith(what[1]):
+            return f"{what[0]}, {how}"
+    return ""
+
+
 def _short_table(replayed: Sequence[Replayed]) -> str:
     lines = [_COLUMNS, _RULE]
-    for words, mode, plan, begins in _SHORT:
-        lines += _short_line(
-            words,
-            [
-                one
-                for one in replayed
-                if one.case.text("mode") == mode
-                and (plan == "stated") == bool(one.case.text("tp"))
-                and one.case.text("metric").startswith(begins)
-                and not one.case.count("mtp_draft_tokens", 0)
-            ],
-        )
+    groups: dict[str, list[Replayed]] = {}
+    for one in replayed:
+        groups.setdefault(short_row(one.case), []).append(one)
+    for words in [*(f"{what[0]}, {how}" for what, how, _, _ in _SHORT), _DRAFTED]:
+        lines += _short_line(words, groups.get(words, []))
     runs = as_times([one for one in replayed if one.case.kind == "training"])
     for name in FAMILIES:
         mine = [one for one in runs if family(one.case) == name and half(one.case) == "score"]

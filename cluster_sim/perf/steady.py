@@ -123,10 +123,12 @@ class Steady:
                 found.append((steps, room, tokens - (steps - 1) * room))
         return found
 
-    def ttfts_s(self, batch: float, first_token_steps: float) -> list[float]:
-        """TTFT of each of some typical prompts that are admitted at once."""
+    def ttfts_s(self, batch: float, held_steps: float, idle_s: float) -> list[float]:
+        """TTFT of each of some typical prompts that are admitted at once; clients see the first
+        token so many decode steps, and a time, later than the engine has it.
+        """
         whole = max(1, round(batch))
-        after_s = self.tpot_s(batch) * self.tokens_per_step * (1 + first_token_steps)
+        after_s = idle_s + self.tpot_s(batch) * self.tokens_per_step * (1 + held_steps)
         parts = zip(self.prompts_s(whole), self.shared_s(whole), strict=True)
         return [prompt_s + shared_s + after_s for prompt_s, shared_s in parts]
 

@@ -73,9 +73,9 @@ def weigh(
     price = planning_price(machine, job, layout, wanted, seats)
     case = _Case(job, steady_of(job, price, layout, replicas, seats), seats, replicas)
     load, limit = case.load()
-    batch, slo, lag = load / layout.ranks, job.workload.slo, job.software.first_token_steps
+    batch, slo = load / layout.ranks, job.workload.slo
     steady = case.busy(load)
-    tpot_s, ttfts_s = steady.tpot_s(batch), steady.ttfts_s(batch, lag)
+    tpot_s, ttfts_s = steady.tpot_s(batch), steady.ttfts_s(batch, *case.client(load))
     rate = case.rate(load)
     late = 0 if slo.ttft is None else sum(ttft_s > slo.ttft for ttft_s in ttfts_s)
     keeps = late <= (1 - slo.attainment) * len(ttfts_s)
@@ -144,14 +144,21 @@ class _Case:
             return (queued, "requests") if queued <= most else (most, self.seats.limit)
         batch, limit = self._within_limits()
         load = batch * self.steady.ranks
-        ttft, lag = self.job.workload.slo.ttft, self.job.software.first_token_steps
+        ttft = self.job.workload.slo.ttft
         if ttft is None or not self.seats.joins:
             return load, limit
-        ttfts_s = self.steady.ttfts_s(batch, lag)
+        ttfts_s = self.steady.ttfts_s(batch, *self.client(load))
         slack_s = ttft - sum(ttfts_s) / len(ttfts_s)
         if slack_s <= 0:
             return load, "ttft"
         return self._in_time(load, slack_s), limit
+
+    def client(self, load: float) -> tuple[float, float]:
+        """Decode steps for which first tokens are held back, as ``ClientWait`` has it with so many
+        sequences inside, and the time (s) that every token takes to its client.
+        """
+        client = self.job.software.client
+        return client.loaded_steps * max(0.0, 1 - 1 / max(load, 1e-9)), client.idle
 
     def busy(self, load: float) -> Steady:
         """The steady state of those ranks that have anything to do."""
@@ -171,7 +178,10 @@ class _Case:
         share = steady.kept(batch, slo.tpot)
         if slo.e2e is None:
             return share
-        tpot_s, ttfts_s = steady.tpot_s(batch), steady.ttfts_s(batch, 0.0)
+        tpot_s, ttfts_s = (
+            steady.tpot_s(batch),
+            steady.ttfts_s(batch, 0.0, self.job.software.client.idle),
+        )
         room_s = slo.e2e - sum(ttfts_s) / len(ttfts_s)
         return min(share, sum(n * tpot_s <= room_s for n in steady.answers) / len(steady.answers))
 

@@ -104,14 +104,14 @@ class _Finished(Exception):
 
 
 class Turns:
-    """Who follows whom in sessions. A turn arrives ``think_s`` after the end of the former one, in
-    an open loop not before its own recorded arrival; one whose former turn was rejected never
-    comes.
+    """Who follows whom in sessions. A turn arrives ``think_s`` after its client saw the end of the
+    former one, in an open loop not before its own recorded arrival; one whose former turn was
+    rejected never comes.
     """
 
     def __init__(self, service: Service, requests: Requests, outcomes: Outcomes) -> None:
         count = len(requests)
-        self.outcomes = outcomes
+        self.outcomes, self.client = outcomes, service.client
         self.former = [-1] * count if requests.after is None else requests.after.tolist()
         self.think_s = [0.0] * count if requests.think_s is None else requests.think_s.tolist()
         self.earliest_s = requests.arrival_s.tolist()
@@ -124,9 +124,9 @@ class Turns:
                 if outcomes.status[request] == Status.RUNNING:
                     self.next[before] = request
 
-    def arrival_s(self, request: int, former_end_s: float) -> float:
+    def arrival_s(self, request: int, former_seen_s: float) -> float:
         """When a turn arrives."""
-        at_s: float = max(self.earliest_s[request], former_end_s + self.think_s[request])
+        at_s: float = max(self.earliest_s[request], former_seen_s + self.think_s[request])
         return at_s
 
     def date_rejected(self) -> None:
@@ -136,8 +136,8 @@ class Turns:
             if before < 0 or outcomes.status[request] <= Status.FINISHED:
                 continue
             if outcomes.status[before] == Status.FINISHED:
-                end_s = outcomes.finish_s[before]
-                outcomes.arrival_s[request] = self.arrival_s(request, end_s)
+                seen_s = self.client.seen_s(outcomes.finish_s[before])
+                outcomes.arrival_s[request] = self.arrival_s(request, seen_s)
             else:
                 outcomes.arrival_s[request] = outcomes.arrival_s[before]
 
@@ -162,7 +162,7 @@ class EventDriven:
         self.replicas, self.outcomes, self.watch = replicas, outcomes, watch
         self.turns = turns
         self.route = ROUTERS[service.router]
-        self.concurrency = service.concurrency
+        self.concurrency, self.client = service.concurrency, service.client
         self.pending = (r for r in accepted if turns is None or turns.former[r] < 0)
         self.arrivals = 0
         self.every = max(1, len(accepted) // LOOKS_PER_RUN)
@@ -232,6 +232,7 @@ class EventDriven:
         self.arrivals += 1
         replica = self.replicas[index]
         self.outcomes.replica[request] = index
+        self.outcomes.others[request] = replica.outstanding
         replica.enqueue(request, now)
         if not replica.in_step:
             self._start_soon(replica)
@@ -283,14 +284,17 @@ class EventDriven:
             raise _Finished
 
     def _follow(self, request: int) -> None:
-        """What the end of a request causes: its session's next turn, or in a closed loop the next
-        session.
+        """What the end of a request causes once its client has seen it: its session's next turn, or
+        in a closed loop the next session.
         """
         now = self.env.now
+        seen_s = self.client.seen_s(now)
         turn = self.turns.next[request] if self.turns is not None else -1
         if self.turns is not None and turn >= 0:
-            at_s = self.turns.arrival_s(turn, now)
+            at_s = self.turns.arrival_s(turn, seen_s)
             call_at(self.env, at_s, ARRIVAL_RANK, lambda: self._turn(turn))
+        elif self.concurrency is not None and seen_s > now:
+            call_at(self.env, seen_s, ARRIVAL_RANK, lambda: self._closed_arrival(seen_s))
         elif self.concurrency is not None:
             self._closed_arrival(now)
 

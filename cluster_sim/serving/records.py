@@ -28,7 +28,8 @@ class Status(IntEnum):
 
 class Outcomes:
     """Per request: lengths (tokens), arrival, first token and finish times (s, NaN if never),
-    replica and the batch in it (rank), preemptions, status.
+    replica and the batch in it (rank), ``others`` (the unfinished requests that it found there),
+    preemptions, status.
     """
 
     __slots__ = (
@@ -38,6 +39,7 @@ class Outcomes:
         "first_s",
         "isl",
         "osl",
+        "others",
         "preemptions",
         "priority",
         "rank",
@@ -54,6 +56,7 @@ class Outcomes:
         self.finish_s = array("d", [NEVER]) * count
         self.replica = array("i", [-1]) * count
         self.rank = array("i", [0]) * count
+        self.others = array("i", [0]) * count
         self.preemptions = array("i", [0]) * count
         self.priority = (
             array("i", requests.priority.tolist()) if requests.priority is not None else None

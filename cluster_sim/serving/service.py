@@ -23,6 +23,7 @@ from simpy.events import Event
 
 from cluster_sim.engine.clock import ARRIVAL_RANK, instant
 from cluster_sim.errors import SimulationError
+from cluster_sim.serving.client import ClientWait
 from cluster_sim.serving.event_driven import (
     LOOKS_PER_RUN,
     EventDriven,
@@ -55,7 +56,7 @@ class Service:
     router: str
     max_context: int
     concurrency: int | None = None  # closed loop of so many clients (with sessions: of sessions)
-    first_token_steps: float = 0.0  # how many token times later clients see what the engine made
+    client: ClientWait = ClientWait()  # how much later clients see what the engine made
     caching: bool = False  # replicas keep what the prompts of requests have in common
 
 
@@ -79,7 +80,7 @@ class Run:
     known_s: float = math.inf  # an interrupted run is recorded completely up to here
     tapes: tuple[Tape, ...] = ()
     visits: Visits | None = None  # what others did on the same machine
-    first_token_steps: float = 0.0
+    client: ClientWait = ClientWait()
 
 
 def serve(
@@ -140,7 +141,7 @@ def serve(
         known_s,
         tuple(replica.tape for replica in replicas if replica.tape is not None),
         player.visits() if isinstance(player, EventDriven) else None,
-        service.first_token_steps,
+        service.client,
     )
     if not interrupted:
         _check_conservation(service, replicas, run, len(accepted))
@@ -215,7 +216,7 @@ class _Lazy:
     def _source(self) -> Generator[Event, None, None]:
         env = self.env
         arrival_s, replicas, route = self.outcomes.arrival_s, self.replicas, self.route
-        single, owner = len(replicas) == 1, self.outcomes.replica
+        single, owner, others = len(replicas) == 1, self.outcomes.replica, self.outcomes.others
         every = max(1, len(self.accepted) // LOOKS_PER_RUN)
         for number, request in enumerate(self.accepted):
             now = arrival_s[request]
@@ -227,6 +228,7 @@ class _Lazy:
             replica = replicas[index]
             replica.advance(now)
             owner[request] = index
+            others[request] = replica.outstanding
             replica.enqueue(request, now)
             if self.reads_load and not single:
                 replica.shorten(now)

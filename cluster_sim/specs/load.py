@@ -40,11 +40,21 @@ ENGINE_KEYS = (
     "preemption",
     "prefix_cache",
     "new_token_ratio",
-    "first_token_steps",
+    "client_idle",
+    "client_loaded_steps",
     "draft_tokens",
     "draft_acceptance",
     "cuda_graph_sizes",
 )
+# Keys that stand in a part of the profile: part and key there.
+INSIDE = {
+    "memory_fraction": ("memory", "fraction"),
+    "block_tokens": ("memory", "block_tokens"),
+    "client_idle": ("client", "idle"),
+    "client_loaded_steps": ("client", "loaded_steps"),
+}
+IN_PROCESS = {"idle": "0 s", "loaded_steps": 0}  # what clients wait for without an API server
+OLD_STEPS = "first_token_steps"  # the former version's name: of an idle engine as well
 # The frameworks' own names of draft_tokens, where they count the same.
 DRAFT_FLAGS = {"trtllm": ("num_nextn_predict_layers",), "sglang": ("speculative_num_steps",)}
 
@@ -283,6 +293,8 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
 
         return record, hugging_face.parse(record.text, record.path, record.name), {}
     data, lines = parse(record.text, record.path)
+    if family == "software":
+        _rename_old_steps(data, record.path)
     base = data.pop("extends", None)
     if base is None:
         return record, data, lines
@@ -296,6 +308,21 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
             f"{record.path}: extends: '{base}' extends another file itself; one level only"
         )
     return record, merge(merged, data), lines
+
+
+def _rename_old_steps(data: dict[str, Any], shown: str) -> None:
+    """Let a profile of the former version say what clients wait for."""
+    if OLD_STEPS in data:
+        _warn_of_old_steps(f"{shown}: {OLD_STEPS}", "client: {loaded_steps: ...}", "client.idle")
+        steps = data.pop(OLD_STEPS)
+        old = {**IN_PROCESS, "loaded_steps": steps, "source": f"{OLD_STEPS} of the file"}
+        data.setdefault("client", old)
+
+
+def _warn_of_old_steps(where: str, name: str, idle: str) -> None:
+    text = f"{where}: is old and goes with the next version; write {name}, waited where others keep"
+    text += f" the engine busy, and {idle} for what one client waits (0 s if not given)"
+    warn(text)
 
 
 def split_overrides(overrides: Sequence[str]) -> dict[str, list[tuple[list[str], str]]]:
@@ -325,6 +352,7 @@ def apply_engine(software: Software, data: Mapping[str, Any], workload: Workload
     if not wanted:
         return software
     known = {**{key: key for key in ENGINE_KEYS}, **software.aliases}
+    known[OLD_STEPS] = "client_loaded_steps"
     known |= dict.fromkeys(DRAFT_FLAGS.get(software.framework, ()), "draft_tokens")
     changed, source = copy.deepcopy(dict(data)), Source("engine", {})
     for name, value in wanted.items():
@@ -332,14 +360,17 @@ def apply_engine(software: Software, data: Mapping[str, Any], workload: Workload
         if plain not in known:
             raise SpecError(
                 f"engine.{name}: {software.name} has no such setting{hint_at(plain, known)}; "
-                f"it has {', '.join(sorted(known))}"
+                f"it has {', '.join(sorted(set(known) - {OLD_STEPS}))}"
             )
         ours = known[plain]
+        if plain == OLD_STEPS:
+            _warn_of_old_steps(f"engine.{name}", "engine.client_loaded_steps", "engine.client_idle")
+            changed["client"] = {**IN_PROCESS, "source": "set"}
         value = _translated(software, plain, value)
-        if ours in ("memory_fraction", "block_tokens"):
-            key = ours.removeprefix("memory_")
-            changed["memory"][key] = value
-            source.renamed["memory", key] = name
+        if ours in INSIDE:
+            part, key = INSIDE[ours]
+            changed.setdefault(part, {**IN_PROCESS, "source": "set"})[key] = value
+            source.renamed[part, key] = name
         elif ours == "kv_dtype":
             if value not in get_args(KvDtype):
                 words = ", ".join(get_args(KvDtype))

@@ -113,6 +113,25 @@ class HostTime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTime:
+    """How much later than the engine has them clients see the tokens of a request.
+
+    ``idle``: all tokens, whatever the load (API server, tokenizer, detokenizer, HTTP).
+    ``loaded_steps``: the first token besides, in times between two tokens (with drafts in decode
+    steps), where others keep the engine busy (polls, waits for a fuller batch, streaming in
+    groups).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    idle: SecondsOrZero
+    loaded_steps: Annotated[float, Ge(0)]
+    source: Text
+
+
+IN_PROCESS = ClientTime(idle=0.0, loaded_steps=0.0, source="assumed: called in its own process")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InSitu:
     """What kernels cost inside the engine over their bench timing."""
 
@@ -129,13 +148,11 @@ class Software:
     """A software profile; ``name`` carries the version, ``aliases`` maps its own flag names to
     ours, ``alias_values`` the values of a flag (in lower case) to ours.
 
-    ``first_token_steps``: how much later than the engine has them clients see tokens, in times
-    between two tokens (API server, tokenizer, detokenizer, waits for a fuller batch); with drafts
-    in decode steps. ``draft_tokens`` are drafted a step and sequence by the model's own MTP layers,
-    each accepted with chance ``draft_acceptance`` if all before it were. ``cuda_graph_sizes``: the
-    batches that decode steps are captured for and filled up to; none: no filling. ``vendors``:
-    whose chips the engine exists on (none: not said); ``constants_of``: the engine whose constants
-    stand in for its own, if another's.
+    ``draft_tokens`` are drafted a step and sequence by the model's own MTP layers, each accepted
+    with chance ``draft_acceptance`` if all before it were. ``cuda_graph_sizes``: the batches that
+    decode steps are captured for and filled up to; none: no filling. ``vendors``: whose chips the
+    engine exists on (none: not said); ``constants_of``: the engine whose constants stand in for its
+    own, if another's.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -153,12 +170,12 @@ class Software:
     preemption: Literal["recompute", "swap"] = "recompute"
     prefix_cache: bool = True
     new_token_ratio: Annotated[float, Gt(0), Le(1)] = 1.0
-    first_token_steps: Annotated[float, Ge(0)] = 0.0
     draft_tokens: Annotated[int, Ge(0), Le(MOST_DRAFTS)] = 0
     draft_acceptance: Annotated[float, Ge(0), Le(1)] = DRAFT_ACCEPTANCE
     cuda_graph_sizes: tuple[PositiveInt, ...] = ()
     memory: MemoryRule
     host: HostTime
+    client: ClientTime = IN_PROCESS
     in_situ: InSitu
     all_reduce: tuple[Literal["one_shot", "ring", "in_switch"], ...]
     aliases: dict[str, str]

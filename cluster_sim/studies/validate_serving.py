@@ -185,9 +185,10 @@ def _single(inputs: WorkloadInput, choice: Choice) -> WorkloadInput:
 def _engine(job: Job, base: Software) -> dict[str, Any]:
     """Settings of the engine that the run states."""
     engine: dict[str, Any] = {}
-    # Other harnesses time the engine in its own process, without an API server before it.
-    served = base.first_token_steps + job.held_steps
-    engine["first_token_steps"] = served if job.mode == "closed_loop" else 0.0
+    if job.mode == "closed_loop":
+        engine["client_loaded_steps"] = base.client.loaded_steps + job.held_steps
+    else:  # other harnesses time the engine in its own process, without an API server before it
+        engine |= {"client_idle": "0 s", "client_loaded_steps": 0}
     if job.kv_dtype:
         engine["kv_dtype"] = job.kv_dtype
     if job.max_num_seqs:

@@ -169,3 +169,12 @@ def test_explain_keeps_to_the_page_and_gives_reasons(runner: CliRunner) -> None:
         assert max(map(len, shown)) <= 90
         assert any("J/token" in text for text in shown)
         assert any("weights need" in text for text in shown) == (topo == "a100_nvl8")
+
+
+def test_an_old_name_is_told_on_stderr_and_works(tmp_path: Path) -> None:
+    line = "run --topo h100_nvl8 --workload llama8b --rate 2 --requests 20 --format json --quiet"
+    old = [*PROGRAM, *line.split(), "--set", "engine.first_token_steps=0"]
+    done = subprocess.run(old, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("Warning: engine.first_token_steps: is old")
+    assert "write engine.client_loaded_steps" in done.stderr
+    assert json.loads(done.stdout)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster_sim.specs.load import load_workload
 from cluster_sim.studies.validate import NOT_SAMPLED, play, prepare
 from cluster_sim.studies.validate_cases import LEFT_OUT, Case
 from cluster_sim.studies.validate_jobs import EXACT, NEWEST, OLDER, SkippedError, job_of, profile_of
@@ -159,13 +160,16 @@ def test_derived_throughput_follows_its_formula() -> None:
 
 
 def test_throughput_and_latencies_of_a_closed_loop_agree() -> None:
-    """Little's law: clients = requests/s x mean time of a request, but for the end of the run."""
+    """Little's law: clients = requests/s x mean time of a request, but for the end of the run. Of
+    the time until the first token the part for which it was held back is not in E2E.
+    """
     found = replay(job_of(case(isl_dist="fixed", concurrency="8")))
     assert found["requests_per_s"] * found["e2e_ms_mean"] / 1e3 == pytest.approx(8, rel=0.1)
     assert found["output_tokens_per_s"] == pytest.approx(64 * found["requests_per_s"])
     assert found["output_tokens_per_s_per_chip"] == found["output_tokens_per_s"] / 2
-    later = found["ttft_ms_mean"] + 63 * found["tpot_ms_mean"]
-    assert found["e2e_ms_mean"] == pytest.approx(later)
+    held = found["ttft_ms_mean"] + 63 * found["tpot_ms_mean"] - found["e2e_ms_mean"]
+    steps = load_workload("llama8b", ["workload.software=vllm"]).software.client.loaded_steps
+    assert 0.5 * steps < held / found["tpot_ms_mean"] <= steps
 
 
 def test_replicas_of_a_best_plan_add_up() -> None:
@@ -212,15 +216,18 @@ def test_a_sample_is_spread_over_chips_and_models_and_stays_the_same() -> None:
     assert len(first.refused) + len(first.tasks) == len(cases)
 
 
-def test_a_recipe_delays_the_first_token_and_nothing_else() -> None:
+def test_a_recipe_delays_the_first_token_of_a_busy_engine_and_nothing_else() -> None:
     cells: dict[str, Any] = {"framework": "trtllm", "model": "llama3.1-70b", "isl": "1024"}
-    cells |= {"osl": "1024", "concurrency": "1", "source": "a silicon_sample.csv"}
-    held, free = job_of(case(**cells)), job_of(case(**{**cells, "source": "elsewhere"}))
-    assert (held.held_steps, free.held_steps) == (20, 0)
-    with_wait, without = replay(held), replay(free)
-    later = with_wait["ttft_ms_mean"] - without["ttft_ms_mean"]
-    assert later == pytest.approx(20 * without["tpot_ms_mean"], rel=1e-6)
-    assert with_wait["tpot_ms_mean"] == pytest.approx(without["tpot_ms_mean"])
+    cells |= {"osl": "1024", "source": "a silicon_sample.csv"}
+    for clients, least, most in (("1", 0, 0), ("8", 14, 20)):
+        cells["concurrency"] = clients
+        held, free = job_of(case(**cells)), job_of(case(**{**cells, "source": "elsewhere"}))
+        assert (held.held_steps, free.held_steps) == (20, 0)
+        with_wait, without = replay(held), replay(free)
+        later = with_wait["ttft_ms_mean"] - without["ttft_ms_mean"]
+        assert least <= later / without["tpot_ms_mean"] <= most
+        for other in ("tpot_ms_mean", "e2e_ms_mean", "output_tokens_per_s"):
+            assert with_wait[other] == pytest.approx(without[other], rel=1e-3)
 
 
 SILICON = "ai-dynamo/aiconfigurator silicon_sample.csv"

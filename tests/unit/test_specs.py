@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster_sim.errors import UnknownNameError
+from cluster_sim.errors import OldFormWarning, UnknownNameError
 from cluster_sim.specs.find import find, names
 from cluster_sim.specs.load import load_economics, load_topology, load_workload
 from cluster_sim.specs.load_training import kind_of, load_training
@@ -138,3 +138,29 @@ def test_a_cache_dtype_that_is_set_holds_for_every_precision(precision: str) -> 
     for framework in ("vllm", "sglang", "trtllm"):
         job = load_workload("llama70b", [*changes, f"workload.software={framework}"])
         assert job.software.kv_dtype[precision] == "fp8"  # type: ignore[index]
+
+
+def test_the_old_name_of_what_clients_wait_works_and_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of the former version stand for those of a busy engine; an idle one adds nothing."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("extends: vllm-0.19\ntitle: mine\nfirst_token_steps: 3\n")
+    with pytest.warns(OldFormWarning, match=r"engine\.first_token_steps: .*client_loaded_steps"):
+        by_key = load_workload("llama70b", ["engine.first_token_steps=3"]).software.client
+    with pytest.warns(OldFormWarning, match=r"mine\.yaml: first_token_steps: .*client"):
+        by_file = load_workload("llama70b", ["workload.software=mine.yaml"]).software.client
+    now = ["engine.client_idle=0 s", "engine.client_loaded_steps=3"]
+    new = load_workload("llama70b", now).software.client
+    for client in (by_key, by_file, new):
+        assert (client.idle, client.loaded_steps) == (0.0, 3.0)
+
+
+def test_every_profile_says_what_clients_wait() -> None:
+    """An idle engine adds the same whatever the framework: no measurement tells them apart."""
+    found = [load_workload("llama70b", [f"workload.software={n}"]) for n in names("software")]
+    clients = [job.software.client for job in found]
+    assert {client.idle for client in clients} == {clients[0].idle}
+    assert all(client.idle > 0 and "assumed:" not in client.source for client in clients)
+    in_process = load_workload("mlperf_llama2_70b").software.client
+    assert (in_process.idle, in_process.loaded_steps) == (0.0, 0.0)

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 from validation.pack_cases import AS_PUBLISHED, FILES, licence_of, packed_rows
 
+from cluster_sim.output.validate_text import short_row
 from cluster_sim.studies.validate import prepare
 from cluster_sim.studies.validate_cases import Case, read_cases
 from cluster_sim.studies.validate_jobs import SkippedError, job_of
@@ -68,3 +69,12 @@ def test_most_packaged_cases_are_replayed(cases: list[Case]) -> None:
     replayed = sum(len(mine) for mine in prepared.tasks.values())
     assert len(cases) > 19_000
     assert replayed > 0.85 * len(cases)
+
+
+def test_the_short_table_has_every_serving_case_that_is_replayed(cases: list[Case]) -> None:
+    """No mode and no metric of the program is left out of the table that the README shows."""
+    played = [case for mine in prepare(cases).tasks.values() for case in mine]
+    serving = [case for case in played if case.kind == "serving"]
+    left_out = {(case.text("mode"), case.text("metric")) for case in serving if not short_row(case)}
+    assert serving
+    assert not left_out

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster_sim import __version__
 from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS
-from cluster_sim.economics import how_to_price, machine_usd_per_hour, wall_power_w
+from cluster_sim.economics import how_to_price, machine_usd_per_hour, price_columns, wall_power_w
 from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.perf.power import chip_power_w
 from cluster_sim.perf.train_flops import attention_flop, head_flop, model_flop_per_token
@@ -184,11 +184,13 @@ def summary_row(facts: TrainingFacts) -> dict[str, Any]:
         if usd_per_h is None
         else usd_per_h * chips * seconds / 3600 / workload.tokens * 1e6,
         power_w=watts,
+        step_time_s_status="ok",
         step_time_s_low=facts.trust.low_s,
         step_time_s_high=facts.trust.high_s,
         schema=SCHEMA,
         version=__version__,
         config_hash=facts.config_hash,
+        **price_columns(chip, facts.economics),
     )
     for column, owners in SHARES.items():
         row[column] = sum(facts.step.owners[owner] for owner in owners) / seconds

@@ -31,8 +31,9 @@ def play_finalists(
     """Play the plans whose closed form is within ``CLOSE`` of the best, on equal requests.
 
     Nothing is played where one plan stands out, for a trace, and where no plan keeps the SLO.
-    Open traffic is judged by its capacity (without limits by saturation), a backlog by saturation,
-    a closed loop by its throughput. The favourite of the closed form stays unless another gives
+    Open traffic is judged by its capacity (without limits by saturation), a backlog by saturation
+    (of a stated number of requests: by the time until the last is done), a closed loop by its
+    throughput. The favourite of the closed form stays unless another gives
     ``ADVANTAGE`` times as much.
     """
     ranked = choice.ranked(job)
@@ -62,6 +63,9 @@ def _played(candidate: Candidate, job: WorkloadInput, sample: Sample) -> float:
     wanted = job.workload
     if wanted.arrivals.kind == "closed":
         return _closed(sample)
+    if wanted.arrivals.kind == "offline" and wanted.stated_requests is not None:
+        backlog = without_pauses(sample.draw(max(1, wanted.stated_requests // sample.times), 0))
+        return sample.times * len(backlog) / serve(sample.service, backlog).end_s
     limited = any((part.slo or wanted.slo).limits for part in wanted.parts)
     if wanted.arrivals.kind == "offline" or not limited:
         return find_saturation(sample, BRIEF).requests_per_s

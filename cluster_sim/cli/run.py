@@ -120,6 +120,8 @@ def run(
             break
     if form != "table":
         print_rows([result.summary for result in results], form)
+        if not quiet:
+            _print_notes(results)
     elif seeds:
         _print_spread(results)
     if results[-1].partial:
@@ -168,6 +170,13 @@ def _print_table(result: Result, seconds: float, folder: Path) -> None:
 
     click.echo(run_report(result, simulated_s=seconds, folder=str(folder)))
     click.echo(next_line(explain))
+
+
+def _print_notes(results: list[Result]) -> None:
+    """What must be known before the rows are used, on stderr, each note once."""
+    notes = [note for result in results for note in result.manifest["notes"]]
+    for note in dict.fromkeys(notes):
+        click.echo(f"Note: {note}", err=True)
 
 
 SPREAD_METRICS = (

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster_sim.capacity import run_flat_out
 from cluster_sim.machine.build import build_machine
 from cluster_sim.machine.exchange import graph
 from cluster_sim.machine.routes import Routing, paths
 from cluster_sim.output.drawing import picture
 from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.step_price import compile_step_price
+from cluster_sim.serving.generators import draw_requests
 from cluster_sim.serving.plan import resolve
-from cluster_sim.serving.requests import Requests
+from cluster_sim.serving.requests import Requests, without_pauses
 from cluster_sim.serving.service import Service, serve
-from cluster_sim.simulation import make_requests, make_service
+from cluster_sim.simulation import make_service
 from cluster_sim.specs.load import load_topology, load_workload
 
 pytestmark = pytest.mark.bench
@@ -36,9 +36,11 @@ def service_of(workload: str, changes: list[str], replicas: int) -> tuple[Servic
     choice = dataclasses.replace(resolve(machine, job), replicas=replicas)
     parts = (job.model, job.software, choice.layout, choice.recipe)
     price = compile_step_price(machine, *parts)
-    requests = make_requests(job.workload, block_tokens=job.software.memory.block_tokens)
+    size, wanted = job.software.memory.block_tokens, job.workload
+    count = wanted.stated_requests or 10_000
+    requests = draw_requests(wanted, count, seed=wanted.seed, block_tokens=size)
     cache = kv_cache(machine.chip, *parts)
-    return make_service(job, choice, price, cache, requests), requests
+    return make_service(job, choice, price, cache), requests
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -48,7 +50,8 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def saturated_rate(service: Service, requests: Requests) -> float:
-    return run_flat_out(service, requests).starts_per_s
+    run = serve(service, without_pauses(requests))
+    return requests.starts / run.end_s
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_a_plan_that_stands_out_is_not_played() -> None:
     "changes",
     [
         ("workload.arrivals={kind: closed, concurrency: 128}",),
-        ("workload.arrivals={kind: offline}",),
+        ("workload.arrivals={kind: offline}", "workload.requests=6000"),
         (),
     ],
     ids=["closed", "offline", "open"],
@@ -66,7 +66,7 @@ def test_every_kind_of_traffic_is_played(
     monkeypatch: pytest.MonkeyPatch, changes: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(finalists, "CLOSE", 0.8)
-    job = load_workload("mixtral_8x7b", [*changes, "workload.requests=300"])
+    job = load_workload("mixtral_8x7b", ["workload.requests=300", *changes])
     result = simulate("a100_nvl8", job, keep=True)
     assert result.facts is not None
     candidates = result.facts.choice.candidates

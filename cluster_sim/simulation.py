@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 DEFAULT_REQUESTS = 10_000
 CLOSED_ROUNDS = 10  # requests (sessions) per client of a closed loop, unless given
 CLOSED_LEAST = 200  # requests of a closed loop, unless given
-OFFLINE_ROUNDS = 6  # fillings of the machine by a backlog, unless given
+OFFLINE_ROUNDS = 10  # fillings of the machine by a backlog, unless given
 SPANS = 12  # times the requests that are in the service at once, of open traffic, unless given
 MOST_REQUESTS = 200_000  # unless given
 GUESS = 0.97  # of the closed form: capacities lie at 0.89 to 1.08 of it in eight of ten plans

@@ -15,35 +15,12 @@ from cluster_sim.serving.block_needs import BlockNeeds
 from cluster_sim.serving.local_context import LocalContext
 from cluster_sim.serving.queue import WaitingQueue
 from cluster_sim.serving.records import Outcomes, Refusal, Status, StepCounts, StepLog
+from cluster_sim.serving.running import Running
 from cluster_sim.serving.scheduler import Decision, Holder, Prompt, View
 from cluster_sim.serving.stepper import ReplicaSpec
 from cluster_sim.serving.tape import Move, Tape
 
 Finished = list[tuple[int, int]]  # (admission, request)
-
-
-class _Running:
-    """A request that holds blocks; once it decodes, tokens emitted = clock of the batch -
-    ``birth``.
-    """
-
-    __slots__ = (
-        "admission",
-        "birth",
-        "blocks",
-        "computed",
-        "counted",
-        "joined",
-        "left",
-        "token_s",
-        "token_step",
-    )
-
-    def __init__(self, admission: int, left: int, computed: int, blocks: int) -> None:
-        self.admission, self.left, self.computed, self.blocks = admission, left, computed, blocks
-        self.birth = self.joined = 0
-        self.counted = 0  # of its own prompt, in what the log says
-        self.token_s, self.token_step = 0.0, -1
 
 
 class FastRank:
@@ -55,8 +32,8 @@ class FastRank:
         self.index, self.spec, self.outcomes = index, spec, outcomes
         self.isl, self.osl = outcomes.isl, outcomes.osl
         self.waiting = WaitingQueue(outcomes.priority)
-        self.running: dict[int, _Running] = {}  # in order of admission
-        self.prefilling: dict[int, _Running] = {}
+        self.running: dict[int, Running] = {}  # in order of admission
+        self.prefilling: dict[int, Running] = {}
         self.free = spec.blocks
         self.cache = spec.new_cache()
         self.outstanding = 0
@@ -299,7 +276,7 @@ class FastRank:
     def _prompt_done(
         self,
         request: int,
-        running: _Running,
+        running: Running,
         now: float,
         step: int,
         log: StepLog,
@@ -336,7 +313,7 @@ class FastRank:
             heappush(self._finishes, (self._decodes + osl - tokens, running.admission, request))
         return chained
 
-    def _admit(self, request: int) -> tuple[_Running, int]:
+    def _admit(self, request: int) -> tuple[Running, int]:
         """Take a request from the queue into the batch; also returns how many tokens come from the
         host.
         """
@@ -350,7 +327,7 @@ class FastRank:
         elif self.cache is not None:
             computed = self.cache.acquire(request, prompt)
             blocks = computed // self.spec.block_tokens
-        running = _Running(self._admissions, prompt - computed, computed, blocks)
+        running = Running(self._admissions, prompt - computed, computed, blocks)
         if request in self._counted:
             running.counted = self._counted.pop(request)
         self._admissions += 1
@@ -394,7 +371,7 @@ class FastRank:
             return reversed(self.running)
         return sorted(reversed(self.running), key=lambda request: -priority[request])
 
-    def _last_token(self, running: _Running) -> tuple[float, int]:
+    def _last_token(self, running: Running) -> tuple[float, int]:
         """Time and step of the last token of a decoding sequence: its first, or the last decode
         step if later.
         """

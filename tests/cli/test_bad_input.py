@@ -284,9 +284,16 @@ def test_bad_rows_can_be_left_out(runner: CliRunner) -> None:
 
 
 def test_requests_that_can_never_fit_are_rejected_and_counted(runner: CliRunner) -> None:
-    line = f"{FAST} --set workload.isl.quantiles=~ --set workload.isl.fixed=131072 --format json"
-    result = runner.invoke(cli, line.split())
-    assert '"rejected": 5' in result.output
+    shape = "{quantiles: {0%: 100, 50%: 100, 51%: 131072, 100%: 131072}}"
+    line = [*FAST.split(), "--set", f"workload.isl={shape}", "--format", "json"]
+    result = runner.invoke(cli, line)
+    assert 0 < json.loads(result.stdout)["rejected"] < 5
+
+
+def test_a_workload_of_which_nothing_fits_is_refused(runner: CliRunner) -> None:
+    text = fail(runner, f"{FAST} --set workload.isl.quantiles=~ --set workload.isl.fixed=131072")
+    assert "every request of llama70b is longer than the context" in text
+    assert "131,072 tokens" in text
 
 
 @pytest.mark.parametrize("line", ["run --topo h200_nv8 --workload llama70b", f"{RUN} --tp 3"])

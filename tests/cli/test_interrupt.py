@@ -56,7 +56,7 @@ def test_turns_that_have_not_come_are_no_requests_of_the_window(
     assert 0 < float(row["slo_attainment"]) <= 1
 
 
-@pytest.mark.parametrize("segments", [100, 5000])
+@pytest.mark.parametrize("segments", [100, 2000])
 def test_an_interrupted_search_writes_nothing(
     runner: CliRunner, monkeypatch: pytest.MonkeyPatch, segments: int
 ) -> None:

@@ -172,7 +172,7 @@ def test_explain_keeps_to_the_page_and_gives_reasons(runner: CliRunner) -> None:
 
 
 def test_an_old_name_is_told_on_stderr_and_works(tmp_path: Path) -> None:
-    line = "run --topo h100_nvl8 --workload llama8b --rate 2 --requests 20 --format json --quiet"
+    line = "run --topo h100_nvl8 --workload llama8b --rate 2 --requests 20 --format json"
     old = [*PROGRAM, *line.split(), "--set", "engine.first_token_steps=0"]
     done = subprocess.run(old, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr.startswith("Warning: engine.first_token_steps: is old")

@@ -31,7 +31,7 @@ def test_run_prints_a_page_and_leaves_a_folder(runner: CliRunner) -> None:
 
 
 def test_the_full_page_has_capacity(runner: CliRunner) -> None:
-    line = "run --topo h200_nvl8 --workload llama70b --requests 1000"
+    line = "run --topo h200_nvl8 --workload llama70b --requests 3000"
     result = runner.invoke(cli, line.split())
     assert result.exit_code == 0, result.output
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
@@ -78,7 +78,8 @@ def test_band_runs_again_with_other_constants(what: list[str], runner: CliRunner
 
 
 def test_band_of_a_capacity_searches_again(runner: CliRunner) -> None:
-    line = "run --topo h200_nvl8 --workload llama8b --requests 100 --band capacity --format json"
+    line = "run --topo h200_nvl8 --workload llama70b --band capacity --format json"
+    line += " --requests 4000 --set workload.sampling_error=10%"
     assert runner.invoke(cli, line.split()).exit_code == 0
     folder = next(Path("results").iterdir())
     bands = json.loads((folder / "manifest.json").read_text())["bands"]
@@ -153,7 +154,8 @@ def test_a_replay_can_be_faster_and_shorter(runner: CliRunner) -> None:
         "both": "--duration 20s --time-scale 2 --trace-format neutral",
     }.items():
         found[name] = json.loads(runner.invoke(cli, [*line.split(), *extra.split()]).stdout)
-    assert found["whole"]["window_s"] == 2 * found["fast"]["window_s"]
+    # The window begins after a usual service, which is no shorter when requests come faster.
+    assert found["whole"]["window_s"] == pytest.approx(2 * found["fast"]["window_s"], rel=0.01)
     counts = [found[name]["requests"] for name in found]
     assert counts == [100, 100, 21, 41]
     assert found["whole"]["prefix_hit_share"] == pytest.approx(99 * 96 / 20_000)

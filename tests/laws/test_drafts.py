@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster_sim.errors import SpecError
 from cluster_sim.perf import counts
 from cluster_sim.perf.attention import decode_attention
 from cluster_sim.perf.drafts import with_mtp_layers
@@ -186,11 +187,12 @@ def test_steps_of_one_answer(pace: float, drafts: int) -> None:
 
 
 def drafting(k: int, acceptance: float = 0.7) -> WorkloadInput:
-    wanted = [f"engine.draft_tokens={k}", f"engine.draft_acceptance={acceptance}"]
+    wanted = [f"engine.draft_tokens={k}"]
+    wanted += [f"engine.draft_acceptance={acceptance}"] if k else []
     plan = ["plan.tp=8", "plan.ep=8", "plan.attn_dp=1", "plan.replicas=1"]
     replacements: dict[str, Any] = {
         "arrivals": {"kind": "closed", "concurrency": 16},
-        "requests": 96,
+        "requests": 320,
         "isl": {"fixed": 60},
         "osl": {"quantiles": {"0": 300, "1": 500}},
     }
@@ -202,11 +204,9 @@ def ran(k: int, acceptance: float = 0.7) -> Result:
     return simulate(MACHINE, drafting(k, acceptance))
 
 
-def test_without_drafts_their_acceptance_is_nothing() -> None:
-    plain, other = ran(0), ran(0, 0.1)
-    names_ = ("run_id", "config_hash")  # they name the setting
-    assert {**plain.summary, **dict.fromkeys(names_)} == {**other.summary, **dict.fromkeys(names_)}
-    assert plain.manifest["ledger"] == other.manifest["ledger"]
+def test_an_acceptance_without_drafts_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"draft_acceptance: has no effect"):
+        load_workload("deepseek_r1_8chips", ["engine.draft_acceptance=0.1"])
 
 
 def test_a_run_says_what_it_assumes_of_drafts() -> None:

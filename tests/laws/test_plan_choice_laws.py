@@ -7,12 +7,13 @@ import dataclasses
 import pytest
 
 from cluster_sim.perf.layout import Layout
+from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.step_price import compile_step_price
 from cluster_sim.serving.admission import Residents, admission
 from cluster_sim.serving.candidate import LIMITS, Candidate, planning_price, weigh
 from cluster_sim.serving.generators import planned
 from cluster_sim.serving.layouts import layouts
-from cluster_sim.serving.plan import Choice, kv_cache, resolve
+from cluster_sim.serving.plan import Choice, resolve
 from cluster_sim.simulation import make_requests, simulate
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload

@@ -21,7 +21,7 @@ def closed(machine: TopologyInput, clients: int, *plan: str) -> Result:
             *(f"plan.{degree}" for degree in plan),
             "plan.replicas=1",
             f"workload.arrivals.concurrency={clients}",
-            f"workload.requests={4 * clients}",
+            f"workload.requests={12 * clients}",
             "workload.isl={fixed: 256}",
             "workload.osl={fixed: 64}",
         ],

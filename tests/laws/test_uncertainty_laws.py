@@ -30,12 +30,16 @@ from cluster_sim.uncertainty import Band, contributions, total_sigma
 # Nobody waits beyond the engine, so that all time is that of steps.
 CLOSED = (
     "workload.arrivals={kind: closed, concurrency: 16}",
-    "workload.requests=60",
+    "workload.requests=320",
     "engine.client_idle=0 s",
 )
-OPEN = ("workload.arrivals={kind: open, rate: 8 requests/s}", "workload.requests=200")
-LOAD = ("workload.requests=300",)
-OFFLINE = ("workload.arrivals={kind: offline}", "workload.requests=100")
+OPEN = ("workload.arrivals={kind: open, rate: 8 requests/s}", "workload.requests=500")
+LOAD = ("workload.requests=1500",)
+OFFLINE = (
+    "workload.arrivals={kind: offline}",
+    "workload.requests=600",
+    "engine.max_num_seqs=16",
+)
 SIGMAS = st.lists(st.floats(0, 0.5), min_size=1, max_size=6)
 
 

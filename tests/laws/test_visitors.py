@@ -433,11 +433,14 @@ def test_the_ledger_closes_beside_others() -> None:
         assert ratio == pytest.approx(alone.manifest["service_s"] / result.manifest["service_s"])
 
 
+SWAP = ("engine.scheduler=trtllm_max_utilization", "engine.preemption=swap")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         ["plan.tp=2", "plan.replicas=2"],
-        ["plan.tp=1", "plan.replicas=2", "engine.preemption=swap", "workload.requests=30"],
+        [*SWAP, "plan.tp=1", "plan.replicas=2", "workload.requests=30"],
         ["workload.model=mixtral-8x7b", "plan.tp=4", "plan.replicas=2"],
     ],
 )

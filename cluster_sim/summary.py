@@ -68,7 +68,10 @@ def summarise_run(
     everything = latencies(run, requests)
     seen = everything
     if not steady.reason:
-        seen = everything.among(steady.window.holds(np.array(run.outcomes.arrival_s)))
+        # A backlog comes before its window; those that begin in it count.
+        backlog = facts.job.workload.arrivals.kind == "offline"
+        begun = run.outcomes.first_s if backlog else run.outcomes.arrival_s
+        seen = everything.among(steady.window.holds(np.array(begun)))
     ledger = close_ledger(facts.price, run)
     row: dict[str, Any] = dict.fromkeys(SUMMARY_COLUMNS)
     row.update(_identity(facts))

@@ -12,8 +12,8 @@ from cluster_sim.serving.candidate import Candidate, weigh
 from cluster_sim.serving.generators import planned
 from cluster_sim.serving.layouts import layouts
 from cluster_sim.serving.plan import Choice, resolve
-from cluster_sim.simulation import make_requests, simulate
 from cluster_sim.simulation import play as run
+from cluster_sim.simulation import simulate
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.specs.workload import Arrivals, Plan
@@ -73,7 +73,7 @@ def chosen(machine: str, workload: str, changes: tuple[str, ...]) -> tuple[Choic
     """The choice, and every layout that fits, weighed."""
     inputs, job = set_up(machine, workload, changes)
     size = job.software.memory.block_tokens
-    job = planned(job, make_requests(job.workload, block_tokens=size), block_tokens=size)
+    job = planned(job, None, block_tokens=size)
     choice = resolve(inputs, job)
     residents = Residents.of(job)
     weighed = [weigh(inputs, job, choice.recipe, lay, residents) for lay in layouts(inputs, job)]
@@ -102,9 +102,12 @@ def play(machine: str, workload: str, changes: tuple[str, ...], candidate: Candi
         clients = max(1, round((arrivals.concurrency or 1) / copies))
         arrivals, count = dataclasses.replace(arrivals, concurrency=clients), ROUNDS * clients
     else:
-        count = max(1, round((wanted.requests or count * copies) / copies))
-    row = simulate(inputs, _alone(job, candidate, arrivals, count)).summary
-    return Trial(candidate, copies * row["requests_per_s"])
+        count = max(1, round((wanted.stated_requests or count * copies) / copies))
+    result = simulate(inputs, _alone(job, candidate, arrivals, count))
+    rate = result.summary["requests_per_s"]
+    if rate is None or arrivals.kind == "offline":
+        rate = result.summary["finished"] / result.manifest["service_s"]
+    return Trial(candidate, copies * rate)
 
 
 def _alone(

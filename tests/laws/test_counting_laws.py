@@ -82,7 +82,6 @@ def test_an_overloaded_service_is_told_and_counts_its_work(h200: TopologyInput) 
         "llama70b",
         [
             "workload.arrivals={kind: open, rate: 60 requests/s}",
-            "workload.requests=12000",
             "plan.tp=2",
         ],
     )
@@ -104,7 +103,6 @@ def test_a_service_at_half_its_saturation_is_stable(h200: TopologyInput) -> None
         "llama70b",
         [
             "workload.arrivals={kind: open, rate: 18 requests/s}",
-            "workload.requests=6000",
             "plan.tp=2",
         ],
     )

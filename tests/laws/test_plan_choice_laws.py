@@ -11,10 +11,10 @@ from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.step_price import compile_step_price
 from cluster_sim.serving.admission import Residents, admission
 from cluster_sim.serving.candidate import LIMITS, Candidate, planning_price, weigh
-from cluster_sim.serving.generators import planned
+from cluster_sim.serving.generators import draw_requests, planned
 from cluster_sim.serving.layouts import layouts
 from cluster_sim.serving.plan import Choice, resolve
-from cluster_sim.simulation import make_requests, simulate
+from cluster_sim.simulation import simulate
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 
@@ -101,6 +101,7 @@ def test_a_closed_loop_is_ranked_at_its_clients(h200: TopologyInput) -> None:
     assert len({c.layout.tp for c in choice.candidates}) == 4
     for c in choice.candidates:
         changes = [f"plan.tp={c.layout.tp}", f"plan.replicas={c.replicas}", "plan.pp=1"]
+        changes.append("workload.requests=4000")
         row = simulate(h200, load_workload("llama70b_closed", changes)).summary
         assert c.limit == "concurrency"
         assert c.requests_per_s == pytest.approx(row["requests_per_s"], rel=0.05)
@@ -174,11 +175,11 @@ def test_the_planning_price_has_the_entries_of_the_run(layout: Layout) -> None:
 def test_the_longest_answer_of_a_mix_is_the_declared_one() -> None:
     _, job = set_up("h200_nvl8", "mixed")
     size = job.software.memory.block_tokens
-    requests = make_requests(job.workload, block_tokens=size)
-    osls = planned(job, requests, block_tokens=size).workload.shape[1]
+    requests = draw_requests(job.workload, 10_000, seed=0, block_tokens=size)
+    osls = planned(job, None, block_tokens=size).workload.shape[1]
     assert osls.longest == max(part.osl.longest for part in job.workload.parts)
     assert osls.average == pytest.approx(float(requests.osl.mean()), rel=0.1)
-    assert Residents.of(planned(job, requests, block_tokens=size)).longest == osls.longest
+    assert Residents.of(planned(job, None, block_tokens=size)).longest == osls.longest
 
 
 def test_what_was_played_decides(h200: TopologyInput) -> None:

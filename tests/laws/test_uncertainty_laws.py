@@ -37,8 +37,8 @@ OPEN = ("workload.arrivals={kind: open, rate: 8 requests/s}", "workload.requests
 LOAD = ("workload.requests=1500",)
 OFFLINE = (
     "workload.arrivals={kind: offline}",
-    "workload.requests=600",
-    "engine.max_num_seqs=16",
+    "workload.requests=3000",
+    "engine.max_num_seqs=32",
 )
 SIGMAS = st.lists(st.floats(0, 0.5), min_size=1, max_size=6)
 

@@ -86,6 +86,7 @@ MUST_AGREE = {
     "load": "loads differ",
     "seed": "seeds differ",
 }
+SAMPLED, SAMPLED_ALIKE = ("isl_mean", "osl_mean"), 1.03  # means of what is drawn; 1 % is usual
 Cell = str | int | float | None
 
 
@@ -175,12 +176,19 @@ def _share(row: Row, column: str) -> str:
     return f"{share * 100:.0f} %" if share >= LEAST_SHARE else ""
 
 
+def _near(column: str, values: Sequence[str]) -> bool:
+    """Whether mean lengths differ no more than draws of the same distribution do."""
+    found = [as_number(value) for value in values] if column in SAMPLED else []
+    known = [value for value in found if value is not None]
+    return len(known) == len(values) and max(known) <= min(known) * SAMPLED_ALIKE
+
+
 def _warnings(runs: Sequence[ComparedRun]) -> list[str]:
     """Where runs are not alike, and what their files do not say."""
     found = [
         f"{words}: {_listed(values)}"
         for column, words in MUST_AGREE.items()
-        if len(values := _values(runs, column)) > 1
+        if len(values := _values(runs, column)) > 1 and not _near(column, values)
     ]
     priced = [run for run in runs if any(_priced(run, metric) for metric in METRICS)]
     found += [

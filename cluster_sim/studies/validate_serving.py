@@ -270,18 +270,28 @@ def _metrics(job: Job, facts: Facts, replicas: int) -> dict[str, float]:
     if finished < requests:
         raise SkippedError("requests were rejected", f"{requests - finished} of {requests}")
     if job.mode == "open_loop" and job.best_plan:
-        found = _in_window(summarise_run(facts)[0], replicas)
+        found = _within_limits(facts, replicas) if facts.capacity else _in_window(facts, replicas)
     else:
         found = _over_all(facts, replicas)
     per_chip = {f"{name}_per_chip": found[name] / job.n_chips for name in RATES if name in found}
     return {**found, **per_chip}
 
 
-def _in_window(row: Mapping[str, Any], replicas: int) -> dict[str, float]:
-    """Rates and latencies in the window of open traffic, at a rate or at the capacity."""
-    if row["capacity_requests_per_s"] == 0:
-        raise SkippedError("no rate keeps the limits")
-    found = {name: replicas * float(row[name]) for name in RATES}
+def _within_limits(facts: Facts, replicas: int) -> dict[str, float]:
+    """Rates at the capacity."""
+    capacity = facts.capacity
+    assert capacity is not None
+    if capacity.requests is None:
+        raise SkippedError("no rate keeps the limits", capacity.why_not or capacity.unknown)
+    rate, isl = replicas * capacity.requests_per_s, float(capacity.requests.isl.mean())
+    tokens = (capacity.osl_mean, isl, capacity.osl_mean + isl, 1.0)
+    return {name: rate * each for name, each in zip(RATES, tokens, strict=True)}
+
+
+def _in_window(facts: Facts, replicas: int) -> dict[str, float]:
+    """Rates and latencies in the window of open traffic at a rate."""
+    row = summarise_run(facts)[0]
+    found = {name: replicas * row[name] for name in RATES if row[name] is not None}
     columns = {f"{name}_ms_{stat}": f"{name}_{stat}_ms" for name in LATENCIES for stat in STATS}
     return found | {name: row[column] for name, column in columns.items() if row[column]}
 

@@ -28,6 +28,7 @@ MOST_CLOSED = 20_000  # requests of a closed loop beyond which 3 rounds must do
 LEAST_ROUNDS = 3
 STATED = 300  # requests of open traffic at a stated rate (as many as ShareGPT replays have)
 SEARCHED = 4_000  # requests of a replica of a best plan when its capacity is searched
+SEARCH_ERROR = 0.06  # half of the 95 % interval of such a capacity, beside errors of 14 %
 AT_RATE = 2_000  # requests of a replica of a best plan at a rate
 # Requests of an offline run by (isl, osl): data sets of TensorRT-LLM's perf-overview (recalled).
 OFFLINE_REQUESTS = {
@@ -146,6 +147,7 @@ def _inputs(machine: TopologyInput, job: Job) -> tuple[WorkloadInput, int]:
         arrivals=_arrivals(job),
         slo=_slo(job),
         requests=_requests(job),
+        sampling_error=SEARCH_ERROR,
         plan=Plan(tp=job.tp, pp=job.pp, ep=job.ep, attn_dp=job.attn_dp, replicas=job.replicas),
         engine=engine,
     )

@@ -127,9 +127,10 @@ def play(
     record: bool = False,
     processes: Sequence[Process] = (),
     background: Sequence[str] = (),
+    check_load: bool = True,
 ) -> Facts:
     """What happens in a run, before anything is made of it and without what identifies it;
-    see ``simulate``.
+    see ``simulate``. ``check_load``: a run that may be overloaded is held against saturation.
     """
     job = job.on(machine.chip)
     job = dataclasses.replace(job, workload=job.workload.plain())
@@ -159,7 +160,7 @@ def play(
         record=record,
         site=site,
     )
-    if site is None and saturation is None and _in_doubt(job, run, requests):
+    if check_load and site is None and saturation is None and _in_doubt(job, run, requests):
         effort = Effort(error=wanted.sampling_error, most_requests=most_requests(choice))
         saturation = find_saturation(sample, effort, step_by_step=step_by_step)
     return Facts(

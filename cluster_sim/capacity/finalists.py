@@ -20,7 +20,7 @@ from cluster_sim.window import steady_window, tokens_in
 # second place of the closed form.
 CLOSE, MOST = 0.92, 3  # of the best rate; finalists
 ADVANTAGE = 1.02  # by which another must beat the favourite: what brief plays can tell
-BRIEF = Effort(error=0.06, most_requests=24_000, most_a_try=4_000, full_tries=2)
+BRIEF = Effort(error=0.06, most_requests=32_000, most_a_try=10_000, full_tries=2)
 HEADROOM = 1.4  # of the closed form: no rate beyond is tried
 CLIENT_ROUNDS, LEAST = 6, 400  # requests a client of a closed loop; in all at least
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,6 @@ ROUNDS = 10  # requests per client of a closed loop (InferenceX: 10 x concurrenc
 MOST_CLOSED = 20_000  # requests of a closed loop beyond which 3 rounds must do
 LEAST_ROUNDS = 3
 STATED = 300  # requests of open traffic at a stated rate (as many as ShareGPT replays have)
-SEARCHED = 4_000  # requests of a replica of a best plan when its capacity is searched
 SEARCH_ERROR = 0.06  # half of the 95 % interval of such a capacity, beside errors of 14 %
 AT_RATE = 2_000  # requests of a replica of a best plan at a rate
 # Requests of an offline run by (isl, osl): data sets of TensorRT-LLM's perf-overview (recalled).
@@ -226,14 +225,14 @@ def _slo(job: Job) -> Slo:
     )
 
 
-def _requests(job: Job) -> int:
+def _requests(job: Job) -> int | Literal["auto"]:
     if job.batch:
         return job.batch
     if job.concurrency:
         return max(min(ROUNDS * job.concurrency, MOST_CLOSED), LEAST_ROUNDS * job.concurrency)
     if job.mode == "open_loop":
         if job.best_plan:
-            return AT_RATE if job.rate else SEARCHED
+            return AT_RATE if job.rate else "auto"
         return STATED
     return OFFLINE_REQUESTS.get((round(job.isl), round(job.osl)), OFFLINE_DEFAULT)
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from cluster_sim import __version__
 from cluster_sim.capacity import (
@@ -18,30 +15,26 @@ from cluster_sim.capacity import (
     Saturation,
     find_capacity,
     find_saturation,
-    play_finalists,
     sample_of,
 )
-from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.facts import Facts
 from cluster_sim.metrics import keeps_slo, latencies, targets
 from cluster_sim.overload import trend
-from cluster_sim.perf.memory import KvCache, kv_cache
-from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.prepare import (
+    make_requests,
+    most_requests,
+    prepare,
+    read_requests,
+    refuse_if_none_fits,
+)
 from cluster_sim.result import Result, config_hash
-from cluster_sim.serving.admission import admission
-from cluster_sim.serving.candidate import Candidate
-from cluster_sim.serving.client import ClientWait
 from cluster_sim.serving.event_driven import Live, Watcher
-from cluster_sim.serving.generators import SAMPLE, draw_requests, planned
-from cluster_sim.serving.pace import Pace
-from cluster_sim.serving.plan import Choice, resolve
+from cluster_sim.serving.generators import planned
+from cluster_sim.serving.plan import Choice
 from cluster_sim.serving.records import Outcomes
-from cluster_sim.serving.requests import Requests, all_at_once
-from cluster_sim.serving.scheduler import SCHEDULERS
-from cluster_sim.serving.service import Run, Service, serve, too_large
-from cluster_sim.serving.stepper import ReplicaSpec
-from cluster_sim.serving.trace_rows import TraceOptions
-from cluster_sim.serving.traces import read_trace, trace_digest
+from cluster_sim.serving.requests import Requests
+from cluster_sim.serving.service import Run, serve
+from cluster_sim.serving.traces import trace_digest
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.specs.workload import Economics, Workload
@@ -51,15 +44,7 @@ from cluster_sim.window import steady_window
 if TYPE_CHECKING:
     from cluster_sim.serving.site import Process
 
-DEFAULT_REQUESTS = 10_000
-CLOSED_ROUNDS = 10  # requests (sessions) per client of a closed loop, unless given
-CLOSED_LEAST = 200  # requests of a closed loop, unless given
-OFFLINE_ROUNDS = 10  # fillings of the machine by a backlog, unless given
-SPANS = 6  # times the requests inside at the capacity, of open traffic, unless given
-MOST_REQUESTS = 200_000  # unless given
 GUESS = 0.97  # of the closed form: capacities lie at 0.89 to 1.08 of it in eight of ten plans
-EFFORT = 240_000  # requests that a search may play on replicas of one rank
-RANKS_PER_EFFORT = 4  # ranks more that cost as much again
 Progress = Callable[[str, float], None]
 
 
@@ -182,46 +167,6 @@ def play(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A plan and what follows from it before any request comes."""
-
-    choice: Choice
-    price: StepPrice
-    cache: KvCache
-    service: Service
-    seats: int
-
-
-def prepare(
-    machine: TopologyInput, job: WorkloadInput, weighed: WorkloadInput, trace: Requests | None
-) -> Prepared:
-    """Choose the plan, by the closed form and brief plays of its best, and price it."""
-    choice, size = resolve(machine, weighed), job.software.memory.block_tokens
-
-    def sample(candidate: Candidate) -> Sample:
-        other = replace(choice, layout=candidate.layout, replicas=candidate.replicas)
-        made = priced(machine, job, weighed, other, trace)
-        return sample_of(made.service, job.workload, block_tokens=size, seats=made.seats)
-
-    return priced(machine, job, weighed, play_finalists(choice, job, sample), trace)
-
-
-def priced(
-    machine: TopologyInput,
-    job: WorkloadInput,
-    weighed: WorkloadInput,
-    choice: Choice,
-    trace: Requests | None = None,
-) -> Prepared:
-    """A plan with its price, its cache and its replicas."""
-    parts = (job.model, job.software, choice.layout, choice.recipe)
-    price, cache = compile_step_price(machine, *parts), kv_cache(machine.chip, *parts)
-    service = make_service(job, choice, price, cache, trace)
-    seats = seats_of(weighed, choice, cache)
-    return Prepared(choice=choice, price=price, cache=cache, service=service, seats=seats)
-
-
 def _in_doubt(job: WorkloadInput, run: Run, requests: Requests) -> bool:
     """Whether a run at a given rate must be held against saturation: those inside grow, or the SLO
     is missed.
@@ -234,74 +179,6 @@ def _in_doubt(job: WorkloadInput, run: Run, requests: Requests) -> bool:
     return trend(run, requests, steady_window(run, requests).window).grows
 
 
-def read_requests(job: WorkloadInput, *, skip_bad_rows: bool = False) -> Requests | None:
-    """The requests of a trace, at its speed; None for traffic that is drawn."""
-    wanted, arrivals = job.workload, job.workload.arrivals
-    if arrivals.kind != "trace":
-        return None
-    until_s = None if wanted.duration is None else wanted.duration * arrivals.time_scale
-    options = TraceOptions(
-        limit=wanted.stated_requests,
-        until_s=until_s,
-        skip_bad_rows=skip_bad_rows,
-        seed=wanted.seed,
-        block_tokens=job.software.memory.block_tokens,
-        classes=wanted.classes,
-    )
-    requests = read_trace(Path(arrivals.trace or ""), arrivals.trace_format, options)
-    return requests.faster(arrivals.time_scale)
-
-
-def make_requests(
-    job: WorkloadInput,
-    choice: Choice,
-    capacity: Capacity | None,
-    saturation: Saturation | None,
-    rate: float,
-    seats: int,
-) -> Requests:
-    """The requests of the run itself, drawn: as many as stated, else as the machine needs.
-
-    Model: open traffic: ``SPANS`` times those that are in the service at once, by Little's law; a
-    backlog: ``OFFLINE_ROUNDS`` fillings; a closed loop: ``CLOSED_ROUNDS`` a client. At least
-    ``DEFAULT_REQUESTS`` (of a closed loop ``CLOSED_LEAST``), at most ``MOST_REQUESTS``.
-    """
-    wanted, size = job.workload, job.software.memory.block_tokens
-    arrivals, stated = wanted.arrivals, wanted.stated_requests
-    turns = sum(p.share * (p.sessions.turns.average if p.sessions else 1) for p in wanted.parts)
-    if arrivals.kind == "closed":
-        clients = (arrivals.concurrency or 1) * turns
-        count = stated or max(CLOSED_LEAST, round(CLOSED_ROUNDS * clients))
-        return draw_requests(wanted, count, seed=wanted.seed, block_tokens=size)
-    if arrivals.kind == "offline":
-        count = stated or max(DEFAULT_REQUESTS, OFFLINE_ROUNDS * seats)
-        return all_at_once(draw_requests(wanted, count, seed=wanted.seed, block_tokens=size))
-    inside = rate * turns * _stay_s(choice, capacity)
-    best = next((c.requests_per_s for c in choice.candidates if c.layout == choice.layout), 0.0)
-    filled = OFFLINE_ROUNDS * seats if rate * turns > best else 0  # a backlog may build up
-    count = max(DEFAULT_REQUESTS, round(SPANS * inside), filled)
-    count = stated or min(MOST_REQUESTS, count)
-    drawn = draw_requests(wanted, count, seed=wanted.seed, block_tokens=size)
-    return _at_rate(drawn, wanted, rate, size)
-
-
-def _stay_s(choice: Choice, capacity: Capacity | None) -> float:
-    """How long a request is in the service, about."""
-    if capacity is not None and capacity.run is not None:
-        outcomes = capacity.run.outcomes
-        stays = np.array(outcomes.finish_s) - np.array(outcomes.arrival_s)
-        return float(np.nanmean(stays))
-    best = next((c for c in choice.candidates if c.layout == choice.layout), None)
-    if best is None or not best.requests_per_s:
-        return 0.0
-    return best.batch * best.replicas / best.requests_per_s
-
-
-def seats_of(job: WorkloadInput, choice: Choice, cache: KvCache) -> int:
-    """Sequences that the whole service holds at once when it is full, as its engine admits them."""
-    return admission(job, cache).batch * choice.layout.ranks * choice.replicas
-
-
 def _digest(wanted: Workload) -> str | None:
     """What identifies the trace of a replay; None without one, or if it cannot be read."""
     if wanted.arrivals.kind != "trace":
@@ -310,82 +187,6 @@ def _digest(wanted: Workload) -> str | None:
         return trace_digest(Path(wanted.arrivals.trace or ""))
     except OSError:
         return None
-
-
-def make_service(
-    job: WorkloadInput,
-    choice: Choice,
-    price: StepPrice,
-    cache: KvCache,
-    trace: Requests | None = None,
-) -> Service:
-    """The replicas of a plan; ``trace`` are the requests where they are not drawn."""
-    wanted, software = job.workload, job.software
-    if trace is not None:
-        longest = int(trace.osl.max())
-    else:
-        longest = max(part.osl.longest for part in wanted.parts)
-    spec = ReplicaSpec(
-        price=price,
-        blocks=cache.blocks,
-        block_tokens=cache.block_tokens,
-        scheduler=SCHEDULERS[software.scheduler],
-        max_num_seqs=software.max_num_seqs,
-        max_num_batched_tokens=software.max_num_batched_tokens,
-        max_output_tokens=longest + software.draft_tokens,
-        ranks=choice.layout.ranks,
-        state_blocks=cache.state_blocks,
-        new_token_ratio=software.new_token_ratio,
-        swap=software.preemption == "swap",
-        pace=Pace.of(software.tokens_per_step),
-    )
-    closed = wanted.arrivals.concurrency if wanted.arrivals.kind == "closed" else None
-    return Service(
-        spec,
-        choice.replicas,
-        wanted.plan.router,
-        job.model.max_context,
-        closed,
-        ClientWait.of(software),
-        _caches_prefixes(job, trace),
-    )
-
-
-def _caches_prefixes(job: WorkloadInput, trace: Requests | None) -> bool:
-    """Whether a prefix cache keeps what prompts have in common: not if it is off, or if the model's
-    state cannot be kept unit by unit.
-    """
-    size = job.software.memory.block_tokens
-    if not job.software.prefix_cache or job.model.linear is not None:
-        return False
-    prefixes = None if trace is None else trace.prefixes
-    if prefixes is not None and prefixes.unit_tokens % size:
-        raise SpecError(
-            f"prefixes come in units of {prefixes.unit_tokens} tokens, which blocks of {size} "
-            "tokens do not divide; set engine.block_tokens or engine.prefix_cache=false"
-        )
-    return True
-
-
-def refuse_if_none_fits(job: WorkloadInput, service: Service, trace: Requests | None) -> None:
-    """Raise DoesNotFitError if no request at all fits the context and the cache."""
-    wanted, size = job.workload, job.software.memory.block_tokens
-    requests = trace
-    if requests is None:
-        requests = draw_requests(wanted, SAMPLE, seed=wanted.seed, block_tokens=size)
-    too_long, too_big = too_large(service, requests)
-    if not (too_long | too_big).all():
-        return
-    shortest = int((requests.isl + requests.osl).min())
-    cache = service.spec.blocks * service.spec.block_tokens
-    limit = f"the context of {job.model.title}, {service.max_context:,} tokens"
-    if not too_long.all():
-        limit = f"the KV cache of a rank, {cache:,} tokens"
-    raise DoesNotFitError(
-        f"every request of {wanted.name} is longer than {limit}: the shortest has {shortest:,} "
-        "tokens with its answer. Choose a model or a plan that holds more, or shorter requests "
-        "(--set workload.isl=...)"
-    )
 
 
 def _limits(
@@ -434,25 +235,6 @@ def _offered_rate(
         turns = sum(p.share * (p.sessions.turns.average if p.sessions else 1) for p in wanted.parts)
         reference = best.requests_per_s / turns
     return wanted.arrivals.load * reference
-
-
-def _at_rate(requests: Requests, wanted: Workload, rate: float, block_tokens: int) -> Requests:
-    """The requests at a rate; with a duration those whose session starts in it, ``requests`` of
-    them at most if given.
-    """
-    if wanted.duration is None:
-        return requests.at_rate(rate)
-    if wanted.stated_requests is None:
-        expected = rate * wanted.duration * len(requests) / requests.starts
-        count = int(expected + 10 * (expected * len(requests) / requests.starts) ** 0.5) + 10
-        requests = draw_requests(wanted, count, seed=wanted.seed, block_tokens=block_tokens)
-    timed = requests.at_rate(rate)
-    return timed.first(max(1, int((timed.arrival_s <= wanted.duration).sum())))
-
-
-def most_requests(choice: Choice) -> int:
-    """Requests that a search may play for a plan: a step of many ranks costs more."""
-    return EFFORT // (1 + choice.layout.ranks // RANKS_PER_EFFORT)
 
 
 def _watcher(progress: Progress | None, stage: str, total: int) -> Watcher | None:

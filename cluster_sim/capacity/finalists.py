@@ -11,8 +11,8 @@ from cluster_sim.capacity.search import find_capacity
 from cluster_sim.perf.layout import Layout
 from cluster_sim.serving.candidate import Candidate
 from cluster_sim.serving.plan import Choice
-from cluster_sim.serving.requests import without_pauses
-from cluster_sim.serving.service import serve
+from cluster_sim.serving.requests import Requests, without_pauses
+from cluster_sim.serving.service import Run, serve
 from cluster_sim.specs.inputs import WorkloadInput
 from cluster_sim.window import steady_window, tokens_in
 
@@ -65,7 +65,7 @@ def _played(candidate: Candidate, job: WorkloadInput, sample: Sample) -> float:
         return _closed(sample)
     if wanted.arrivals.kind == "offline" and wanted.stated_requests is not None:
         backlog = without_pauses(sample.draw(max(1, wanted.stated_requests // sample.times), 0))
-        return sample.times * len(backlog) / serve(sample.service, backlog).end_s
+        return sample.times * len(backlog) / _played_out(sample, backlog).end_s
     limited = any((part.slo or wanted.slo).limits for part in wanted.parts)
     if wanted.arrivals.kind == "offline" or not limited:
         return find_saturation(sample, BRIEF).requests_per_s
@@ -74,10 +74,17 @@ def _played(candidate: Candidate, job: WorkloadInput, sample: Sample) -> float:
     return found.requests_per_s
 
 
+def _played_out(sample: Sample, requests: Requests) -> Run:
+    run = serve(sample.service, requests)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return run
+
+
 def _closed(sample: Sample) -> float:
     clients = sample.service.concurrency or 1
     requests = without_pauses(sample.draw(max(LEAST, CLIENT_ROUNDS * clients), 0))
-    run = serve(sample.service, requests)
+    run = _played_out(sample, requests)
     steady = steady_window(run, requests)
     if steady.reason:
         return len(requests) / run.end_s

@@ -13,10 +13,10 @@ from cluster_sim.perf.memory import KvCache
 from cluster_sim.perf.residuals import Residual, step_residuals
 from cluster_sim.perf.steady import mean_context, step_family_s
 from cluster_sim.perf.step_price import StepPrice
+from cluster_sim.prepare import prepare, read_requests
 from cluster_sim.serving.candidate import LIMITS
 from cluster_sim.serving.generators import planned
 from cluster_sim.serving.plan import Choice
-from cluster_sim.simulation import prepare, read_requests
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.software import MemoryRule
 from cluster_sim.specs.workload import Economics

@@ -22,10 +22,10 @@ from cluster_sim.perf.residuals import (
     whole_residuals,
 )
 from cluster_sim.perf.step_price import scaled_price
+from cluster_sim.prepare import make_service, most_requests, seats_of
 from cluster_sim.result import Result
 from cluster_sim.serving.generators import planned
 from cluster_sim.serving.service import Service, serve
-from cluster_sim.simulation import make_service, most_requests, seats_of
 from cluster_sim.summary import summarise_run
 
 REPLICATIONS = 16

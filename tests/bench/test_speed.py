@@ -20,11 +20,11 @@ from cluster_sim.machine.routes import Routing, paths
 from cluster_sim.output.drawing import picture
 from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.step_price import compile_step_price
+from cluster_sim.prepare import make_service
 from cluster_sim.serving.generators import draw_requests
 from cluster_sim.serving.plan import resolve
 from cluster_sim.serving.requests import Requests, without_pauses
 from cluster_sim.serving.service import Service, serve
-from cluster_sim.simulation import make_service
 from cluster_sim.specs.load import load_topology, load_workload
 
 pytestmark = pytest.mark.bench

@@ -14,12 +14,13 @@ from cluster_sim.capacity.search import HOPELESS, _hopeless
 from cluster_sim.metrics import Targets, latencies, meets_slo, targets
 from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.step_price import compile_step_price
+from cluster_sim.prepare import make_service, seats_of
 from cluster_sim.serving.generators import draw_requests, planned
 from cluster_sim.serving.plan import resolve
 from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.service import Service, serve
-from cluster_sim.simulation import make_service, seats_of, simulate
+from cluster_sim.simulation import simulate
 from cluster_sim.specs.inputs import WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.testing import random_case

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cluster_sim.errors import SimulationError
+from cluster_sim.metrics import Targets, latencies, meets_slo
 from cluster_sim.overload import trend
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.scheduler import Limit
@@ -13,6 +14,7 @@ from cluster_sim.serving.service import serve
 from cluster_sim.simulation import simulate
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_workload
+from cluster_sim.specs.workload import Slo
 from cluster_sim.status import check_laws, most_tokens_per_s
 from cluster_sim.testing import random_case, random_drafts
 from cluster_sim.window import Window, prompt_tokens_in, steady_window, tokens_in
@@ -43,6 +45,24 @@ def test_the_window_lies_in_the_run_and_ends_before_the_drain() -> None:
         assert 0 <= window.start_s <= window.end_s <= max(run.end_s, window.start_s)
         supported += not steady.reason
     assert supported > CASES // 10
+
+
+def test_goodput_is_within_throughput_and_the_window_within_the_run() -> None:
+    kept = 0
+    for seed in range(CASES):
+        service, requests = random_case(seed)
+        run = serve(service, requests)
+        window = steady_window(run, requests).window
+        seen = latencies(run, requests)
+        limit = float(np.nanmedian(seen.ttft_s)) if seen.finished.any() else 1.0
+        good = meets_slo(seen, Targets((Slo(ttft=limit),)))
+        ended = window.holds(np.array(run.outcomes.finish_s))
+        assert (good & ended).sum() <= ended.sum()
+        edges = window.parts(1)
+        assert tokens_in(run.logs, edges)[0] <= sum(c.output_tokens for c in run.counts)
+        assert prompt_tokens_in(run.logs, edges)[0] <= requests.isl.sum()
+        kept += int((good & ended).sum())
+    assert kept > 0
 
 
 def test_time_refused_is_within_the_time_of_the_run() -> None:

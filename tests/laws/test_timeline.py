@@ -19,10 +19,11 @@ from cluster_sim.output.timeline import Timeline, choose_windows, timeline
 from cluster_sim.output.timeline_steps import inside
 from cluster_sim.perf.families import Family
 from cluster_sim.perf.power import chip_power_w
+from cluster_sim.prepare import make_service
 from cluster_sim.result import Result
 from cluster_sim.serving.records import Status
 from cluster_sim.serving.service import serve
-from cluster_sim.simulation import make_service, simulate
+from cluster_sim.simulation import simulate
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.summary import summarise_run
 from cluster_sim.testing import facts, random_case

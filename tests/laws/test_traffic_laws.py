@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from cluster_sim.metrics import Targets, latencies
+from cluster_sim.prepare import read_requests
 from cluster_sim.serving.generators import draw_lengths, draw_requests, planned
 from cluster_sim.serving.prefix_cache import PrefixCache
 from cluster_sim.serving.records import Status
 from cluster_sim.serving.requests import Requests, prefixes_of_runs
 from cluster_sim.serving.service import serve
-from cluster_sim.simulation import read_requests, simulate
+from cluster_sim.simulation import simulate
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_workload
 from cluster_sim.specs.workload import Lengths, Slo

@@ -17,9 +17,10 @@ from cluster_sim.perf import residuals
 from cluster_sim.perf.residuals import Residual, fit_sigma, of_curve
 from cluster_sim.perf.steady import capacity_elasticity, steady_state
 from cluster_sim.perf.step_price import scaled_price
+from cluster_sim.prepare import make_service
 from cluster_sim.result import Result
 from cluster_sim.serving.service import serve
-from cluster_sim.simulation import make_service, simulate
+from cluster_sim.simulation import simulate
 from cluster_sim.specs.chip import FitError, StreamCurve, Taken
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.studies.band import REPLICATIONS, band_study, draw

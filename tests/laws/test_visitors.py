@@ -20,12 +20,13 @@ from cluster_sim.perf.families import Batch, Family
 from cluster_sim.perf.layout import Layout
 from cluster_sim.perf.replica_phases import ReplicaPhases, Resources, replica_phases
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
+from cluster_sim.prepare import make_service
 from cluster_sim.serving.plan import resolve
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.scheduler import SCHEDULERS
 from cluster_sim.serving.service import Run, Service, serve
 from cluster_sim.serving.site import Process, Site, Tenant, always
-from cluster_sim.simulation import make_service, simulate
+from cluster_sim.simulation import simulate
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.testing import Cases, facts, random_case, random_drafts, synthetic_price

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -57,3 +59,39 @@ def test_littles_law() -> None:
     assert area == pytest.approx(float((finish - arrival).sum()), rel=1e-9)
     assert (finish > arrival).all()
     assert (np.diff(finish) > 0).all()
+
+
+def erlang_c(servers: int, load: float) -> float:
+    """Chance that an arrival waits in M/M/c, with ``load`` the share of each server."""
+    offered = servers * load
+    terms = [offered**k / math.factorial(k) for k in range(servers)]
+    last = offered**servers / math.factorial(servers) / (1 - load)
+    return last / (sum(terms) + last)
+
+
+@pytest.mark.parametrize("seats", [1, 4])
+def test_m_m_c(seats: int) -> None:
+    """Seats of a batch whose step takes the same however many decode are c servers; answers of
+    geometric length are nearly exponential services: mean wait = C / (c (1 - load)) services.
+    """
+    load, count, tokens, step_s = 0.6, 20_000, 30, 1.0
+    price = synthetic_price(step_s, 0.0)
+    spec = ReplicaSpec(
+        price=price,
+        blocks=10_000,
+        block_tokens=16,
+        scheduler=vllm_v1,
+        max_num_seqs=seats,
+        max_num_batched_tokens=4096,
+        max_output_tokens=4000,
+    )
+    rng = np.random.default_rng(3)
+    osl = rng.geometric(1 / tokens, count)
+    arrival = np.cumsum(rng.exponential(tokens * step_s / (seats * load), count))
+    requests = Requests(arrival, np.ones(count, dtype=np.int64), osl)
+    run = serve(Service(spec, 1, "round_robin", 10**6), requests)
+    first = np.array(run.outcomes.first_s)
+    # A first token takes one step; on average half of one is waited for its start.
+    waited = float((first - arrival)[count // 20 :].mean()) - 1.5 * step_s
+    expected = erlang_c(seats, load) / (seats * (1 - load)) * tokens * step_s
+    assert waited == pytest.approx(expected, rel=0.1)

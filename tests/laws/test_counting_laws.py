@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from cluster_sim.metrics import Targets, latencies, meets_slo
 from cluster_sim.overload import trend
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.scheduler import Limit
-from cluster_sim.serving.service import serve
+from cluster_sim.serving.service import Run, serve
 from cluster_sim.simulation import simulate
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_workload
@@ -21,6 +23,12 @@ from cluster_sim.window import Window, prompt_tokens_in, steady_window, tokens_i
 
 CASES = 200
 BUDGET = "engine.max_num_batched_tokens=65536"
+
+
+@cache
+def played(seed: int) -> tuple[Requests, Run]:
+    service, requests = random_case(seed)
+    return requests, serve(service, requests)
 
 
 @pytest.mark.parametrize("cases_of", [random_case, random_drafts])
@@ -38,8 +46,7 @@ def test_tokens_of_the_parts_are_those_of_the_run(cases_of: object) -> None:
 def test_the_window_lies_in_the_run_and_ends_before_the_drain() -> None:
     supported = 0
     for seed in range(CASES):
-        service, requests = random_case(seed)
-        run = serve(service, requests)
+        requests, run = played(seed)
         steady = steady_window(run, requests)
         window = steady.window
         assert 0 <= window.start_s <= window.end_s <= max(run.end_s, window.start_s)
@@ -50,8 +57,7 @@ def test_the_window_lies_in_the_run_and_ends_before_the_drain() -> None:
 def test_goodput_is_within_throughput_and_the_window_within_the_run() -> None:
     kept = 0
     for seed in range(CASES):
-        service, requests = random_case(seed)
-        run = serve(service, requests)
+        requests, run = played(seed)
         window = steady_window(run, requests).window
         seen = latencies(run, requests)
         limit = float(np.nanmedian(seen.ttft_s)) if seen.finished.any() else 1.0
@@ -68,8 +74,7 @@ def test_goodput_is_within_throughput_and_the_window_within_the_run() -> None:
 def test_time_refused_is_within_the_time_of_the_run() -> None:
     seen: set[str] = set()
     for seed in range(CASES):
-        service, requests = random_case(seed)
-        run = serve(service, requests)
+        requests, run = played(seed)
         for counts in run.counts:
             assert sum(counts.refused_s.values()) <= run.end_s * (1 + 1e-9)
             assert all(value >= 0 for value in counts.refused_s.values())

@@ -69,12 +69,13 @@ def erlang_c(servers: int, load: float) -> float:
     return last / (sum(terms) + last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seats", [1, 4])
 def test_m_m_c(seats: int) -> None:
     """Seats of a batch whose step takes the same however many decode are c servers; answers of
     geometric length are nearly exponential services: mean wait = C / (c (1 - load)) services.
     """
-    load, count, tokens, step_s = 0.6, 20_000, 30, 1.0
+    load, count, tokens, step_s = 0.7, 60_000, 40, 1.0
     price = synthetic_price(step_s, 0.0)
     spec = ReplicaSpec(
         price=price,

@@ -100,13 +100,13 @@ def _fit(
 ) -> Line:
     at = float(np.average(x, weights=np.maximum(counted, 1e-9)))
     off = x - at
-    total = max(LEAST_MISSES, float(missed.sum()))
-    level = math.log(total / float(counted.sum())) if start is None else start.level
-    level += 0.0 if start is None else start.slope * (at - start.at)
-    slope = SLOPE if start is None else start.slope
     # Half a miss at the allowed level keeps a try without misses finite.
     counted = counted + LEAST_MISSES / allowed
     missed = missed + LEAST_MISSES
+    level = math.log(float(missed.sum()) / float(counted.sum()))
+    slope = SLOPE
+    if start is not None:
+        level, slope = start.level + start.slope * (at - start.at), start.slope
     for _ in range(ROUNDS):
         mean = counted * np.exp(np.clip(level + slope * off, -40.0, 2.0))
         gradient = np.array([(missed - mean).sum(), ((missed - mean) * off).sum()])

@@ -33,6 +33,7 @@ FILLINGS = 4  # of the service at the rate, in a first try
 HOPELESS = 4.0  # times the misses that are allowed in a whole run: a try is broken off
 LOOK_EVERY = 4  # watcher calls between two early-exit checks
 AT_SATURATION = 0.97  # of the saturated rate: an SLO kept there is kept up to saturation
+STRICTEST = 1e-4  # of the requests: what "all of them" can mean in the long run
 NEAR = 0.15  # tries within so much of the root (logarithm) decide it
 # Tries lie in turn below and above the root, so that they tell the slope too: by so much of the
 # rate (logarithm), at most by what changes the missed share by a factor of exp(ASIDE_MISSES).
@@ -84,7 +85,8 @@ def find_capacity(
     error) bounds the rates, of starts: no rate above it lasts, and where the SLO is kept at
     ``AT_SATURATION`` of it, the capacity lies in between. What is varied is the rate at which
     sessions start. A request counts if it arrives in the steady window and its service ends before
-    the drain weighs. Raises KeyboardInterrupt when interrupted.
+    the drain weighs. An attainment of 100 % is taken as all but ``STRICTEST``.
+    Raises KeyboardInterrupt when interrupted.
     """
     bound = (saturated_per_s / sample.times, saturated_error)
     search = _Search(sample, effort, bound, step_by_step, progress)
@@ -131,7 +133,8 @@ class _Search:
         self.plays: list[_Play] = []
         self.played = 0
         self.allowed = [
-            1 - (part.slo or sample.wanted.slo).attainment for part in sample.wanted.parts
+            max(STRICTEST, 1 - (part.slo or sample.wanted.slo).attainment)
+            for part in sample.wanted.parts
         ]
         self.limited = [(part.slo or sample.wanted.slo).limits for part in sample.wanted.parts]
 

@@ -164,7 +164,14 @@ def test_a_stated_number_of_requests_that_tells_nothing_gives_no_figure() -> Non
 def test_requests_too_long_for_the_model_are_named() -> None:
     result = simulate(
         "h200_nvl8",
-        load_workload("llama70b", ["workload.isl={quantiles: {0%: 100, 90%: 200, 100%: 900000}}"]),
+        load_workload(
+            "llama70b",
+            [
+                "workload.isl={quantiles: {0%: 100, 90%: 200, 100%: 900000}}",
+                "workload.requests=600",
+                "plan.tp=8",
+            ],
+        ),
     )
     assert result.summary[f"{CAPACITY}_status"] == "not_kept"
     assert any("longer than the context" in note for note in result.manifest["notes"])
@@ -214,6 +221,21 @@ def test_a_line_of_misses_is_found_again() -> None:
         errors.append(root_error(trials, 0.01, line))
     assert np.mean(roots) == pytest.approx(0.0, abs=0.01)
     assert np.std(roots) == pytest.approx(np.mean(errors) / 2.1, rel=0.35)
+
+
+def test_a_try_without_a_request_of_the_class_decides_nothing() -> None:
+    seen = [_trial(rate, [10.0 * rate**8] * 2) for rate in (0.9, 1.1)]
+    nothing = Trial(math.log(1.05), np.zeros(2), np.zeros(2))
+    root = fit_line(seen, 0.01).root(0.01)
+    assert fit_line([*seen, nothing], 0.01).root(0.01) == pytest.approx(root, abs=0.02)
+
+
+@pytest.mark.slow
+def test_all_requests_within_the_slo_is_a_capacity_too() -> None:
+    slo = "workload.slo={ttft: 4 s, tpot: 60 ms, attainment: 100%}"
+    strict = _row("4 x h200_sxm", "llama8b", slo, "workload.sampling_error=8%")
+    loose = _row("4 x h200_sxm", "llama8b", slo.replace("100%", "95%"))
+    assert 0 < strict[CAPACITY] < loose[CAPACITY] * 1.05  # type: ignore[operator]
 
 
 def test_a_bracket_pools_tries_in_the_wrong_order() -> None:

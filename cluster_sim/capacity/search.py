@@ -140,10 +140,10 @@ class _Search:
 
     def find(self, guess: float) -> Capacity:
         """The whole search."""
-        if self.most_per_s <= 0:
-            return self._nothing(unknown="what it gives flat out is not known")
         if why_not := self._all_too_long():
             return self._nothing(why_not=why_not)
+        if self.most_per_s <= 0:
+            return self._nothing(unknown="what it gives flat out is not known")
         low, high = self._bracket(guess)
         if low == 0.0:
             if high < LOWEST * self.most_per_s:

@@ -81,7 +81,8 @@ class FastRank:
         available = self.free if self.cache is None else self._available()
         if need > available or self.prefilling or (self._ask and self.waiting.count):
             decision = self.spec.scheduler(self._view(need, available))
-            self._refusal.note(decision.refused, at_s)
+            if decision.refused is not self._refusal.limit:
+                self._refusal.note(decision.refused, at_s)
             if decision.prefill or decision.evict or not decision.decode:
                 self._decision = decision
                 return True

@@ -154,14 +154,12 @@ class Refusal:
     __slots__ = ("counts", "limit", "since_s")
 
     def __init__(self, counts: StepCounts) -> None:
-        self.counts, self.limit, self.since_s = counts, "", 0.0
+        self.counts, self.since_s = counts, 0.0
+        self.limit: str | None = None
 
     def note(self, limit: str | None, at_s: float) -> None:
-        """From a time on it is this limit (None: nobody waits)."""
-        name = limit or ""
-        if name == self.limit:
-            return
-        if self.limit:
+        """From a time on it is another limit (None: nobody waits)."""
+        if self.limit is not None:
             refused_s = self.counts.refused_s
             refused_s[self.limit] = refused_s.get(self.limit, 0.0) + (at_s - self.since_s)
-        self.limit, self.since_s = name, at_s
+        self.limit, self.since_s = limit, at_s

@@ -117,7 +117,8 @@ class StepByStepRank:
         tokens.
         """
         self._decision = decision = self.spec.scheduler(self._view())
-        self._refusal.note(decision.refused, start_s)
+        if decision.refused is not self._refusal.limit:
+            self._refusal.note(decision.refused, start_s)
         swapped = sum(self._evict(decision.to_back) for _ in range(decision.evict))
         decoding = [s for s in self.running if s.left == 0] if decision.decode else []
         for sequence in decoding:

@@ -30,6 +30,7 @@ class Facts:
     capacity: Capacity | None
     saturation: Saturation | None
     asked_per_s: float | None  # requests, of open traffic at a rate
+    load_of: str  # what the load of such traffic is a share of
     caching: bool  # a prefix cache has something to share
     trace_sha256: str | None
     config_hash: str

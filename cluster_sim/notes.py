@@ -69,14 +69,27 @@ def _overload(facts: Facts, row: dict[str, Any]) -> str:
     if found is not None and not found.reason and asked >= found.requests_per_s:
         text += f", {_short(found.requests_per_s)} can be served flat out"
     if drift.grows:
-        text += f"; those inside grow by {drift.growth_per_s:.2g} a second"
+        text += f"; those inside grow by {_short(drift.growth_per_s)} a second"
     if facts.targets.limits and row["slo_attainment"] is not None:
         text += f"; {row['slo_attainment'] * 100:.3g} % within the SLO"
-    return f"{text}. Latencies grow with the duration; rates and costs are those of work done"
+    work = "; rates and costs are those of work done" if row["output_tokens_per_s"] else ""
+    return f"{text}. Latencies grow with the duration{work}"
 
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _way_out(facts: Facts) -> str:
+    """What would give the run more to tell."""
+    wanted = facts.job.workload
+    if facts.run.interrupted:
+        return "; the run was interrupted"
+    if wanted.stated_requests is not None:
+        return "; raise or leave out --requests"
+    if wanted.duration is not None:
+        return "; raise or leave out --duration"
+    return "; take a longer trace" if wanted.arrivals.kind == "trace" else ""
 
 
 def _unsupported(facts: Facts, row: dict[str, Any]) -> list[str]:
@@ -87,16 +100,16 @@ def _unsupported(facts: Facts, row: dict[str, Any]) -> list[str]:
         if limit.status == "lower_bound":
             notes.append(f"{words}: a lower bound, {limit.reason}")
         if limit.status == "too_short":
-            notes.append(f"{words}: no figure, {limit.reason}; raise or leave out --requests")
+            notes.append(f"{words}: no figure, {limit.reason}{_way_out(facts)}")
         if limit.status == "not_kept":
             notes.append(
-                f"no rate keeps the SLO: {limit.reason}; the load is a share of the saturated rate"
+                f"no rate keeps the SLO: {limit.reason}; the load is a share of the {facts.load_of}"
             )
     steady = steady_window(facts.run, facts.requests)
     if steady.reason:
         notes.append(
-            f"no rates and costs: {steady.reason}; raise or leave out --requests. Latencies are "
-            "those of all requests"
+            f"no rates and costs: {steady.reason}{_way_out(facts)}. Latencies are those of all "
+            "requests"
         )
     return notes
 

@@ -38,7 +38,7 @@ CLOSED_LEAST = 200  # requests of a closed loop, unless given
 OFFLINE_ROUNDS = 10  # fillings of the machine by a backlog, unless given
 SPANS = 6  # times the requests inside at the capacity, of open traffic, unless given
 MOST_REQUESTS = 200_000  # unless given
-EFFORT = 240_000  # requests that a search may play on replicas of one rank
+EFFORT = 160_000  # requests that a search may play on replicas of one rank
 RANKS_PER_EFFORT = 4  # ranks more that cost as much again
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,7 +134,7 @@ def play(
     refuse_if_none_fits(job, service, trace)
     sample = sample_of(service, wanted, block_tokens=size, seats=seats)
     capacity, saturation = _limits(sample, choice, step_by_step, progress)
-    rate = _offered_rate(wanted, choice, capacity, saturation)
+    rate, load_of = _offered_rate(wanted, choice, capacity, saturation)
     requests = trace or make_requests(job, choice, capacity, saturation, rate, seats)
     watch = _watcher(progress, "run", len(requests))
     run = serve(
@@ -159,6 +160,7 @@ def play(
         run=run,
         capacity=capacity,
         saturation=saturation,
+        load_of=load_of,
         asked_per_s=rate * len(requests) / requests.starts if rate else None,
         caching=service.caching and requests.prefixes is not None,
         trace_sha256=None,
@@ -219,22 +221,25 @@ def _limits(
 
 def _offered_rate(
     wanted: Workload, choice: Choice, capacity: Capacity | None, saturation: Saturation | None
-) -> float:
-    """Starts per second: as given, or the load's share of the capacity (without one, of the
-    saturation, else of the closed form); 0 where requests do not come at a rate.
+) -> tuple[float, str]:
+    """Starts per second: as given, or the load's share of the capacity (where it is only bounded,
+    of the bound; without one, of the saturation, else of the closed form), and which of these; 0
+    where requests do not come at a rate.
     """
     if wanted.arrivals.kind != "open":
-        return 0.0
-    if wanted.arrivals.load is None:
-        return wanted.arrivals.rate or 0.0
-    reference = capacity.starts_per_s if capacity else 0.0
-    if not reference and saturation is not None:
-        reference = saturation.starts_per_s
-    if not reference:
-        best = next(c for c in choice.candidates if c.layout == choice.layout)
-        turns = sum(p.share * (p.sessions.turns.average if p.sessions else 1) for p in wanted.parts)
-        reference = best.requests_per_s / turns
-    return wanted.arrivals.load * reference
+        return 0.0, ""
+    load = wanted.arrivals.load
+    if load is None:
+        return wanted.arrivals.rate or 0.0, ""
+    if capacity and capacity.starts_per_s:
+        bounded = wanted.stated_requests is None and capacity.error > wanted.sampling_error
+        low = math.exp(-capacity.error) if bounded else 1.0
+        return load * capacity.starts_per_s * low, "capacity"
+    if saturation is not None and saturation.starts_per_s:
+        return load * saturation.starts_per_s, "saturation"
+    best = next(c for c in choice.candidates if c.layout == choice.layout)
+    turns = sum(p.share * (p.sessions.turns.average if p.sessions else 1) for p in wanted.parts)
+    return load * best.requests_per_s / turns, "closed form"
 
 
 def _watcher(progress: Progress | None, stage: str, total: int) -> Watcher | None:

@@ -22,7 +22,7 @@ from cluster_sim.metrics import FloatArray, Latencies
 from cluster_sim.overload import Trend
 from cluster_sim.perf.counts import flop_per_token
 from cluster_sim.serving.service import Run
-from cluster_sim.window import Steady, batches_for, relative_error, tokens_in
+from cluster_sim.window import BATCHES, Steady, batches_for, relative_error, tokens_in
 
 MOST_ERROR = 0.1  # half of a 95 % interval: beyond it there is no figure
 SLACK = 1e-9  # relative: rounding in comparisons of figures that are equal
@@ -82,7 +82,8 @@ def _judged(
     wanted = facts.job.workload
     if error <= wanted.sampling_error or (wanted.stated_requests and error <= MOST_ERROR):
         return Limit("ok", *rates, error, "", played, first)
-    width = f"the 95 % interval is +-{error * 100:.2g} % wide after {played:,} requests"
+    wide = "wider than the figure" if error > 1 else f"+-{error * 100:.2g} % wide"
+    width = f"the 95 % interval is {wide} after {played:,} requests"
     if wanted.stated_requests or error == math.inf:
         return Limit("too_short", reason=width, played=played, first_limit=first)
     low = (rates[0] * math.exp(-error), rates[1] * math.exp(-error))
@@ -108,7 +109,8 @@ def statuses(
     grows = row["stable"] is False
     for name, values in (("tpot_mean_ms", seen.tpot_s), ("ttft_mean_ms", seen.ttft_s)):
         status = "lower_bound" if grows and name == "ttft_mean_ms" else "ok"
-        error = None if steady.reason else _latency_error(facts, steady, seen, values)
+        error = _latency_error(facts, steady, seen, values)
+        status = "too_short" if error is None else status
         found[name] = (status, error) if row[name] is not None else ("not_applicable", None)
     columns: dict[str, Any] = {}
     for name in HEADLINES:
@@ -143,19 +145,24 @@ def _latency_error(
     if len(counted) < 2:
         return None
     order = np.argsort(np.array(facts.run.outcomes.arrival_s)[counted], kind="stable")
-    parts = np.array_split(values[counted[order]], min(batches_for(steady), len(counted)))
+    batches = BATCHES if steady.reason else batches_for(steady)
+    parts = np.array_split(values[counted[order]], min(batches, len(counted)))
     means = np.array([part.mean() for part in parts])
     return relative_error(means, np.array([float(len(part)) for part in parts]))
 
 
-def keeps_up(facts: Facts, drift: Trend) -> bool:
+def keeps_up(facts: Facts, steady: Steady, drift: Trend) -> bool | None:
     """Whether open traffic can go on for ever: nothing grows, and less is asked than can be served
-    flat out.
+    flat out. None where the run ends (or is broken off) before its load is steady, since then the
+    number inside grows in any case.
     """
     found, asked = facts.saturation, facts.asked_per_s
-    if found is None or found.reason or asked is None or facts.run.visits is not None:
-        return not drift.grows
-    return not drift.grows and asked < found.requests_per_s
+    known = found is not None and not found.reason and facts.run.visits is None
+    if found is not None and known and asked is not None and asked >= found.requests_per_s:
+        return False
+    if steady.reason or facts.run.interrupted:
+        return None
+    return not drift.grows
 
 
 def limit_shares_of(run: Run) -> dict[str, float | None]:

@@ -111,7 +111,7 @@ def _identity(facts: Facts) -> dict[str, Any]:
     job, machine, choice = facts.job, facts.machine, facts.choice
     arrivals, topology = job.workload.arrivals, machine.topology
     short = facts.config_hash[:6]
-    load = arrivals.kind if arrivals.load is None else f"{arrivals.load:.0%} of capacity"
+    load = arrivals.kind if arrivals.load is None else f"{arrivals.load:.0%} of {facts.load_of}"
     return {
         "run_id": f"{job.workload.name}@{topology.name}-{short}",
         "kind": job.workload.kind,
@@ -183,7 +183,7 @@ def _service(
         "finished": int(everything.finished.sum()),
         "rejected": int(everything.rejected.sum()),
         "partial": run.interrupted,
-        "stable": None if drift is None else keeps_up(facts, drift),
+        "stable": None if drift is None else keeps_up(facts, steady, drift),
         "window_s": span.length_s if supported else None,
         "rate_asked_per_s": facts.asked_per_s,
         "tokens_per_s_per_user": 1e3 / tpot["tpot_mean_ms"] if tpot["tpot_mean_ms"] else None,

@@ -25,6 +25,7 @@ LATEST = 0.5  # share of the time that the warm-up may take
 SERVICES = 3.0  # a window holds so many services at least: half of it would be one and a half
 BATCHES, FEWEST = 20, 5  # equal parts of a window, for the error of a mean
 CONFIDENCE = 0.95
+MOST_ERROR = 0.3  # half of the 95 % interval of a throughput: beyond it there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def steady_window(run: Run, requests: Requests) -> Steady:
     left then until the first queue of a rank is empty: its last first token. The warm-up ends where
     MSER has its least value over the tokens emitted in ``BINS`` equal parts of that time, and not
     before one usual service (first to last token). ``reason`` says why a window is too short: it
-    holds fewer than ``SERVICES`` of them.
+    holds fewer than ``SERVICES`` of them, or its throughput is known within ``MOST_ERROR`` only.
     Source: White, An effective truncation heuristic for bias reduction in simulation output (1997).
     Limits: a queue that grows while throughput stays is no warm-up; see ``growth_per_s``.
     """
@@ -87,7 +88,7 @@ def steady_window(run: Run, requests: Requests) -> Steady:
     whole = Window(start_s, end_s)
     begin_s = max(warm_up_s(run.logs, whole), min(start_s + service_s, end_s))
     window = Window(begin_s, end_s)
-    reason = ""
+    reason = _too_unsure(run.logs, Steady(window, service_s, ""))
     if window.length_s < SERVICES * service_s or window.length_s <= 0:
         reason = (
             f"{window.length_s:.3g} s of steady load are too short for requests that are in "
@@ -96,6 +97,13 @@ def steady_window(run: Run, requests: Requests) -> Steady:
             else f"the load ends before it is steady; requests are in service for {service_s:.3g} s"
         )
     return Steady(window, service_s, reason)
+
+
+def _too_unsure(logs: Sequence[StepLog], steady: Steady) -> str:
+    error = relative_error(tokens_in(logs, steady.window.parts(batches_for(steady))))
+    if error is None or error <= MOST_ERROR:
+        return ""
+    return f"rates are known within +-{min(error, 9.99) * 100:.0f} % only"
 
 
 def usual_stay_s(stays_s: FloatArray) -> float:

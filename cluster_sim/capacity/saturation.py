@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cluster_sim.capacity.sample import Effort, Sample
+from cluster_sim.errors import counted
 from cluster_sim.serving.event_driven import Watcher
 from cluster_sim.serving.requests import Requests, without_pauses
 from cluster_sim.serving.service import Run, serve
 from cluster_sim.window import batches_for, relative_error, steady_window, tokens_in
 
 ROUNDS = 6  # of filling the machine, at first
+SESSION_ROUNDS = 3  # the same in sessions, whose turns come one after the other
 LEAST = 600  # requests
 GROWTH = 4.0  # at most, from one try to the next
 MARGIN = 1.2  # over the requests that the error asks for
@@ -50,7 +52,8 @@ def find_saturation(
     all first turns before all second ones would leave nothing for a prefix cache to find.
     Raises KeyboardInterrupt when interrupted.
     """
-    count = min(effort.most_a_try, max(LEAST, (1 + ROUNDS) * sample.seats))
+    rounds = max(1 + ROUNDS, SESSION_ROUNDS / sample.starts_share)
+    count = min(effort.most_a_try, max(LEAST, int(rounds * sample.seats)))
     while True:
         found = _measure(sample, count, step_by_step=step_by_step, watch=watch)
         if count >= effort.most_a_try or (not found.reason and found.error <= effort.error):
@@ -64,8 +67,7 @@ def _measure(
 ) -> Saturation:
     drawn, service = sample.draw(count, STREAM), sample.service
     if drawn.after is not None:
-        seats = min(sample.seats, max(1, drawn.starts // 2))
-        service = replace(service, concurrency=seats)
+        service = replace(service, concurrency=sample.seats)
         backlog = without_pauses(drawn)
     elif drawn.prefixes is not None:
         backlog = without_pauses(drawn)
@@ -74,6 +76,10 @@ def _measure(
     run = serve(service, backlog, step_by_step=step_by_step, watch=watch)
     if run.interrupted:
         raise KeyboardInterrupt
+    if drawn.after is not None and drawn.starts < 2 * sample.seats:
+        few = counted(drawn.starts, "session")
+        few += f" cannot fill a machine that holds {sample.seats:,}"
+        return Saturation(0.0, 0.0, 0.0, float("inf"), run, few)
     steady = steady_window(run, backlog)
     window, length_s = steady.window, steady.window.length_s
     if steady.reason:

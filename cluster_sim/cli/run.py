@@ -123,7 +123,9 @@ def run(
         if not quiet:
             _print_notes(results)
     elif seeds:
-        _print_spread(results)
+        _print_spread([result for result in results if not result.partial])
+        if not quiet:
+            _print_notes(results)
     if results[-1].partial:
         click.echo("Interrupted: the results are partial.", err=True)
         raise SystemExit(130)
@@ -181,6 +183,7 @@ def _print_notes(results: list[Result]) -> None:
 
 SPREAD_METRICS = (
     "capacity_requests_per_s",
+    "saturation_output_tokens_per_s_per_chip",
     "output_tokens_per_s",
     "ttft_mean_ms",
     "ttft_p99_ms",
@@ -196,6 +199,8 @@ def _print_spread(results: list[Result]) -> None:
     """Mean and range of the main metrics over the seeds."""
     from cluster_sim.output.tables import grid, number
 
+    if not results:
+        return
     rows = [["metric", "mean", "lowest", "highest"]]
     for metric in SPREAD_METRICS:
         values = [r.summary[metric] for r in results if r.summary[metric] is not None]

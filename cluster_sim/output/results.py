@@ -58,11 +58,13 @@ class ResultWriter:
         one, timeline.json.gz; returns the folder.
 
         All but run.log have the same bytes for the same inputs. An older folder of the same run is
-        replaced.
+        replaced, but none that is complete by an interrupted one, which stands beside it as
+        ``-partial``.
         """
-        return self._publish(
-            str(result.summary["run_id"]), lambda to: _fill(to, result, log or {}, timeline)
-        )
+        name = str(result.summary["run_id"])
+        if result.partial and _is_complete(self.folder / name):
+            name += "-partial"
+        return self._publish(name, lambda to: _fill(to, result, log or {}, timeline))
 
     def write_tables(
         self,
@@ -99,6 +101,15 @@ class ResultWriter:
         except OSError as error:
             raise _unwritable(self.folder, error) from None
         return final
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a folder holds a run that was not interrupted."""
+    try:
+        with (folder / "summary.csv").open(encoding="utf-8", newline="") as file:
+            return any(row.get("partial") == "false" for row in csv.DictReader(file))
+    except (OSError, csv.Error):
+        return False
 
 
 def _fill(to: Path, result: Result, log: Mapping[str, object], timeline: Timeline | None) -> None:

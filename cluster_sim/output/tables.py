@@ -117,7 +117,8 @@ def _load(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         faster = "" if scale == 1 else f", {number(scale)} times as fast"
         return f"{rate} as in the trace{faster}"
     if arrivals["load"] is not None:
-        return f"{rate} = {arrivals['load'] * 100:.0f} % of capacity"
+        share, _, reference = str(row["load"]).partition("% ")
+        return f"{rate} = {share} % {reference}"
     return rate
 
 
@@ -206,7 +207,9 @@ def _latencies(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         lines.append(title.ljust(26) + cells + share)
     text = "no rates: see the note"
     if row["output_tokens_per_s"] is not None:
-        text = f"{number(row['output_tokens_per_s'])} output and "
+        error = row["output_tokens_per_s_error"]
+        unsure = f" (+-{error * 100:.2g} %)" if error and error >= LEAST_ERROR else ""
+        text = f"{number(row['output_tokens_per_s'])}{unsure} output and "
         text += f"{number(row['total_tokens_per_s'])} total tokens/s, "
         text += f"{number(row['tokens_per_s_per_user'])} tokens/s/user"
     if row["goodput_per_s"] is not None:
@@ -262,6 +265,7 @@ LIMIT_WORDS = {
     "kv_cache": "free KV blocks",
     "static_batch": "the static batch",
 }
+LEAST_ERROR = 0.03  # sampling error of a rate that the page names
 LEAST_REFUSED = 0.01  # of the time: below it a limit is not worth a word
 
 

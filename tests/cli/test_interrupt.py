@@ -65,3 +65,17 @@ def test_an_interrupted_search_writes_nothing(
     assert result.exit_code == 130
     assert "nothing to write" in result.stderr
     assert not list(Path.cwd().rglob("summary.csv"))
+
+
+def test_an_interrupted_run_does_not_replace_a_complete_one(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "run --topo h200_nvl8 --workload llama70b --rate 8 --requests 300"
+    assert runner.invoke(cli, line.split()).exit_code == 0
+    (whole,) = Path("results").iterdir()
+    before = (whole / "summary.csv").read_bytes()
+    interrupt_after(monkeypatch, 300)
+    assert runner.invoke(cli, line.split()).exit_code == 130
+    assert (whole / "summary.csv").read_bytes() == before
+    names = {path.name for path in Path("results").iterdir()}
+    assert names == {whole.name, f"{whole.name}-partial"}

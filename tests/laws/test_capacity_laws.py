@@ -266,3 +266,37 @@ def test_a_run_that_is_broken_off_reports_what_the_whole_run_did_until_then(
     assert early
     for request in early:
         assert part.outcomes.first_s[request] == whole.outcomes.first_s[request]
+
+
+def test_a_few_sessions_tell_nothing_of_a_machine_that_holds_many() -> None:
+    changes = [SESSIONS, "workload.requests=60", "plan.tp=2"]
+    result = simulate("h200_nvl8", load_workload("llama70b", changes))
+    for name in (CAPACITY, SATURATION):
+        assert result.summary[name] is None
+        assert result.summary[f"{name}_status"] == "too_short"
+    assert any("cannot fill a machine" in note for note in result.manifest["notes"])
+    assert result.summary["load"] == "70% of closed form"
+
+
+def test_a_run_that_ends_while_it_fills_up_is_not_called_overloaded() -> None:
+    changes = ["workload.arrivals={kind: open, rate: 280 requests/s}", "workload.requests=1500"]
+    result = simulate("h200_nvl8", load_workload("llama8b", [*changes, "plan.tp=1"]))
+    assert result.summary["stable"] is None
+    assert not any("overloaded" in note for note in result.manifest["notes"])
+    assert result.summary["ttft_mean_ms_status"] == "ok"
+
+
+def test_one_request_has_a_latency_but_no_error() -> None:
+    changes = ["workload.arrivals={kind: open, rate: 1 requests/s}", "workload.requests=1"]
+    row = simulate("h200_nvl8", load_workload("llama8b", [*changes, "plan.tp=1"])).summary
+    assert row["tpot_mean_ms"] > 0
+    assert (row["tpot_mean_ms_status"], row["tpot_mean_ms_error"]) == ("too_short", None)
+
+
+def test_no_rate_beyond_its_error() -> None:
+    """A mix of long sessions: few of them say nothing of a rate."""
+    result = simulate("h200_nvl8", load_workload("mixed", ["workload.requests=50", "plan.tp=2"]))
+    assert result.summary["output_tokens_per_s"] is None
+    text = " ".join(result.manifest["notes"])
+    assert "no rates and costs" in text
+    assert "inf" not in text

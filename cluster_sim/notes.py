@@ -105,6 +105,12 @@ def _unsupported(facts: Facts, row: dict[str, Any]) -> list[str]:
             notes.append(
                 f"no rate keeps the SLO: {limit.reason}; the load is a share of the {facts.load_of}"
             )
+    kept, flat_out = (limits[name].requests_per_s for name in ("capacity", "saturation"))
+    if kept and flat_out and kept > flat_out * (1 + (limits["saturation"].error or 0.0)):
+        notes.append(
+            "flat out gives less than a rate within the SLO: with a backlog the scheduler "
+            f"({facts.job.software.scheduler}) evicts, and computes again what it evicted"
+        )
     steady = steady_window(facts.run, facts.requests)
     if steady.reason:
         notes.append(

@@ -157,9 +157,10 @@ def keeps_up(facts: Facts, steady: Steady, drift: Trend) -> bool | None:
     number inside grows in any case.
     """
     found, asked = facts.saturation, facts.asked_per_s
+    level = not steady.reason and not drift.grows  # a cache that is never full outdoes a backlog
     known = found is not None and not found.reason and facts.run.visits is None
     if found is not None and known and asked is not None and asked >= found.requests_per_s:
-        return False
+        return level
     if steady.reason or facts.run.interrupted:
         return None
     return not drift.grows

@@ -25,6 +25,7 @@ from cluster_sim.serving.service import Run, serve, too_large
 from cluster_sim.window import steady_window, usual_stay_s
 
 FIRST_GUESS = 0.75  # of the saturated rate, where nothing better is known
+CLEARLY, HEADROOM = 1.1, 1.4  # of the saturated rate; of a guess above it
 STRIDE = 1.25  # factor between tries until the capacity is bracketed
 LOWEST = 1e-3  # of the saturated rate; below it the SLO is called out of reach
 PART = 2_000  # requests of a first try at least; those near the root are FULLER times as long
@@ -84,11 +85,16 @@ def find_capacity(
     asks. With classes the one whose root is lowest decides. ``saturated_per_s`` (with its relative
     error) bounds the rates, of starts: no rate above it lasts, and where the SLO is kept at
     ``AT_SATURATION`` of it, the capacity lies in between. What is varied is the rate at which
-    sessions start. A request counts if it arrives in the steady window and its service ends before
-    the drain weighs. An attainment of 100 % is taken as all but ``STRICTEST``.
+    sessions start. Where the guess lies clearly above saturation, ``HEADROOM`` of it is the bound:
+    a scheduler that evicts computes much again as soon as there is a backlog, and gives less flat
+    out than at a rate that fills no cache. A request counts if it arrives in the steady window and
+    its service ends before the drain weighs. An attainment of 100 % is taken as all but
+    ``STRICTEST``.
     Raises KeyboardInterrupt when interrupted.
     """
     bound = (saturated_per_s / sample.times, saturated_error)
+    if guess_per_s and 0 < CLEARLY * saturated_per_s < guess_per_s:
+        bound = (HEADROOM * guess_per_s / sample.times, saturated_error)
     search = _Search(sample, effort, bound, step_by_step, progress)
     guess = guess_per_s / sample.times if guess_per_s else FIRST_GUESS * bound[0]
     return search.find(min(guess, search.top_per_s))

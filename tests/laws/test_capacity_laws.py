@@ -300,3 +300,14 @@ def test_no_rate_beyond_its_error() -> None:
     text = " ".join(result.manifest["notes"])
     assert "no rates and costs" in text
     assert "inf" not in text
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_evicts_gives_less_with_a_backlog_than_within_the_slo() -> None:
+    changes = ["engine.scheduler=trtllm_max_utilization", "plan.tp=2"]
+    changes.append("workload.sampling_error=9%")
+    result = simulate("h200_nvl8", load_workload("reasoning", changes))
+    row = result.summary
+    assert row[CAPACITY] > 1.2 * row[SATURATION]
+    assert row["stable"] is True
+    assert any("evicts" in note for note in result.manifest["notes"])

@@ -82,7 +82,7 @@ def run(
     if not quiet:
         note_shadows((*machine.files, *job.files))
     writer, results, bar = ResultWriter(out), [], _display(live, quiet)
-    base = job.workload.seed
+    base, whole = job.workload.seed, True
     for seed in range(base, base + (seeds or 1)):
         seeded = dataclasses.replace(job, workload=dataclasses.replace(job.workload, seed=seed))
         started = time.perf_counter()
@@ -100,7 +100,7 @@ def run(
                 background=background,
             )
             if band and not result.partial:
-                _add_band(result, band, bar)
+                whole = _add_band(result, band, bar)
         except KeyboardInterrupt:
             bar.close()
             click.echo("Interrupted before the run itself began: nothing to write.", err=True)
@@ -128,6 +128,7 @@ def run(
             _print_notes(results)
     if results[-1].partial:
         click.echo("Interrupted: the results are partial.", err=True)
+    if results[-1].partial or not whole:
         raise SystemExit(130)
 
 
@@ -138,8 +139,8 @@ def _refuse_for_training(**given: Any) -> None:
             raise click.UsageError(f"{flag} has no effect on a workload of training")
 
 
-def _add_band(result: Result, band: Literal["run", "capacity"], bar: Bar | Panel) -> None:
-    """Put the band of the replications into the manifest; an interrupt leaves it out."""
+def _add_band(result: Result, band: Literal["run", "capacity"], bar: Bar | Panel) -> bool:
+    """Put the band of the replications into the manifest; false if an interrupt leaves it out."""
     from cluster_sim.studies.band import band_study
 
     try:
@@ -147,6 +148,8 @@ def _add_band(result: Result, band: Literal["run", "capacity"], bar: Bar | Panel
     except KeyboardInterrupt:
         bar.close()
         click.echo("Interrupted: the run is complete, its --band is left out.", err=True)
+        return False
+    return True
 
 
 def _display(live: bool, quiet: bool) -> Bar | Panel:

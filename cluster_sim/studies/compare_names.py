@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from cluster_sim.errors import counted
+
 Row = Mapping[str, str]
 SHORT_HASH = 6  # digits, as in run_id
 MOST_COMBINED = 3  # marks in a heading; beyond that the hash is shorter
@@ -40,13 +42,23 @@ def traffic(row: Row) -> str:
 
 def _per_s(rate: str) -> str:
     try:
-        return f"{float(rate):.4g} requests/s"
+        return (
+            f"{float(rate):,.4g} requests/s"
+            if float(rate) < 1e4
+            else f"{float(rate):,.0f} requests/s"
+        )
     except ValueError:
         return ""
 
 
 def _after(word: str, column: str) -> Callable[[Row], str]:
-    return lambda row: f"{row[column]} {word}" if row.get(column) else ""
+    """A number with its noun."""
+
+    def mark(row: Row) -> str:
+        text = row.get(column, "")
+        return counted(int(text), word) if text.isdecimal() else text
+
+    return mark
 
 
 def _before(word: str, column: str) -> Callable[[Row], str]:
@@ -61,12 +73,12 @@ def _plain(column: str) -> Callable[[Row], str]:
 MARKS: tuple[Callable[[Row], str], ...] = (
     _plain("plan"),
     traffic,
-    _after("chips", "n_chips"),
+    _after("chip", "n_chips"),
     _plain("software"),
     precision,
     _plain("model"),
     _plain("scheduler"),
-    _after("requests", "requests"),
+    _after("request", "requests"),
     _before("seed", "seed"),
     _plain("slo"),
     _plain("price_basis"),

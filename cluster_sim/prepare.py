@@ -192,7 +192,7 @@ def make_requests(
     """
     wanted, size = job.workload, job.software.memory.block_tokens
     arrivals, stated = wanted.arrivals, wanted.stated_requests
-    turns = sum(p.share * (p.sessions.turns.average if p.sessions else 1) for p in wanted.parts)
+    turns = wanted.mean_turns
     if arrivals.kind == "closed":
         clients = (arrivals.concurrency or 1) * turns
         count = stated or max(CLOSED_LEAST, round(CLOSED_ROUNDS * clients))

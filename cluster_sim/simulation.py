@@ -238,8 +238,7 @@ def _offered_rate(
     if saturation is not None and saturation.starts_per_s:
         return load * saturation.starts_per_s, "saturation"
     best = next(c for c in choice.candidates if c.layout == choice.layout)
-    turns = sum(p.share * (p.sessions.turns.average if p.sessions else 1) for p in wanted.parts)
-    return load * best.requests_per_s / turns, "closed form"
+    return load * best.requests_per_s / wanted.mean_turns, "closed form"
 
 
 def _watcher(progress: Progress | None, stage: str, total: int) -> Watcher | None:

@@ -70,11 +70,7 @@ class Sample:
     @property
     def starts_share(self) -> float:
         """Starts of sessions over requests, in the mean."""
-        turns = sum(
-            part.share * (part.sessions.turns.average if part.sessions else 1.0)
-            for part in self.wanted.parts
-        )
-        return sum(part.share for part in self.wanted.parts) / turns
+        return 1.0 / self.wanted.mean_turns
 
 
 def sample_of(service: Service, wanted: Workload, *, block_tokens: int, seats: int) -> Sample:

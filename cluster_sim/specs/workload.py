@@ -302,6 +302,14 @@ class Workload:
             ),
         )
 
+    @property
+    def mean_turns(self) -> float:
+        """Requests of a session in the mean; 1 where no class has sessions."""
+        return sum(
+            part.share * (part.sessions.turns.average if part.sessions else 1.0)
+            for part in self.parts
+        )
+
     def plain(self) -> Workload:
         """The same workload, with a mix of one class written without classes."""
         if len(self.classes) != 1 or self.arrivals.kind == "trace":

@@ -15,7 +15,8 @@ from cluster_sim.capacity import (
     sample_of,
 )
 from cluster_sim.errors import DoesNotFitError, SpecError
-from cluster_sim.perf.memory import KvCache, kv_cache
+from cluster_sim.perf.memory import KvCache
+from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.serving.admission import admission
 from cluster_sim.serving.candidate import Candidate

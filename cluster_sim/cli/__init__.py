@@ -12,6 +12,7 @@ from cluster_sim.cli.calibrate import calibrate
 from cluster_sim.cli.check import check
 from cluster_sim.cli.collective import collective
 from cluster_sim.cli.compare import compare
+from cluster_sim.cli.fit import fit
 from cluster_sim.cli.inspect import explain, list_names, schema, show
 from cluster_sim.cli.measure import measure
 from cluster_sim.cli.replay import replay
@@ -44,6 +45,7 @@ for command in (
     show,
     check,
     explain,
+    fit,
     compare,
     measure,
     calibrate,

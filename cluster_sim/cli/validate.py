@@ -47,6 +47,7 @@ class _Where(click.ParamType[Any]):
     type=click.Choice(["suspect", "duplicate_run", "simulated", "restated", "metric_ambiguous"]),
     help="Score rows with this flag too.",
 )
+@click.option("--strict", is_flag=True, help="Refuse rows of chips and models not known here.")
 @click.option("--limit", type=click.IntRange(min=1), help="A seeded sample of so many runs.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes (default: one a core).")
 @click.option("--out", type=click.Path(path_type=Path), help="Write a row for every case.")
@@ -71,7 +72,7 @@ def validate(**options: Any) -> None:
         if out.is_dir() or not out.parent.is_dir():
             raise click.UsageError(f"--out {out}: must be a file in a folder that is there")
         check_writable(out.parent)
-    cases = select(read_cases(options["against"]), options["where"])
+    cases = select(read_cases(options["against"], strict=options["strict"]), options["where"])
     replayed, partial = _replay(cases, options)
     place = {id(case): number for number, case in enumerate(cases)}
     replayed.sort(key=lambda one: place[id(one.case)])

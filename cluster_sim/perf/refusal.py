@@ -9,7 +9,8 @@ from itertools import islice
 from cluster_sim.errors import ClusterSimError, DoesNotFitError, counted
 from cluster_sim.machine.host import domain_devices
 from cluster_sim.perf.layout import Layout, Recipe, check_layout, divisors, missing, recipe
-from cluster_sim.perf.memory import GIB, kv_cache
+from cluster_sim.perf.memory import GIB
+from cluster_sim.perf.startup import kv_cache
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.find import names
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
@@ -120,7 +121,7 @@ def _precisions(machine: TopologyInput, job: WorkloadInput, room: int) -> Iterat
     for name in ordered:
         if name == job.workload.precision or BYTES_PER_ELEMENT[name] in told:
             continue
-        kv_dtype = job.software.kv_dtype.get(name, "bf16")  # type: ignore[call-overload]
+        kv_dtype = job.software.cache_dtype(name)
         one = recipe(machine.chip, job.model, name, kv_dtype)
         if missing(machine.chip, machine.fits, job.model, one):
             continue
@@ -172,7 +173,7 @@ def _holds(machine: TopologyInput, job: WorkloadInput) -> bool:
     native = job.model.native_dtype
     dtypes = [wanted] if wanted != "auto" else [native, "fp8", "int8", "bf16"]
     for name in dict.fromkeys(dtypes):
-        kv_dtype = job.software.kv_dtype.get(name, "bf16")
+        kv_dtype = job.software.cache_dtype(name)
         one = recipe(machine.chip, job.model, name, kv_dtype)
         if missing(machine.chip, machine.fits, job.model, one):
             continue

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from cluster_sim.errors import SpecError, UnknownNameError, warn
 from cluster_sim.specs.build import Lines, Source, Spec, build, hint_at, short
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT, Chip, Fits, KvDtype
+from cluster_sim.specs.chip import Chip, Fits, KvDtype
 from cluster_sim.specs.effects import (
     refuse_idle_economics,
     refuse_idle_facts,
@@ -34,6 +34,7 @@ ENGINE_KEYS = (
     "scheduler",
     "max_num_seqs",
     "max_num_batched_tokens",
+    "max_model_len",
     "memory_fraction",
     "block_tokens",
     "kv_dtype",
@@ -295,6 +296,7 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
     data, lines = parse(record.text, record.path)
     if family == "software":
         _rename_old_steps(data, record.path)
+        _rename_old_overhead(data, record.path)
     base = data.pop("extends", None)
     if base is None:
         return record, data, lines
@@ -317,6 +319,21 @@ def _rename_old_steps(data: dict[str, Any], shown: str) -> None:
         steps = data.pop(OLD_STEPS)
         old = {**IN_PROCESS, "loaded_steps": steps, "source": f"{OLD_STEPS} of the file"}
         data.setdefault("client", old)
+
+
+def _rename_old_overhead(data: dict[str, Any], shown: str) -> None:
+    """Let a profile of the former version say what the engine takes beside weights and cache."""
+    memory = data.get("memory")
+    if not isinstance(memory, dict):
+        return
+    if isinstance(memory.get("overhead"), str):
+        warn(
+            f"{shown}: memory.overhead: is old and goes with the next version; write "
+            "overhead: {context: ..., forward: ..., sampling: ...}"
+        )
+        memory["overhead"] = {"context": memory["overhead"]}
+    if memory.pop("activations", None) is not None:
+        warn(f"{shown}: memory.activations: is old and has no effect; write overhead.forward")
 
 
 def _warn_of_old_steps(where: str, name: str, idle: str) -> None:
@@ -345,10 +362,16 @@ def split_overrides(overrides: Sequence[str]) -> dict[str, list[tuple[list[str],
 
 
 def apply_engine(software: Software, data: Mapping[str, Any], workload: Workload) -> Software:
-    """The profile with ``engine`` keys and ``engine_args`` of the workload applied to its file's
-    ``data``, under the framework's names.
+    """The profile with ``engine`` keys and ``engine_args`` of the workload applied."""
+    return apply_settings(software, data, {**_engine_args(workload), **workload.engine})
+
+
+def apply_settings(
+    software: Software, data: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> Software:
+    """The profile with settings applied to its file's ``data``, under the framework's names; raises
+    SpecError for one that it does not have.
     """
-    wanted = {**_engine_args(workload), **workload.engine}
     if not wanted:
         return software
     known = {**{key: key for key in ENGINE_KEYS}, **software.aliases}
@@ -375,7 +398,7 @@ def apply_engine(software: Software, data: Mapping[str, Any], workload: Workload
             if value not in get_args(KvDtype):
                 words = ", ".join(get_args(KvDtype))
                 raise SpecError(f"engine.{name}: must be one of {words} (got {short(value)})")
-            changed["kv_dtype"] = dict.fromkeys(BYTES_PER_ELEMENT, value)
+            changed["kv_dtype_given"] = value
         else:
             changed[ours] = value
             for small in changed.get("small_devices", ()):

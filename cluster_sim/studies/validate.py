@@ -15,6 +15,7 @@ import numpy as np
 from cluster_sim.errors import SimulationError, SpecError, nearest
 from cluster_sim.studies import (
     validate_collectives,
+    validate_memory,
     validate_operators,
     validate_serving,
     validate_training,
@@ -156,6 +157,9 @@ def _job(case: Case, include: frozenset[str]) -> Job | None:
     flagged = [flag for flag in LEFT_OUT if flag in case.flags and flag not in include]
     if flagged:
         raise SkippedError(f"flag {flagged[0]}")
+    if case.unknown is not None:
+        column, name = case.unknown
+        raise SkippedError(f"unknown {column}", name)
     if case.kind == "training":
         validate_training.run_of(case)  # raises where nothing can be priced
     return job_of(case) if case.kind == "serving" else None
@@ -200,6 +204,8 @@ def _priced(case: Case) -> float | SkippedError:
     try:
         if case.kind == "training":
             return validate_training.predicted(case)
+        if case.kind == "memory":
+            return validate_memory.predicted(case)
         if case.kind == "operator":
             return validate_operators.operator_us(case)
         return validate_collectives.predicted(case)

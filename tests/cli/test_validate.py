@@ -188,11 +188,27 @@ BAD: dict[str, tuple[str, str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("column", "known", "unknown"),
+    [("chip", "h200_sxm", "h900_sxm"), ("model", "llama3.1-8b", "llama9-8b")],
+)
+def test_rows_of_unknown_names_are_counted(
+    runner: CliRunner, column: str, known: str, unknown: str
+) -> None:
+    other = GOOD.replace(known, unknown).replace("a,r1", "z,r9")
+    Path("mine.csv").write_text(HEAD + GOOD + other)
+    done = run(runner, "--against", "mine.csv", "--out", "cases.csv", "--format", "json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["skipped"] == {f"unknown {column}": 1}
+    rows = list(csv.DictReader(Path("cases.csv").read_text().splitlines()))
+    assert [row["detail"] for row in rows] == ["", unknown]
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files(runner: CliRunner, name: str) -> None:
     text, words = BAD[name]
     Path("mine.csv").write_text(text)
-    done = run(runner, "--against", "mine.csv", "--out", "cases.csv")
+    done = run(runner, "--against", "mine.csv", "--out", "cases.csv", "--strict")
     assert isinstance(done.exception, ClusterSimError)
     assert words in str(done.exception)
     assert not Path("cases.csv").exists()

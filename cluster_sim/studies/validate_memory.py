@@ -1,0 +1,115 @@
+"""What start-up logs say of memory, beside what the memory rules say."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cluster_sim.errors import ClusterSimError
+from cluster_sim.perf.layout import Layout, Recipe, check_layout, recipe
+from cluster_sim.perf.memory import GIB, DeviceMemory, device_memory
+from cluster_sim.perf.startup import why_not
+from cluster_sim.specs.chip import Chip
+from cluster_sim.specs.load import apply_settings, load_spec, read
+from cluster_sim.specs.model import Model
+from cluster_sim.specs.software import Software
+from cluster_sim.studies.validate_cases import STARTS, Case
+from cluster_sim.studies.validate_jobs import DTYPES, PROFILES, SkippedError, profile_of
+
+CONFIG = "config.json"
+# Flags that change nothing in the memory of a device as it is counted here.
+IDLE = ("enforce_eager", "load_format", "trust_remote_code", "enable_expert_parallel")
+
+
+def predicted(case: Case) -> float:
+    """The value of a case in its unit (GiB, tokens, 1 for an engine that starts); raises
+    SkippedError.
+    """
+    chip = _chip(case.text("chip"))
+    metric = case.text("metric")
+    if metric == "total_gib":
+        return chip.visible_memory / GIB
+    try:
+        model, software, layout, dtypes = _parts(case, chip)
+        check_layout(model, layout)
+        memory = device_memory(chip, model, software, layout, dtypes)
+    except ClusterSimError as error:
+        if metric == STARTS:
+            return 0.0
+        raise SkippedError("inputs refused", str(error).splitlines()[0]) from None
+    if metric == STARTS:
+        return float(not why_not(chip, model, software, layout, dtypes, memory))
+    return _values(software, memory)[metric]
+
+
+def _values(software: Software, memory: DeviceMemory) -> dict[str, float]:
+    taken = memory.counted + memory.outside
+    return {
+        "weights_gib_per_gpu": memory.weights / GIB,
+        "kv_gib_per_gpu": memory.room / GIB,
+        "kv_tokens": float(memory.tokens),
+        "activation_gib": (taken - memory.base) / GIB,
+        "non_torch_gib": memory.base / GIB,
+        "graphs_gib": software.memory.overhead.graphs / GIB,
+    }
+
+
+def _parts(case: Case, chip: Chip) -> tuple[Model, Software, Layout, Recipe]:
+    name = case.text("framework")
+    if name not in PROFILES:
+        raise SkippedError("no software profile", f"framework {name or 'not stated'}")
+    profile = profile_of(name, case.text("version") or case.text("framework_version"))[0]
+    base, data = load_spec("software", profile, Software)[1], read("software", profile)[1]
+    model = _model(case)
+    software = apply_settings(base, data, _settings(case))
+    software = software.on_device(chip.device_memory, chip.name)
+    dtype = case.text("weights_dtype") or model.native_dtype
+    dtype = DTYPES.get(dtype, dtype)
+    kv_dtype = software.cache_dtype(dtype)
+    degrees = {key: case.count(key) for key in ("tp", "pp", "ep", "attn_dp")}
+    return model, software, Layout(**degrees), recipe(chip, model, dtype, kv_dtype)
+
+
+@cache
+def _chip(name: str) -> Chip:
+    return load_spec("chip", name, Chip)[1]
+
+
+@cache
+def _named(name: str) -> Model:
+    return load_spec("model", name, Model)[1]
+
+
+def _model(case: Case) -> Model:
+    """The model of a case: the config that it names beside its file, else by name."""
+    config = case.text("config")
+    path = Path(case.file).parent / config / CONFIG
+    if config and path.is_file():
+        return _named(str(path))
+    if not case.text("model"):
+        raise SkippedError("model not stated")
+    return _named(case.text("model"))
+
+
+def _settings(case: Case) -> dict[str, Any]:
+    """Flags of the engine by its own names: ``flag=value;flag=value``, and the columns."""
+    settings: dict[str, Any] = {}
+    for text in filter(None, case.text("settings").split(";")):
+        flag, _, value = text.partition("=")
+        if flag.strip() not in IDLE:
+            settings[flag.strip()] = _number(value.strip())
+    if case.text("kv_dtype"):
+        settings["kv_dtype"] = DTYPES.get(case.text("kv_dtype"), case.text("kv_dtype"))
+    if case.text("max_model_len"):
+        settings["max_model_len"] = case.count("max_model_len")
+    return settings
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

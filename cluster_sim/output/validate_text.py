@@ -67,16 +67,21 @@ def _commonest(card: Scorecard) -> list[str]:
 
 
 def _block(title: str, groups: Mapping[str, Mapping[str, Score]]) -> str:
-    rows = [
-        [_short(value), metric, *_cells(score)]
+    scored = [
+        (_short(value), metric, score)
         for value, metrics in groups.items()
         for metric, score in metrics.items()
         if score.n
     ]
+    verdicts = any(score.right is not None for *_, score in scored)
+    rows = [
+        [value, metric, *_cells(score), *([_percent(score.right)] * verdicts)]
+        for value, metric, score in scored
+    ]
     if not any(row[0] for row in rows):
         rows = [row[1:] for row in rows]
     head = [title] if title == "metric" else [title, "metric"]
-    return grid([[*head, *FIGURES], *rows]) if rows else ""
+    return grid([[*head, *FIGURES, *["right"] * verdicts], *rows]) if rows else ""
 
 
 def _short(value: str) -> str:
@@ -86,10 +91,14 @@ def _short(value: str) -> str:
 
 def _cells(score: Score) -> list[str]:
     errors = (score.median_ape, score.mean_ape, score.p90_ape)
-    shown = ["-" if error is None else f"{error:.1%}" for error in errors]
+    shown = [_percent(error) for error in errors]
     shown.append("-" if score.median_error is None else f"{score.median_error:+.1%}")
     shown.append("-" if score.spearman is None else f"{score.spearman:.3f}")
     return [str(score.n), str(score.skipped), *shown]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _worst(card: Scorecard) -> dict[str, dict[str, Score]]:
@@ -160,7 +169,7 @@ def cases_csv(replayed: Sequence[Replayed]) -> str:
         cells: tuple[object, ...] = (
             *(case.case_id, case.run_id, case.file, case.line, case.kind, case.text("source")),
             *(case.text("mode"), half(case), case.text("chip"), case.text("model")),
-            *(operation(case), precision(case), framework(case), case.text("metric")),
+            *(operation(case), precision(case), framework(case), case.metric),
             *(";".join(case.flags), case.value, one.predicted, one.error),
             *(one.reason, one.detail, one.drafted and one.drafted.predicted),
         )

@@ -159,35 +159,33 @@ def _base_bytes(model: Model, software: Software, layout: Layout) -> float:
 def _work_bytes(model: Model, software: Software, layout: Layout) -> float:
     """Activations of the profile run, workspaces of experts, graphs.
 
-    Model: the larger of the elements of all tokens in the widest layer, and of sequences x
-    vocabulary.
+    Model: residual and normed state of all tokens, and the larger of what the widest layer makes of
+    them and of the logits of all sequences.
     """
     taken = software.memory.overhead
     tokens, sequences = software.max_num_batched_tokens, software.max_num_seqs
-    elements = tokens * _token_elements(model, layout)
+    held, widest = 2 * model.hidden * tokens, tokens * _token_elements(model, layout)
     experts = 0.0
     if model.moe is not None:
         experts = taken.experts
         all_tokens = tokens * layout.attn_dp
-        held = 2 * model.hidden * all_tokens
-        elements = max(
-            elements, held + min(all_tokens, taken.expert_tokens) * _row_elements(model, layout)
-        )
+        more = 2 * model.hidden * (all_tokens - tokens)
+        rows = min(all_tokens, taken.expert_tokens) * _row_elements(model, layout)
+        widest = max(widest, more + rows)
     sampling = taken.sampling * min(sequences, tokens) * model.vocab
     graphs = taken.graphs if software.cuda_graph_sizes else 0.0
-    return max(taken.forward * elements, sampling) + experts + graphs
+    return taken.forward * held + max(taken.forward * widest, sampling) + experts + graphs
 
 
 def _token_elements(model: Model, layout: Layout) -> float:
-    """Elements that a token has on a device in its widest layer but those with experts: the
-    residual, the normed state, and the outputs of the products of attention, or gate, up and
-    activation of the MLP.
+    """Elements that a token has on a device in its widest layer but those with experts: the outputs
+    of the products of attention, or gate, up and activation of the MLP.
     """
     gemms = layer_gemms(model, layout)
     attention = sum(gemm.n for gemm in gemms if gemm.part == "attention")
     halves = 2 if model.gated else 1
     widest = max((g.n for g in gemms if g.part in ("dense", "shared")), default=0)
-    return 2 * model.hidden + max(attention, widest * (halves + 1) / halves)
+    return max(float(attention), widest * (halves + 1) / halves)
 
 
 def _row_elements(model: Model, layout: Layout) -> float:

@@ -34,11 +34,11 @@ class Overhead:
     ``context``: the driver's context, loaded kernels, what the allocator cannot use; ``peers``
     besides where a replica has several devices (NCCL, all-reduce buffers), ``experts`` where the
     model has experts (workspaces of their kernels), which take ``expert_tokens`` at a time.
-    Activations are those of the engine's profile
-    run, the larger of two moments: ``forward`` bytes for each token of a step and element of its
-    widest layer on the device, and ``sampling`` bytes for each sequence of the largest batch and
-    element of the vocabulary. ``graphs``: captured graphs where the engine counts them. ``error``:
-    within so many bytes lie four of five start-up logs that no constant was fitted to.
+    Activations are those of the engine's profile run: ``forward`` bytes for each token of a step
+    and element that it has on the device (residual, normed state, widest layer), or instead of that
+    layer, where it is more, ``sampling`` bytes for each sequence of the largest batch and element
+    of the vocabulary. ``graphs``: captured graphs where the engine counts them. ``error``: within
+    so many bytes lie four of five start-up logs that no constant was fitted to.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT

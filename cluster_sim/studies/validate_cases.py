@@ -52,6 +52,7 @@ _MEMORY = (
     *("tp", "pp", "ep", "attn_dp", "max_model_len"),
 )
 STARTS = "starts"  # 1 or 0: whether an engine starts; scored by how often it is right
+STARTS_NOT = "starts_not"  # what it is scored as where it does not
 _LATENCIES = tuple(
     f"{name}_ms_{stat}" for name in ("ttft", "tpot", "e2e") for stat in ("mean", "p50", "p99")
 )
@@ -71,7 +72,10 @@ class Kind:
     texts: tuple[str, ...]
 
 
-_DTYPES = ("bf16", "fp16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4a16", "int4", "")
+_DTYPES = (
+    *("bf16", "fp16", "fp8", "fp8_block", "int8", "fp4", "nvfp4", "mxfp4", "w8a16", "w4a16"),
+    *("int4", ""),
+)
 _KV_DTYPES = ("bf16", "fp16", "fp8", "int8", "")
 _MODES = ("static_batch", "offline", "closed_loop", "open_loop", "disagg_closed_loop")
 KINDS = (
@@ -162,6 +166,21 @@ class Case:
         """A whole number, ``default`` where the cell is empty."""
         value = self.number(column)
         return default if value is None else round(value)
+
+    @property
+    def verdict(self) -> bool:
+        """Whether the value is none but that an engine starts, or does not: a cache of nothing or
+        less is a start that failed.
+        """
+        name = self.text("metric")
+        return name == STARTS or (name in _ANY_SIGN and self.value <= 0)
+
+    @property
+    def metric(self) -> str:
+        """What it is scored as: engines that start and those that do not stand apart."""
+        if self.verdict:
+            return STARTS if self.value > 0 else STARTS_NOT
+        return self.text("metric")
 
     @property
     def case_id(self) -> str:

@@ -13,7 +13,7 @@ from cluster_sim.studies.validate_recipes import recipe_of
 PROFILES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "vllm_ascend": "vllm-ascend"}
 EXACT, OLDER, NEWEST = "exact", "nearest older", "newest"
 _RELEASE = re.compile(r"v?(\d+(?:\.\d+)*)")
-DTYPES = {"fp16": "bf16", "int4": "w4a16"}
+DTYPES = {"fp16": "bf16", "int4": "w4a16", "nvfp4": "fp4"}
 POOLS = "pools are not simulated"
 STAGES = "a stage alone is not simulated"
 UNSTATED = ("mtp_unknown", "mtp_likely")  # flags of runs that may have drafted or not

@@ -40,10 +40,11 @@ _HARMLESS_KEYS = frozenset(
 
 
 def json_object(text: str, shown: str) -> Data:
-    """The object in a JSON text; SpecError for anything else."""
+    """The object in a JSON text; SpecError for anything else.
 
-    def no_constant(word: str) -> float:
-        raise ValueError(f"{word} is no JSON number")
+    Infinity and NaN are numbers here, as in Python, which writes them in public configs (limits of
+    time steps); whoever reads a key refuses them.
+    """
 
     def no_twins(pairs: list[tuple[str, Any]]) -> Data:
         keys = [key for key, _ in pairs]
@@ -53,7 +54,7 @@ def json_object(text: str, shown: str) -> Data:
         return dict(pairs)
 
     try:
-        value = json.loads(text, parse_constant=no_constant, object_pairs_hook=no_twins)
+        value = json.loads(text, object_pairs_hook=no_twins)
     except json.JSONDecodeError as error:
         raise SpecError(f"{shown}:{error.lineno}: not valid JSON: {error.msg}") from None
     except (ValueError, RecursionError) as error:

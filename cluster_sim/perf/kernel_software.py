@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cluster_sim.perf.layout import Recipe
@@ -25,13 +26,13 @@ def kernel_curves(
     machine: TopologyInput, model: Model, recipe: Recipe
 ) -> dict[str, tuple[Any, ...]]:
     """The curves of kernels that frameworks bring themselves, by family."""
-    dtypes = dict.fromkeys((recipe.dense, recipe.attention, "bf16"))
-    gemm = tuple(gemm_curve(machine, dtype) for dtype in dtypes)
+    gemm = tuple(gemm_curve(machine, dtype) for dtype in recipe.products_in(model))
     prompt, decode = (attention_curves if model.mla is None else mla_curves)(machine, recipe.kv)
     found: dict[str, tuple[Any, ...]] = {"gemm_math": gemm, "gemm_weights": gemm}
     found |= {"attention_prefill": (prompt,), "attention_decode": (decode,)}
     if model.moe is not None:
-        experts = (machine.fits.moe[recipe.experts],)  # type: ignore[index]
+        curves: Mapping[str, Any] = machine.fits.moe  # type: ignore[assignment]
+        experts = tuple(curves[dtype] for dtype in recipe.experts_in(model))
         found |= {"expert_math": experts, "expert_weights": experts}
     return found
 

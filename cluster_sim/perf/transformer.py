@@ -8,12 +8,12 @@ from typing import Literal
 from cluster_sim.perf import counts
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
+from cluster_sim.specs.kept import Part
 from cluster_sim.specs.model import LinearAttention, Model
 
 ACTIVATION_BYTES = 2
 STATE_BYTES = 4  # states of linear attention are kept in fp32
 SMALL_WINDOW = 1024  # tokens; engines give layers with such windows a cache of their own
-Part = Literal["attention", "dense", "router"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def _grouped_query(model: Model, tp: int) -> list[Gemm]:
     qkv = (queries + 2 * kv_heads_per_device(model, tp)) * model.head_dim
     return [
         Gemm("qkv", "attention", qkv, model.hidden, layers),
-        Gemm("attention_output", "attention", model.hidden, heads * model.head_dim, layers),
+        Gemm("attention_output", "output", model.hidden, heads * model.head_dim, layers),
     ]
 
 
@@ -69,7 +69,7 @@ def _mla(model: Model, tp: int) -> list[Gemm]:
         Gemm("qkv_down", "attention", down, model.hidden, layers),
         Gemm("q_up", "attention", queries, mla.q_rank or model.hidden, layers),
         Gemm("kv_up", "attention", heads * (mla.nope_dim + mla.v_dim), mla.kv_rank, layers),
-        Gemm("attention_output", "attention", model.hidden, heads * mla.v_dim, layers),
+        Gemm("attention_output", "output", model.hidden, heads * mla.v_dim, layers),
     ]
 
 
@@ -81,8 +81,8 @@ def _index(model: Model) -> list[Gemm]:
     source = model.mla.q_rank if model.mla and model.mla.q_rank else model.hidden
     keys = local.index_dim + local.index_heads
     return [
-        Gemm("index_q", "attention", local.index_heads * local.index_dim, source, local.layers),
-        Gemm("index_k", "attention", keys, model.hidden, local.layers),
+        Gemm("index_q", "index", local.index_heads * local.index_dim, source, local.layers),
+        Gemm("index_k", "index", keys, model.hidden, local.layers),
     ]
 
 
@@ -93,17 +93,19 @@ def _linear_attention(model: Model, tp: int) -> list[Gemm]:
     keys, values = linear.key_heads * linear.key_dim, linear.value_heads * linear.value_dim
     inputs = -(-(2 * keys + 2 * values + 2 * linear.value_heads) // tp)
     return [
-        Gemm("linear_in", "attention", inputs, model.hidden, linear.layers),
-        Gemm("linear_out", "attention", model.hidden, -(-values // tp), linear.layers),
+        Gemm("linear_in", "linear", inputs, model.hidden, linear.layers),
+        Gemm("linear_out", "linear", model.hidden, -(-values // tp), linear.layers),
     ]
 
 
-def _mlp(model: Model, name: str, hidden: int, layers: int, tp: int) -> list[Gemm]:
+def _mlp(
+    model: Model, part: Literal["dense", "shared"], hidden: int, layers: int, tp: int
+) -> list[Gemm]:
     width = -(-hidden // tp)
     gate_up = (2 if model.gated else 1) * width
     return [
-        Gemm(f"{name}_gate_up", "dense", gate_up, model.hidden, layers if width else 0),
-        Gemm(f"{name}_down", "dense", model.hidden, width, layers if width else 0),
+        Gemm(f"{part}_gate_up", part, gate_up, model.hidden, layers if width else 0),
+        Gemm(f"{part}_down", part, model.hidden, width, layers if width else 0),
     ]
 
 
@@ -118,7 +120,7 @@ def draft_projections(model: Model, drafts: int) -> Gemm:
 
 def lm_head(model: Model, tp: int) -> Gemm:
     """The product that turns the last hidden state of a sequence into logits."""
-    return Gemm("lm_head", "dense", -(-model.vocab // tp), model.hidden, 1)
+    return Gemm("lm_head", "head", -(-model.vocab // tp), model.hidden, 1)
 
 
 def expert_elements(model: Model, layout: Layout) -> int:
@@ -240,23 +242,21 @@ def stage_share(model: Model, layout: Layout) -> float:
 def weight_bytes_per_device(model: Model, layout: Layout, recipe: Recipe) -> float:
     """Weights on the fullest device: the layers of its stage, embedding, positions and LM head.
 
-    Model: tables and router in bf16. Limits: norms and biases (below 0.1 %) are left out, and so
-    are MTP layers unless the model is one ``with_mtp_layers``.
+    Model: each part in its own dtypes; positions in bf16. Limits: norms and biases (below 0.1 %)
+    are left out, and so are MTP layers unless the model is one ``with_mtp_layers``.
     """
-    width = {
-        "attention": BYTES_PER_ELEMENT[recipe.attention],
-        "dense": BYTES_PER_ELEMENT[recipe.dense],
-        "router": ACTIVATION_BYTES,
-    }
     layers = sum(
-        gemm.layers * gemm.n * gemm.k * width[gemm.part] for gemm in layer_gemms(model, layout)
+        gemm.n * gemm.k * recipe.bytes_of(model, gemm.part, gemm.layers)
+        for gemm in layer_gemms(model, layout)
     )
     if model.moe is not None:
         experts = model.moe.experts // layout.ep * expert_elements(model, layout)
-        layers += model.moe.layers * experts * BYTES_PER_ELEMENT[recipe.experts]
-    table = -(-model.vocab // layout.tp) * model.hidden
-    tables = (1 if model.tied_embeddings else 2) * table
+        layers += experts * recipe.bytes_of(model, "experts", model.moe.layers)
+    rows = -(-model.vocab // layout.tp) * model.hidden
+    tables = [rows * recipe.bytes_of(model, "embedding", 1)]
+    if not model.tied_embeddings:
+        tables.append(rows * recipe.bytes_of(model, "head", 1))
     # The first and the last stage hold one table each; the fuller one decides.
-    held = tables if layout.pp == 1 else table
-    held += model.learned_positions * model.hidden
-    return float(layers * stage_share(model, layout) + held * ACTIVATION_BYTES)
+    held = sum(tables) if layout.pp == 1 else max(tables)
+    held += model.learned_positions * model.hidden * ACTIVATION_BYTES
+    return float(layers * stage_share(model, layout) + held)

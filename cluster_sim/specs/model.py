@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from cluster_sim.specs.chip import Dtype
+from cluster_sim.specs.chip import Dtype, KvDtype
 from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
+from cluster_sim.specs.kept import Kept, check_kept
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 Bias = Literal["qkv", "attention_output", "mlp", "router", "norms", "head"]
@@ -104,6 +105,11 @@ class Model:
     some parallel blocks, four with norms behind attention and MLP), ``qk_norm`` is one over a head.
     ``biases`` names the products and norms that have them (experts count as mlp). ``mtp_layers``
     are for drafts; they are no part of the ``layers``.
+
+    The checkpoint is in ``native_dtype`` but for the parts in ``kept``; ``bytes_per_element`` are
+    those of dtypes, scales included, where its scales are not the usual ones. ``kv_dtype`` is the
+    one that it was calibrated for. ``checkpoint_bytes`` is its size, with ``checkpoint_drafts`` if
+    the layers for drafts are in it.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -131,6 +137,12 @@ class Model:
     linear: LinearAttention | None = None
     mtp_layers: NonNegativeInt = 0
     native_dtype: Dtype = "bf16"
+    kept: tuple[Kept, ...] = ()
+    bytes_per_element: dict[Dtype, PositiveFloat] = field(default_factory=dict)
+    kv_dtype: KvDtype | None = None
+    checkpoint_bytes: PositiveInt | None = None
+    checkpoint_drafts: bool = False
+    notes: tuple[Text, ...] = ()
     published: Published | None = None
     sources: dict[str, str] = field(default_factory=dict)
 
@@ -145,6 +157,7 @@ class Model:
             raise ValueError("linear.layers must leave a layer with a KV cache")
         if self.local_layers + self.linear_layers > self.layers:
             raise ValueError(f"local and linear attention name more than {self.layers} layers")
+        check_kept(self)
 
     @property
     def dense_layers(self) -> int:

@@ -27,10 +27,83 @@ class Mla:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Compressed:
+    """Attention over entries of one head that all query heads share, each both key and value, of
+    which the last ``rope_dim`` elements turn with the position.
+
+    A layer reads the entries of the last ``window`` tokens, and of all tokens before one for every
+    ``ratio`` (0: none), pooled with weights of its own; with ``overlap`` from twice as many tokens.
+    Outputs pass one product per group of heads, ``output_groups`` to ``output_rank`` elements each,
+    then one together. Source: DeepSeek-V4 in transformers.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    q_rank: PositiveInt
+    rope_dim: PositiveInt
+    window: PositiveInt
+    ratio: NonNegativeInt = 0
+    overlap: bool = False
+    output_groups: PositiveInt
+    output_rank: PositiveInt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """One kind of attention, in ``layers`` of the layers; ``local_layers`` of these see the part of
+    the context that the model's local attention says.
+
+    A head has ``head_dim`` elements in queries and keys, ``v_dim`` in values (0: as many). Without
+    a ``value_projection`` values are the keys before their norm and rotation. Without a ``cache``
+    the layers read the keys and values of an earlier layer and compute none.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    layers: PositiveInt
+    local_layers: NonNegativeInt = 0
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    head_dim: PositiveInt
+    v_dim: NonNegativeInt = 0
+    value_projection: bool = True
+    cache: bool = True
+    mla: Mla | None = None
+    compressed: Compressed | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+        if self.local_layers > self.layers:
+            raise ValueError(f"local_layers {self.local_layers} exceeds layers {self.layers}")
+        if self.mla is not None and self.compressed is not None:
+            raise ValueError("attention is either mla or compressed")
+        if self.compressed is not None and self.heads % self.compressed.output_groups:
+            raise ValueError(
+                f"heads {self.heads} must be a multiple of output_groups "
+                f"{self.compressed.output_groups}"
+            )
+
+    @property
+    def value_dim(self) -> int:
+        """Elements of a head's values."""
+        return self.v_dim or self.head_dim
+
+    @property
+    def latent(self) -> bool:
+        """Whether all heads read one vector of a token, which no device can cut."""
+        return self.mla is not None or self.compressed is not None
+
+    @property
+    def output_dim(self) -> int:
+        """Elements of a head's output."""
+        return self.mla.v_dim if self.mla is not None else self.value_dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Moe:
     """``experts`` of width ``expert_hidden``, ``top_k`` a token, in ``layers`` of the layers; the
     others are dense. ``shared_hidden`` is the width of all shared experts together, ``shared_gate``
-    one more router output that scales them.
+    one more router output that scales them. With ``latent`` routed experts work on so many
+    elements, which one product makes of the hidden state and another turns back.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -39,6 +112,7 @@ class Moe:
     expert_hidden: PositiveInt
     shared_hidden: NonNegativeInt = 0
     shared_gate: bool = False
+    latent: NonNegativeInt = 0
     layers: PositiveInt
 
     def __post_init__(self) -> None:
@@ -54,7 +128,7 @@ class LocalAttention:
 
     ``sliding``: the last ``tokens``. ``chunked``: those of the same chunk of ``tokens``.
     ``sparse``: the best ``tokens`` by an index of ``index_heads`` x ``index_dim`` that reads all of
-    them.
+    them, in ``index_layers`` of the layers (0: all); the others take the choice of one before.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -64,16 +138,28 @@ class LocalAttention:
     sinks: bool = False
     index_heads: NonNegativeInt = 0
     index_dim: NonNegativeInt = 0
+    index_layers: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         if (self.kind == "sparse") != (self.index_heads > 0 and self.index_dim > 0):
             raise ValueError("index_heads and index_dim belong to kind sparse, and only there")
+        if self.index_layers > (self.layers if self.kind == "sparse" else 0):
+            raise ValueError(f"index_layers {self.index_layers} exceeds the sparse layers")
+
+    @property
+    def indexed_layers(self) -> int:
+        """Layers that have an index."""
+        return (self.index_layers or self.layers) if self.kind == "sparse" else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearAttention:
     """``layers`` of gated-delta attention: a state of ``value_heads`` x ``key_dim`` x ``value_dim``
     a sequence instead of keys and values, and a convolution over ``conv`` tokens.
+
+    The state decays by head, or with ``decay_rank`` by element of the keys, which two products over
+    so many elements say. The output's gate is one product, or with ``gate_rank`` two. Source: Kimi
+    Linear in vLLM (both).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -83,6 +169,8 @@ class LinearAttention:
     value_heads: PositiveInt
     value_dim: PositiveInt
     conv: PositiveInt
+    decay_rank: NonNegativeInt = 0
+    gate_rank: NonNegativeInt = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +186,19 @@ class Published:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """A decoder; sizes in elements. Attention is grouped-query (multi-head and multi-query are its
-    ends) unless ``mla`` is given; the MLP is dense unless ``moe`` is given.
+    ends) unless ``mla`` or ``compressed`` is given; the MLP is dense unless ``moe`` is given.
+
+    Layers whose attention has another geometry are ``other_attention``; the rest of the layers with
+    keys and values have the model's own, see ``Attention`` for its fields.
 
     ``ffn_hidden`` is the width of dense layers. ``norms`` of a layer span the hidden width (one in
     some parallel blocks, four with norms behind attention and MLP), ``qk_norm`` is one over a head.
-    ``biases`` names the products and norms that have them (experts count as mlp). ``mtp_layers``
-    are for drafts; they are no part of the ``layers``.
+    ``output_gate`` scales each element of attention's output, ``head_gate`` each head.
+    ``residual_streams`` run beside each other and are mixed around attention and MLP
+    (hyper-connections); with ``residual_block`` both read the sums after every so many layers
+    before them. ``layer_embedding`` is the width of one more embedding in each layer. ``biases``
+    names the products and norms that have them (experts count as mlp). ``mtp_layers`` are for
+    drafts; they are no part of the ``layers``.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -116,16 +211,24 @@ class Model:
     heads: PositiveInt
     kv_heads: PositiveInt
     head_dim: PositiveInt
+    v_dim: NonNegativeInt = 0
+    value_projection: bool = True
     vocab: PositiveInt
     tied_embeddings: bool = False
     learned_positions: NonNegativeInt = 0
     norms: PositiveInt = 2
     qk_norm: bool = False
     output_gate: bool = False
+    head_gate: bool = False
     parallel_block: bool = False
+    residual_streams: PositiveInt = 1
+    residual_block: NonNegativeInt = 0
+    layer_embedding: NonNegativeInt = 0
     biases: tuple[Bias, ...] = ()
     max_context: PositiveInt
     mla: Mla | None = None
+    compressed: Compressed | None = None
+    other_attention: tuple[Attention, ...] = ()
     moe: Moe | None = None
     local: LocalAttention | None = None
     linear: LinearAttention | None = None
@@ -135,8 +238,6 @@ class Model:
     sources: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.heads % self.kv_heads:
-            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
         if self.moe is not None and self.moe.layers > self.layers:
             raise ValueError(f"moe.layers {self.moe.layers} exceeds layers {self.layers}")
         if self.dense_layers and not self.ffn_hidden:
@@ -145,6 +246,47 @@ class Model:
             raise ValueError("linear.layers must leave a layer with a KV cache")
         if self.local_layers + self.linear_layers > self.layers:
             raise ValueError(f"local and linear attention name more than {self.layers} layers")
+        others = sum(kind.layers for kind in self.other_attention)
+        if others >= self.cached_layers:
+            raise ValueError(
+                f"other_attention names {others} layers, which leaves none of the "
+                f"{self.cached_layers} for the model's own"
+            )
+        others = sum(kind.local_layers for kind in self.other_attention)
+        if others > self.local_layers:
+            raise ValueError(
+                f"other_attention names {others} local layers, local {self.local_layers}"
+            )
+        _ = self.kinds  # checks the model's own
+
+    @property
+    def kinds(self) -> tuple[Attention, ...]:
+        """The kinds of attention over keys and values: the model's own, then the others."""
+        own = Attention(
+            layers=self.cached_layers - sum(kind.layers for kind in self.other_attention),
+            local_layers=self.local_layers
+            - sum(kind.local_layers for kind in self.other_attention),
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            v_dim=self.v_dim,
+            value_projection=self.value_projection,
+            mla=self.mla,
+            compressed=self.compressed,
+        )
+        return (own, *self.other_attention)
+
+    @property
+    def indexed(self) -> Attention | None:
+        """The kind whose layers choose by an index."""
+        if self.local is None or self.local.kind != "sparse":
+            return None
+        return next((kind for kind in self.kinds if kind.local_layers), None)
+
+    @property
+    def expert_input(self) -> int:
+        """Elements that routed experts work on."""
+        return (self.moe.latent if self.moe else 0) or self.hidden
 
     @property
     def dense_layers(self) -> int:
@@ -163,5 +305,5 @@ class Model:
 
     @property
     def cached_layers(self) -> int:
-        """Layers that keep something of every token."""
+        """Layers whose attention reads keys and values."""
         return self.layers - self.linear_layers

@@ -43,6 +43,7 @@ def with_mtp_layers(model: Model, drafts: int) -> Model:
     return replace(
         model,
         layers=model.layers + more,
+        attention_layers=model.attention_layers and model.attention_layers + more,
         moe=moe and replace(moe, layers=moe.layers + more),
         local=replace(local, layers=local.layers + more)
         if local is not None and local.kind == "sparse"
@@ -59,6 +60,10 @@ def one_mtp_layer(model: Model) -> Model:
         moe=moe and replace(moe, layers=1),
         local=replace(local, layers=1) if local is not None and local.kind == "sparse" else None,
         linear=None,
+        state_space=None,
+        attention_layers=None,
+        mlps=None,
+        projections=0,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from cluster_sim.perf import counts
 from cluster_sim.perf.layout import Layout, Recipe
+from cluster_sim.perf.state_space import glue_elements, products, state_space_bytes
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.model import LinearAttention, Model
 
@@ -39,12 +40,18 @@ def layer_gemms(model: Model, layout: Layout) -> tuple[Gemm, ...]:
     gemms = _mla(model, layout.tp) if model.mla else _grouped_query(model, layout.tp)
     gemms += _index(model)
     gemms += _linear_attention(model, layout.tp)
-    gemms += _mlp(model, "dense", model.ffn_hidden, model.dense_layers, layout.tp)
+    gemms += _state_space(model, layout.tp)
+    for mlp in model.dense_mlps:
+        gemms += _mlp(model, "dense", mlp.hidden, mlp.layers, layout.tp)
+    cut = -(-model.hidden // layout.tp)
+    gemms += [Gemm("projection", "dense", cut, model.hidden, model.projections)]
     if model.moe is not None:
         layers, outputs = model.moe.layers, model.moe.experts + int(model.moe.shared_gate)
         gemms += [Gemm("router", "router", outputs, model.hidden, layers)]
+        gemms += [Gemm("latent_in", "dense", model.moe.latent, model.hidden, layers)]
+        gemms += [Gemm("latent_out", "dense", model.hidden, model.moe.latent, layers)]
         gemms += _mlp(model, "shared", model.moe.shared_hidden, layers, layout.tp)
-    return tuple(gemm for gemm in gemms if gemm.layers and gemm.n)
+    return tuple(gemm for gemm in gemms if gemm.layers and gemm.n and gemm.k)
 
 
 def _grouped_query(model: Model, tp: int) -> list[Gemm]:
@@ -98,6 +105,15 @@ def _linear_attention(model: Model, tp: int) -> list[Gemm]:
     ]
 
 
+def _state_space(model: Model, tp: int) -> list[Gemm]:
+    ssm = model.state_space
+    if ssm is None:
+        return []
+    return [
+        Gemm(name, "attention", n, k, ssm.layers) for name, n, k in products(ssm, model.hidden, tp)
+    ]
+
+
 def _mlp(model: Model, name: str, hidden: int, layers: int, tp: int) -> list[Gemm]:
     width = -(-hidden // tp)
     gate_up = (2 if model.gated else 1) * width
@@ -125,7 +141,7 @@ def expert_elements(model: Model, layout: Layout) -> int:
     """Weights of one expert's slice on one device."""
     assert model.moe is not None
     width = -(-model.moe.expert_hidden // layout.expert_slices)
-    return (3 if model.gated else 2) * model.hidden * width
+    return (3 if model.gated else 2) * model.expert_input * width
 
 
 def glue_bytes(model: Model, tp: int) -> float:
@@ -137,14 +153,17 @@ def glue_bytes(model: Model, tp: int) -> float:
     ``_attention_glue`` and ``_linear_glue``.
     """
     norms = (4 * min(model.norms, 2) + 2 * max(model.norms - 2, 0)) * model.hidden
-    inner = model.dense_layers * model.ffn_hidden
+    pairs = model.residual_blocks / (2 * model.layers)
+    inner = sum(mlp.layers * mlp.hidden for mlp in model.dense_mlps)
     if model.moe is not None:
         chosen = model.moe.top_k * model.moe.expert_hidden + model.moe.shared_hidden
         inner += model.moe.layers * chosen
     activation = (3 if model.gated else 2) * inner / model.layers / tp
     attention = model.cached_layers * _attention_glue(model, tp)
     attention += model.linear_layers * _linear_glue(model, tp)
-    return ACTIVATION_BYTES * (norms + activation + attention / model.layers)
+    if model.state_space is not None:
+        attention += model.state_space_layers * glue_elements(model.state_space, tp)
+    return ACTIVATION_BYTES * (norms * pairs + activation + attention / model.layers)
 
 
 def _attention_glue(model: Model, tp: int) -> int:
@@ -198,20 +217,21 @@ def kv_bytes_per_token(model: Model, tp: int, kv_dtype: str) -> float:
 
 def state_bytes(model: Model, tp: int, kv_dtype: str) -> float:
     """Bytes of a sequence that do not grow: windows of layers with small ones, states of linear
-    attention.
+    attention and of Mamba.
     """
     held = 0.0
     local = model.local
     if local is not None and window_layers(model):
         per_token = kv_elements_per_layer(model, tp) * BYTES_PER_ELEMENT[kv_dtype]
         held += local.layers * local.tokens * per_token
-    return held + all_linear_state_bytes(model, tp)
+    return held + recurrent_state_bytes(model, tp)
 
 
-def all_linear_state_bytes(model: Model, tp: int) -> float:
-    """Bytes of a sequence's states of linear attention on one device."""
-    linear = model.linear
-    return linear.layers * linear_state_bytes(linear, tp) if linear is not None else 0.0
+def recurrent_state_bytes(model: Model, tp: int) -> float:
+    """Bytes of a sequence's states of linear attention and of Mamba on one device."""
+    linear, ssm = model.linear, model.state_space
+    held = linear.layers * linear_state_bytes(linear, tp) if linear is not None else 0.0
+    return held + (ssm.layers * state_space_bytes(ssm, tp) if ssm is not None else 0)
 
 
 def linear_state_bytes(linear: LinearAttention, tp: int) -> float:

@@ -52,9 +52,11 @@ def _tensor_degrees(model: Model, room: int) -> list[int]:
     Source: vLLM's ModelConfig and parallel linear layers (behaviour).
     """
     heads = model.kv_heads if model.mla is None else 1
-    width = model.ffn_hidden if model.dense_layers else 0
+    widths = [mlp.hidden for mlp in model.dense_mlps]
     degrees = divisors(model.heads, room)
-    even = [d for d in degrees if (heads % d == 0 or d % heads == 0) and width % d == 0]
+    even = [
+        d for d in degrees if (heads % d == 0 or d % heads == 0) and not any(w % d for w in widths)
+    ]
     return even or degrees
 
 

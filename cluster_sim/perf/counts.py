@@ -5,6 +5,7 @@ The per-device products are in ``perf.transformer``; on one device both agree.
 
 from __future__ import annotations
 
+from cluster_sim.perf.state_space import STATE_FLOP, state_space_parameters, state_space_small
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.model import Attention, Compressed, Model
 
@@ -61,7 +62,10 @@ def _products(model: Model, experts: int) -> int:
     count += model.layers * (residual_parameters(model) + 2 * model.hidden * model.layer_embedding)
     count += model.hidden * model.layers * model.layer_embedding
     count += model.linear_layers * linear_attention_parameters(model)
-    count += model.dense_layers * mlp_parameters(model, model.ffn_hidden)
+    if model.state_space is not None:
+        count += model.state_space.layers * state_space_parameters(model.state_space, model.hidden)
+    count += sum(mlp.layers * mlp_parameters(model, mlp.hidden) for mlp in model.dense_mlps)
+    count += model.projections * model.hidden**2
     if model.moe is not None:
         routed = experts * expert_parameters(model) + latent_parameters(model)
         shared = mlp_parameters(model, model.moe.shared_hidden)
@@ -160,14 +164,14 @@ def mlp_parameters(model: Model, width: int) -> int:
 
 
 def expert_parameters(model: Model) -> int:
-    """Weights of one routed expert."""
-    moe = model.moe
-    return 0 if moe is None else (3 if model.gated else 2) * model.expert_input * moe.expert_hidden
+    """Weights of one routed expert; over latents its inputs and outputs are as narrow as those."""
+    width = model.moe.expert_hidden if model.moe else 0
+    return (3 if model.gated else 2) * model.expert_input * width
 
 
 def latent_parameters(model: Model) -> int:
-    """Weights of one layer that turn hidden states into what routed experts work on, and back."""
-    return 2 * model.hidden * model.moe.latent if model.moe is not None else 0
+    """Weights of one layer's products from tokens to the latents of its experts, and back."""
+    return 2 * model.hidden * model.moe.latent if model.moe else 0
 
 
 def layer_embedding_parameters(model: Model) -> int:
@@ -183,11 +187,13 @@ def router_parameters(model: Model) -> int:
 
 def _small(model: Model, experts: int) -> int:
     """Norms, biases, sinks and convolutions of the whole model."""
-    norms = (model.layers * model.norms + 1) * model.hidden
+    norms = (model.residual_blocks * model.norms // 2 + 1) * model.hidden
     count = norms * (2 if "norms" in model.biases else 1)
     count += model.vocab if "head" in model.biases else 0
     count += sum(kind.layers * _small_attention(model, kind) for kind in model.kinds)
-    count += model.dense_layers * _mlp_biases(model, model.ffn_hidden)
+    count += sum(mlp.layers * _mlp_biases(model, mlp.hidden) for mlp in model.dense_mlps)
+    if model.state_space is not None:
+        count += model.state_space.layers * state_space_small(model.state_space, model.hidden)
     local, linear, moe = model.local, model.linear, model.moe
     if local is not None and local.kind == "sparse":
         count += local.indexed_layers * 2 * local.index_dim  # keys pass a norm with bias
@@ -304,10 +310,13 @@ def read_share(kind: Attention) -> float:
 
 def flop_per_token(model: Model) -> int:
     """FLOP of one token without any context: 2 x matmul parameters, and 6 x state in the layers of
-    linear attention (decay and read, write, query).
+    linear attention (decay and read, write, query), 5 x state in those of Mamba.
     """
     flop = 2 * matmul_parameters(model)
     if model.linear is not None:
         linear = model.linear
         flop += 6 * linear.layers * linear.value_heads * linear.key_dim * linear.value_dim
+    if model.state_space is not None:
+        ssm = model.state_space
+        flop += STATE_FLOP * ssm.layers * ssm.inner * ssm.state
     return flop

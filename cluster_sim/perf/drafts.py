@@ -46,6 +46,7 @@ def with_mtp_layers(model: Model, drafts: int) -> Model:
     return replace(
         model,
         layers=model.layers + more,
+        attention_layers=model.attention_layers and model.attention_layers + more,
         moe=moe and replace(moe, layers=moe.layers + more),
         local=local,
     )
@@ -64,6 +65,10 @@ def one_mtp_layer(model: Model) -> Model:
         local=local,
         linear=None,
         other_attention=(),
+        state_space=None,
+        attention_layers=None,
+        mlps=None,
+        projections=0,
     )
 
 

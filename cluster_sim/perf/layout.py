@@ -64,6 +64,13 @@ def check_layout(model: Model, layout: Layout) -> None:
             f"tp={layout.tp} does not divide the {key_heads} key heads of the linear attention of "
             f"{model.name}; use one of {_list(divisors(key_heads, 1024))}."
         )
+    ssm = model.state_space
+    parts = (ssm.heads or ssm.inner) if ssm else 0
+    if parts % layout.tp:
+        raise DoesNotFitError(
+            f"tp={layout.tp} does not divide the {parts} heads of the state space of "
+            f"{model.name}; use one of {_list(divisors(parts, 1024))}."
+        )
     if layout.pp > model.layers:
         raise DoesNotFitError(f"pp={layout.pp} exceeds the {model.layers} layers of {model.name}.")
     if layout.pp > 1 and layout.attn_dp > 1:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from cluster_sim.perf import counts
 from cluster_sim.perf.layout import Layout, Recipe
+from cluster_sim.perf.state_space import glue_elements, products, state_space_bytes
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.model import Attention, LinearAttention, Model
 
@@ -40,15 +41,18 @@ def layer_gemms(model: Model, layout: Layout) -> tuple[Gemm, ...]:
     gemms += _index(model)
     gemms += _linear_attention(model, layout.tp)
     gemms += _residual(model)
-    gemms += _mlp(model, "dense", model.ffn_hidden, model.dense_layers, layout.tp)
+    gemms += _state_space(model, layout.tp)
+    for mlp in model.dense_mlps:
+        gemms += _mlp(model, "dense", mlp.hidden, mlp.layers, layout.tp)
+    cut = -(-model.hidden // layout.tp)
+    gemms += [Gemm("projection", "dense", cut, model.hidden, model.projections)]
     if model.moe is not None:
         layers, outputs = model.moe.layers, model.moe.experts + int(model.moe.shared_gate)
         gemms += [Gemm("router", "router", outputs, model.hidden, layers)]
+        gemms += [Gemm("latent_in", "dense", model.moe.latent, model.hidden, layers)]
+        gemms += [Gemm("latent_out", "dense", model.hidden, model.moe.latent, layers)]
         gemms += _mlp(model, "shared", model.moe.shared_hidden, layers, layout.tp)
-        latent = model.moe.latent
-        gemms += [Gemm("latent_down", "dense", latent, model.hidden, layers)]
-        gemms += [Gemm("latent_up", "dense", model.hidden, latent, layers if latent else 0)]
-    return tuple(gemm for gemm in gemms if gemm.layers and gemm.n)
+    return tuple(gemm for gemm in gemms if gemm.layers and gemm.n and gemm.k)
 
 
 def _attention(model: Model, kind: Attention, tp: int) -> list[Gemm]:
@@ -124,7 +128,7 @@ def _residual(model: Model) -> list[Gemm]:
         Gemm("residual_mix", "router", mix, streams * model.hidden, 2 * layers),
         Gemm("layer_embedding", "router", layers * width, model.hidden, 1),
         Gemm("layer_embedding_gate", "router", width, model.hidden, layers),
-        Gemm("layer_embedding_up", "router", model.hidden, width, layers if width else 0),
+        Gemm("layer_embedding_up", "router", model.hidden, width, layers),
     ]
 
 
@@ -140,9 +144,18 @@ def _linear_attention(model: Model, tp: int) -> list[Gemm]:
     return [
         Gemm("linear_in", "attention", -(-inputs // tp), model.hidden, layers),
         Gemm("linear_down", "attention", decay + gate, model.hidden, layers),
-        Gemm("decay_up", "attention", -(-keys // tp), decay, layers if decay else 0),
-        Gemm("gate_up", "attention", -(-values // tp), gate, layers if gate else 0),
+        Gemm("decay_up", "attention", -(-keys // tp), decay, layers),
+        Gemm("gate_up", "attention", -(-values // tp), gate, layers),
         Gemm("linear_out", "attention", model.hidden, -(-values // tp), layers),
+    ]
+
+
+def _state_space(model: Model, tp: int) -> list[Gemm]:
+    ssm = model.state_space
+    if ssm is None:
+        return []
+    return [
+        Gemm(name, "attention", n, k, ssm.layers) for name, n, k in products(ssm, model.hidden, tp)
     ]
 
 
@@ -187,19 +200,22 @@ def glue_bytes(model: Model, tp: int) -> float:
     """
     around = 3 * model.residual_streams + 1 + _kept_sums(model)
     norms = (around * min(model.norms, 2) + 2 * max(model.norms - 2, 0)) * model.hidden
-    inner = model.dense_layers * model.ffn_hidden
+    pairs = model.residual_blocks / (2 * model.layers)
+    inner = sum(mlp.layers * mlp.hidden for mlp in model.dense_mlps)
     if model.moe is not None:
         chosen = model.moe.top_k * model.moe.expert_hidden + model.moe.shared_hidden
         inner += model.moe.layers * chosen
     activation = (3 if model.gated else 2) * inner / model.layers / tp
     attention = sum(kind.layers * _attention_glue(model, kind, tp) for kind in model.kinds)
     attention += model.linear_layers * _linear_glue(model, tp)
-    return ACTIVATION_BYTES * (norms + activation + attention / model.layers)
+    if model.state_space is not None:
+        attention += model.state_space_layers * glue_elements(model.state_space, tp)
+    return ACTIVATION_BYTES * (norms * pairs + activation + attention / model.layers)
 
 
 def _kept_sums(model: Model) -> float:
     """Sums of blocks of layers that a mean layer reads."""
-    block, layers = model.residual_block, model.layers
+    block, layers = model.residual_kept_every, model.layers
     return sum(-(-layer // block) for layer in range(1, layers + 1)) / layers if block else 0
 
 
@@ -270,7 +286,7 @@ def kv_bytes_per_token(model: Model, tp: int, kv_dtype: str) -> float:
 
 def state_bytes(model: Model, tp: int, kv_dtype: str) -> float:
     """Bytes of a sequence that do not grow: windows of layers with small ones, states of linear
-    attention, windows and unfinished entries of compressed attention.
+    attention and of Mamba, windows and unfinished entries of compressed attention.
     """
     held = 0.0
     local = model.local
@@ -283,7 +299,7 @@ def state_bytes(model: Model, tp: int, kv_dtype: str) -> float:
             held += kind.layers * kind.head_dim * unfinished_bytes(kind)
             if local is not None and kind.local_layers:
                 held += local.indexed_layers * local.index_dim * unfinished_bytes(kind)
-    return held + all_linear_state_bytes(model, tp)
+    return held + recurrent_state_bytes(model, tp)
 
 
 def unfinished_bytes(kind: Attention) -> int:
@@ -295,10 +311,11 @@ def unfinished_bytes(kind: Attention) -> int:
     return tokens * counts.pooled_width(kind.compressed) * STATE_BYTES
 
 
-def all_linear_state_bytes(model: Model, tp: int) -> float:
-    """Bytes of a sequence's states of linear attention on one device."""
-    linear = model.linear
-    return linear.layers * linear_state_bytes(linear, tp) if linear is not None else 0.0
+def recurrent_state_bytes(model: Model, tp: int) -> float:
+    """Bytes of a sequence's states of linear attention and of Mamba on one device."""
+    linear, ssm = model.linear, model.state_space
+    held = linear.layers * linear_state_bytes(linear, tp) if linear is not None else 0.0
+    return held + (ssm.layers * state_space_bytes(ssm, tp) if ssm is not None else 0)
 
 
 def linear_state_bytes(linear: LinearAttention, tp: int) -> float:

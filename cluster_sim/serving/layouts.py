@@ -52,11 +52,15 @@ def _tensor_degrees(model: Model, room: int) -> list[int]:
 
     Source: vLLM's ModelConfig and parallel linear layers (behaviour).
     """
-    width = model.ffn_hidden if model.dense_layers else 0
     every = math.gcd(*(kind.heads for kind in model.kinds))
     cut = [kind.kv_heads for kind in model.kinds if not kind.latent]
+    widths = [mlp.hidden for mlp in model.dense_mlps]
     degrees = divisors(every, room)
-    even = [d for d in degrees if all(n % d == 0 or d % n == 0 for n in cut) and width % d == 0]
+    even = [
+        d
+        for d in degrees
+        if all(n % d == 0 or d % n == 0 for n in cut) and not any(w % d for w in widths)
+    ]
     return even or degrees
 
 

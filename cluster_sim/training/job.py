@@ -66,6 +66,12 @@ def make_job(
     Raises DoesNotFitError for degrees that do not multiply to the devices or do not divide heads,
     layers, experts or the batch, each with the nearest that do; SpecError for what the chip lacks.
     """
+    if not given.model.alike:
+        raise SpecError(
+            f"model: layers of {given.model.name} are not all one attention and one MLP (state "
+            "spaces, kinds of attention, compressed entries, other widths, latents of experts, "
+            "residual streams); such models can be served here, not trained"
+        )
     job, plan, model = (
         given.workload,
         given.workload.plan,
@@ -177,30 +183,7 @@ def _micro_batches(job: TrainingWorkload, plan: TrainingPlan, dp: int, schedule:
     return count
 
 
-def _check_kind(model: Model) -> None:
-    """Refuse what the training step has no price for."""
-    moe, linear, own = model.moe, model.linear, model.kinds[0]
-    absent = {
-        "several kinds of attention": bool(model.other_attention),
-        "compressed attention": own.compressed is not None,
-        "values of another width than keys": own.value_dim != own.head_dim,
-        "values that are the keys": not own.value_projection,
-        "layers that share an index": bool(model.local and model.local.index_layers),
-        "linear attention whose decay has a rank": bool(linear and linear.decay_rank),
-        "experts over latents": bool(moe and moe.latent),
-        "residual streams": model.residual_streams > 1 or bool(model.residual_block),
-        "embeddings of each layer": bool(model.layer_embedding),
-    }
-    found = [what for what, has in absent.items() if has]
-    if found:
-        raise SpecError(
-            f"{model.name}: training has no prices for {', '.join(found)}; "
-            "serving has: leave the training keys out of the workload"
-        )
-
-
 def _check_model(model: Model, plan: TrainingPlan, dp: int, schedule: str) -> None:
-    _check_kind(model)
     check_layout(model, Layout(plan.tp))
     chunks, parts = 2 if schedule in TWO_CHUNKS else plan.vpp, _parts(plan, schedule)
     if parts > model.layers + ENDS:

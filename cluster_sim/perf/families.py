@@ -154,6 +154,10 @@ class _Case:
     def sequences(self) -> FloatArray:
         return np.arange(self.software.max_num_seqs + 1, dtype=float)
 
+    def shares(self, part: str, layers: int) -> tuple[tuple[str, float], ...]:
+        """The dtypes of a part, each with its number of layers."""
+        return self.recipe.shares(self.model, part, layers)
+
     @property
     def all_tokens(self) -> FloatArray:
         """Tokens of all batches together: as many as the limits allow, ``together`` at most."""
@@ -218,25 +222,22 @@ def _drafting(case: _Case, families: list[Family]) -> list[Family]:
 
 
 def _gemm_families(case: _Case) -> tuple[Family, Family]:
-    """GEMM time, split by which side of the roofline binds; the LM head runs in bf16 on one row a
-    sequence, routers in bf16.
+    """GEMM time, split by which side of the roofline binds; the LM head runs on one row a sequence.
 
     With k drafts the LM head runs on k + 1 rows a sequence, and on one row a draft.
     """
-    machine, recipe = case.machine, case.recipe
-    tokens, rows, drafts = case.tokens, case.sequences, case.software.draft_tokens
-    dtypes = {"attention": recipe.attention, "dense": recipe.dense, "router": "bf16"}
-    layers, used = np.zeros((3, len(tokens))), {"bf16"}
+    machine, tokens, rows = case.machine, case.tokens, case.sequences
+    drafts, layers = case.software.draft_tokens, np.zeros((3, len(tokens)))
+    used, head = {"bf16"}, lm_head(case.model, case.layout.tp)
+    for shape in (*layer_gemms(case.model, case.layout), head):
+        used |= {dtype for dtype, _ in case.shares(shape.part, shape.layers)}
     for shape in layer_gemms(case.model, case.layout):
-        dtype = dtypes[shape.part]
-        used.add(dtype)
-        layers += shape.layers * _product(machine, dtype, tokens, shape)
-    head = lm_head(case.model, case.layout.tp)
-    heads = _product(machine, "bf16", rows * case.width, head)
+        layers += _products(case, tokens, shape)
+    heads = _products(case, rows * case.width, head)
     if drafts:
         projection = draft_projections(case.model, drafts)
-        layers += projection.layers * _product(machine, "bf16", tokens, projection)
-        once = projection.layers * _product(machine, "bf16", rows, head)
+        layers += _products(case, tokens, projection)
+        once = projection.layers * _products(case, rows, head)
         again = drafts - projection.layers
         heads += once + again * _product(machine, "bf16", rows, projection)
     layers[:, 0] = heads[:, 0] = 0.0
@@ -248,13 +249,28 @@ def _gemm_families(case: _Case) -> tuple[Family, Family]:
     )
 
 
-def _product(machine: TopologyInput, dtype: str, tokens: FloatArray, shape: Gemm) -> FloatArray:
+def _products(case: _Case, tokens: FloatArray, shape: Gemm) -> FloatArray:
+    """What ``_product`` gives of all layers that have a product, each in its dtype."""
+    found = np.zeros((3, len(tokens)))
+    for dtype, layers in case.shares(shape.part, shape.layers):
+        width = case.recipe.width(case.model, dtype)
+        found += layers * _product(case.machine, dtype, tokens, shape, width)
+    return found
+
+
+def _product(
+    machine: TopologyInput,
+    dtype: str,
+    tokens: FloatArray,
+    shape: Gemm,
+    weight_bytes: float | None = None,
+) -> FloatArray:
     """Seconds of one layer's product where arithmetic binds, where bytes do, and what it reads (s)
     where arithmetic binds.
     """
-    seconds, bound = gemm_s(machine, dtype, tokens, shape.n, shape.k)
-    curve = gemm_curve(machine, dtype)
-    read_s = gemm_memory_s(machine.chip, dtype, curve, tokens, shape.n, shape.k)
+    size = (tokens, shape.n, shape.k, weight_bytes)
+    seconds, bound = gemm_s(machine, dtype, *size)
+    read_s = gemm_memory_s(machine.chip, dtype, gemm_curve(machine, dtype), *size)
     rows = (np.where(bound, seconds, 0.0), np.where(bound, 0.0, seconds))
     return np.array((*rows, np.where(bound, read_s, 0.0)))
 
@@ -399,17 +415,21 @@ def _expert_families(case: _Case) -> list[Family]:
     assert model.moe is not None
     alone = layout.attn_dp == 1
     counts = case.tokens if alone else case.all_tokens
-    time = expert_time(case.machine, model, layout, case.recipe, len(counts) - 1)
-    layers = model.moe.layers
-    math, weights = layers * time.math_s, layers * time.weights_s
+    math, weights, provenances = np.zeros(len(counts)), np.zeros(len(counts)), []
+    for dtype, layers in case.shares("experts", model.moe.layers):
+        same = replace(case.recipe, experts=dtype)
+        time = expert_time(case.machine, model, layout, same, len(counts) - 1)
+        math, weights = math + layers * time.math_s, weights + layers * time.weights_s
+        provenances.append(time.provenance)
+    provenance = weakest(provenances)
     if alone:
         return [
-            Family("expert_math", time.provenance, math),
-            Family("expert_weights", time.provenance, weights),
+            Family("expert_math", provenance, math),
+            Family("expert_weights", provenance, weights),
         ]
     return [
-        Family("expert_math", time.provenance, shared_s=math),
-        Family("expert_weights", time.provenance, shared_s=weights),
+        Family("expert_math", provenance, shared_s=math),
+        Family("expert_weights", provenance, shared_s=weights),
         _exchange_family(case, counts),
     ]
 
@@ -425,9 +445,8 @@ def _exchange_family(case: _Case, counts: FloatArray) -> Family:
     assert model.moe is not None
     ranks = layout.stage_devices
     chosen = None if layout.ep == 1 else model.moe.top_k * layout.expert_slices
-    width = min(BYTES_PER_ELEMENT[case.recipe.experts], ACTIVATION_BYTES)
-    if case.recipe.experts in WEIGHT_ONLY:
-        width = ACTIVATION_BYTES
+    shares = case.shares("experts", model.moe.layers)
+    width = sum(layers * _sent_bytes(dtype) for dtype, layers in shares) / model.moe.layers
     copy = np.ceil(counts / ranks) * model.expert_input
     dispatch, out = exchange(case.machine, copy * width, ranks, chosen)
     combine, back = exchange(case.machine, copy * ACTIVATION_BYTES, ranks, chosen)
@@ -436,6 +455,11 @@ def _exchange_family(case: _Case, counts: FloatArray) -> Family:
     use = Family("expert_exchange", "", shared_s=model.moe.layers * (out + back))
     provenance = group_provenance(fits.all_to_all.values(), ranks)
     return Family("expert_exchange", provenance, shared_s=shared, use=use)
+
+
+def _sent_bytes(dtype: str) -> float:
+    """Bytes of an activation on its way to experts of a dtype."""
+    return ACTIVATION_BYTES if dtype in WEIGHT_ONLY else BYTES_PER_ELEMENT[dtype]
 
 
 def _handoff_family(case: _Case) -> Family:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from cluster_sim.specs.chip import Dtype
+from cluster_sim.specs.chip import Dtype, KvDtype
 from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
+from cluster_sim.specs.kept import Kept, check_kept
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 Bias = Literal["qkv", "attention_output", "mlp", "router", "norms", "head"]
@@ -253,6 +254,11 @@ class Model:
     before them. ``layer_embedding`` is the width of one more embedding in each layer. ``biases``
     names the products and norms that have them (experts count as mlp). ``mtp_layers`` are for
     drafts; they are no part of the ``layers``.
+
+    The checkpoint is in ``native_dtype`` but for the parts in ``kept``; ``bytes_per_element`` are
+    those of dtypes, scales included, where its scales are not the usual ones. ``kv_dtype`` is the
+    one that it was calibrated for. ``checkpoint_bytes`` is its size, with ``checkpoint_drafts`` if
+    the layers for drafts are in it.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -292,6 +298,12 @@ class Model:
     projections: NonNegativeInt = 0
     mtp_layers: NonNegativeInt = 0
     native_dtype: Dtype = "bf16"
+    kept: tuple[Kept, ...] = ()
+    bytes_per_element: dict[Dtype, PositiveFloat] = field(default_factory=dict)
+    kv_dtype: KvDtype | None = None
+    checkpoint_bytes: PositiveInt | None = None
+    checkpoint_drafts: bool = False
+    notes: tuple[Text, ...] = ()
     published: Published | None = None
     sources: dict[str, str] = field(default_factory=dict)
 
@@ -320,6 +332,7 @@ class Model:
         if both and self.state_space_layers > self.cached_layers:
             raise ValueError("state_space.beside_attention: more layers than have attention")
         self._check_kinds()
+        check_kept(self)
 
     def _check_kinds(self) -> None:
         others = sum(kind.layers for kind in self.other_attention)

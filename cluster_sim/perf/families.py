@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.perf.attention import decode_attention, prompt_attention
+from cluster_sim.perf.attention import decode_attention, prompt_attention, provenance
 from cluster_sim.perf.collectives import (
     all_reduce,
     all_reduce_provenance,
@@ -16,6 +16,7 @@ from cluster_sim.perf.collectives import (
     group_provenance,
     handoff_s,
 )
+from cluster_sim.perf.counts import read_share
 from cluster_sim.perf.drafts import one_mtp_layer, with_passes
 from cluster_sim.perf.experts import expert_time
 from cluster_sim.perf.kernel_software import from_others
@@ -272,22 +273,28 @@ def _decode_family(case: _Case) -> Family:
     """Decode attention of all layers; sparse layers read the index of all tokens besides, and every
     query its own choice.
     """
-    model, parts = case.model, (case.machine, case.model, case.layout, case.recipe)
-    layer = decode_attention(*parts, case.width)
-    near_s = layer.token_s
-    floor = layer.floor_s * case.software.in_situ.attention_floor_factor
-    decodes = model.cached_layers * (floor + case.sequences * layer.sequence_s)
+    model = case.model
+    decodes, context_s, local_context_s, words = 0.0 * case.sequences, 0.0, 0.0, []
+    for kind in model.kinds:
+        parts = (case.machine, kind, case.layout, case.recipe)
+        layer = decode_attention(*parts, case.width)
+        floor = layer.floor_s * case.software.in_situ.attention_floor_factor
+        decodes += kind.layers * (floor + case.sequences * layer.sequence_s)
+        share, near_s = read_share(kind), layer.token_s
+        context_s += (kind.layers - kind.local_layers) * layer.token_s * share
+        if model.local is not None and kind == model.indexed:
+            index = model.local.indexed_layers * model.local.index_dim
+            context_s += index / layer.bytes_per_s * share
+            near_s = case.width * decode_attention(*parts).token_s
+        local_context_s += kind.local_layers * near_s * share
+        words.append(layer.provenance)
     decodes[0] = 0.0
-    context_s = (model.cached_layers - model.local_layers) * layer.token_s
-    if model.local is not None and model.local.kind == "sparse":
-        context_s += model.local.layers * model.local.index_dim / layer.bytes_per_s
-        near_s = case.width * decode_attention(*parts).token_s
     return Family(
         "attention_decode",
-        layer.provenance,
+        provenance(model, words),
         decodes_s=decodes,
         context_s=context_s,
-        local_context_s=model.local_layers * near_s,
+        local_context_s=local_context_s,
     )
 
 

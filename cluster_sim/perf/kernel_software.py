@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster_sim.perf.layout import Recipe
-from cluster_sim.perf.operators import attention_curves, gemm_curve, mla_curves
+from cluster_sim.perf.operators import gemm_curve, kind_curves
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
 
@@ -27,9 +27,10 @@ def kernel_curves(
     """The curves of kernels that frameworks bring themselves, by family."""
     dtypes = dict.fromkeys((recipe.dense, recipe.attention, "bf16"))
     gemm = tuple(gemm_curve(machine, dtype) for dtype in dtypes)
-    prompt, decode = (attention_curves if model.mla is None else mla_curves)(machine, recipe.kv)
+    curves = [kind_curves(machine, kind, recipe.kv) for kind in model.kinds]
     found: dict[str, tuple[Any, ...]] = {"gemm_math": gemm, "gemm_weights": gemm}
-    found |= {"attention_prefill": (prompt,), "attention_decode": (decode,)}
+    found["attention_prefill"] = tuple(prompt for prompt, _ in curves)
+    found["attention_decode"] = tuple(decode for _, decode in curves)
     if model.moe is not None:
         experts = (machine.fits.moe[recipe.experts],)  # type: ignore[index]
         found |= {"expert_math": experts, "expert_weights": experts}

@@ -52,11 +52,12 @@ class Layout:
 
 def check_layout(model: Model, layout: Layout) -> None:
     """Raise DoesNotFitError, with the degrees that work, if a model cannot be cut this way."""
-    if model.heads % layout.tp:
-        raise DoesNotFitError(
-            f"tp={layout.tp} does not divide the {model.heads} attention heads of {model.name}; "
-            f"use one of {_list(divisors(model.heads, 1024))}."
-        )
+    for kind in model.kinds:
+        if kind.heads % layout.tp:
+            raise DoesNotFitError(
+                f"tp={layout.tp} does not divide the {kind.heads} attention heads of {model.name}; "
+                f"use one of {_list(divisors(kind.heads, 1024))}."
+            )
     key_heads = model.linear.key_heads if model.linear else 0
     if key_heads % layout.tp:
         raise DoesNotFitError(
@@ -140,9 +141,10 @@ def missing(chip: Chip, fits: Fits, model: Model, wanted: Recipe) -> str:
     if model.moe is not None and wanted.experts not in fits.moe:
         return f"fitted {wanted.experts} expert curve (it has {', '.join(fits.moe) or 'none'})"
     curve = "fp8" if wanted.kv == "int8" else wanted.kv
-    tables = (fits.mla_prefill, fits.mla_decode) if model.mla else ()
-    for table in tables or (fits.attention_prefill, fits.attention_decode):
-        if curve not in table:
-            kind = "MLA" if model.mla else "attention"
-            return f"fitted {kind} curves for a {wanted.kv} KV cache"
+    for kind in model.kinds:
+        latent = (fits.mla_prefill, fits.mla_decode)
+        for table in latent if kind.latent else (fits.attention_prefill, fits.attention_decode):
+            if curve not in table:
+                name = "MLA" if kind.latent else "attention"
+                return f"fitted {name} curves for a {wanted.kv} KV cache"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -51,11 +52,14 @@ def _tensor_degrees(model: Model, room: int) -> list[int]:
 
     Source: vLLM's ModelConfig and parallel linear layers (behaviour).
     """
-    heads = model.kv_heads if model.mla is None else 1
+    every = math.gcd(*(kind.heads for kind in model.kinds))
+    cut = [kind.kv_heads for kind in model.kinds if not kind.latent]
     widths = [mlp.hidden for mlp in model.dense_mlps]
-    degrees = divisors(model.heads, room)
+    degrees = divisors(every, room)
     even = [
-        d for d in degrees if (heads % d == 0 or d % heads == 0) and not any(w % d for w in widths)
+        d
+        for d in degrees
+        if all(n % d == 0 or d % n == 0 for n in cut) and not any(w % d for w in widths)
     ]
     return even or degrees
 

@@ -27,6 +27,78 @@ class Mla:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Compressed:
+    """Attention over entries of one head that all query heads share, each both key and value, of
+    which the last ``rope_dim`` elements turn with the position.
+
+    A layer reads the entries of the last ``window`` tokens, and of all tokens before one for every
+    ``ratio`` (0: none), pooled with weights of its own; with ``overlap`` from twice as many tokens.
+    Outputs pass one product per group of heads, ``output_groups`` to ``output_rank`` elements each,
+    then one together. Source: DeepSeek-V4 in transformers.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    q_rank: PositiveInt
+    rope_dim: PositiveInt
+    window: PositiveInt
+    ratio: NonNegativeInt = 0
+    overlap: bool = False
+    output_groups: PositiveInt
+    output_rank: PositiveInt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """One kind of attention, in ``layers`` of the layers; ``local_layers`` of these see the part of
+    the context that the model's local attention says.
+
+    A head has ``head_dim`` elements in queries and keys, ``v_dim`` in values (0: as many). Without
+    a ``value_projection`` values are the keys before their norm and rotation. Without a ``cache``
+    the layers read the keys and values of an earlier layer and compute none.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    layers: PositiveInt
+    local_layers: NonNegativeInt = 0
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    head_dim: PositiveInt
+    v_dim: NonNegativeInt = 0
+    value_projection: bool = True
+    cache: bool = True
+    mla: Mla | None = None
+    compressed: Compressed | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+        if self.local_layers > self.layers:
+            raise ValueError(f"local_layers {self.local_layers} exceeds layers {self.layers}")
+        if self.mla is not None and self.compressed is not None:
+            raise ValueError("attention is either mla or compressed")
+        if self.compressed is not None and self.heads % self.compressed.output_groups:
+            raise ValueError(
+                f"heads {self.heads} must be a multiple of output_groups "
+                f"{self.compressed.output_groups}"
+            )
+
+    @property
+    def value_dim(self) -> int:
+        """Elements of a head's values."""
+        return self.v_dim or self.head_dim
+
+    @property
+    def latent(self) -> bool:
+        """Whether all heads read one vector of a token, which no device can cut."""
+        return self.mla is not None or self.compressed is not None
+
+    @property
+    def output_dim(self) -> int:
+        """Elements of a head's output."""
+        return self.mla.v_dim if self.mla is not None else self.value_dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Moe:
     """``experts`` of width ``expert_hidden``, ``top_k`` a token, in ``layers`` of the layers; the
     others are dense. ``shared_hidden`` is the width of all shared experts together, ``shared_gate``
@@ -56,7 +128,7 @@ class LocalAttention:
 
     ``sliding``: the last ``tokens``. ``chunked``: those of the same chunk of ``tokens``.
     ``sparse``: the best ``tokens`` by an index of ``index_heads`` x ``index_dim`` that reads all of
-    them.
+    them, in ``index_layers`` of the layers (0: all); the others take the choice of one before.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -66,16 +138,28 @@ class LocalAttention:
     sinks: bool = False
     index_heads: NonNegativeInt = 0
     index_dim: NonNegativeInt = 0
+    index_layers: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         if (self.kind == "sparse") != (self.index_heads > 0 and self.index_dim > 0):
             raise ValueError("index_heads and index_dim belong to kind sparse, and only there")
+        if self.index_layers > (self.layers if self.kind == "sparse" else 0):
+            raise ValueError(f"index_layers {self.index_layers} exceeds the sparse layers")
+
+    @property
+    def indexed_layers(self) -> int:
+        """Layers that have an index."""
+        return (self.index_layers or self.layers) if self.kind == "sparse" else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearAttention:
     """``layers`` of gated-delta attention: a state of ``value_heads`` x ``key_dim`` x ``value_dim``
     a sequence instead of keys and values, and a convolution over ``conv`` tokens.
+
+    The state decays by head, or with ``decay_rank`` by element of the keys, which two products over
+    so many elements say. The output's gate is one product, or with ``gate_rank`` two. Source: Kimi
+    Linear in vLLM (both).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -85,6 +169,8 @@ class LinearAttention:
     value_heads: PositiveInt
     value_dim: PositiveInt
     conv: PositiveInt
+    decay_rank: NonNegativeInt = 0
+    gate_rank: NonNegativeInt = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +235,10 @@ class Published:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """A decoder; sizes in elements. Attention is grouped-query (multi-head and multi-query are its
-    ends) unless ``mla`` is given; the MLP is dense unless ``moe`` is given.
+    ends) unless ``mla`` or ``compressed`` is given; the MLP is dense unless ``moe`` is given.
+
+    Layers whose attention has another geometry are ``other_attention``; the rest of the layers with
+    keys and values have the model's own, see ``Attention`` for its fields.
 
     A layer is a mixer (attention, linear attention, state space) and an MLP (dense or experts),
     unless counts say that some layers have one of them alone: ``attention_layers`` for attention
@@ -157,8 +246,13 @@ class Model:
     ``ffn_hidden`` in all layers without experts), ``projections`` for products of hidden x hidden
     that stand for either. ``norms`` of a pair of mixer and MLP span the hidden width (one in some
     parallel blocks, four with norms behind both), ``qk_norm`` is one over a head.
-    ``biases`` names the products and norms that have them (experts count as mlp). ``mtp_layers``
-    are for drafts; they are no part of the ``layers``.
+
+    ``output_gate`` scales each element of attention's output, ``head_gate`` each head.
+    ``residual_streams`` run beside each other and are mixed around mixers and MLPs
+    (hyper-connections); with ``residual_kept_every`` both read the sums after every so many layers
+    before them. ``layer_embedding`` is the width of one more embedding in each layer. ``biases``
+    names the products and norms that have them (experts count as mlp). ``mtp_layers`` are for
+    drafts; they are no part of the ``layers``.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -171,16 +265,24 @@ class Model:
     heads: PositiveInt
     kv_heads: PositiveInt
     head_dim: PositiveInt
+    v_dim: NonNegativeInt = 0
+    value_projection: bool = True
     vocab: PositiveInt
     tied_embeddings: bool = False
     learned_positions: NonNegativeInt = 0
     norms: PositiveInt = 2
     qk_norm: bool = False
     output_gate: bool = False
+    head_gate: bool = False
     parallel_block: bool = False
+    residual_streams: PositiveInt = 1
+    residual_kept_every: NonNegativeInt = 0
+    layer_embedding: NonNegativeInt = 0
     biases: tuple[Bias, ...] = ()
     max_context: PositiveInt
     mla: Mla | None = None
+    compressed: Compressed | None = None
+    other_attention: tuple[Attention, ...] = ()
     moe: Moe | None = None
     local: LocalAttention | None = None
     linear: LinearAttention | None = None
@@ -194,8 +296,6 @@ class Model:
     sources: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.heads % self.kv_heads:
-            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
         if self.moe is not None and self.moe.layers > self.layers:
             raise ValueError(f"moe.layers {self.moe.layers} exceeds layers {self.layers}")
         if self.mlps is None and self.dense_layers and not self.ffn_hidden:
@@ -219,6 +319,45 @@ class Model:
         both = self.state_space is not None and self.state_space.beside_attention
         if both and self.state_space_layers > self.cached_layers:
             raise ValueError("state_space.beside_attention: more layers than have attention")
+        self._check_kinds()
+
+    def _check_kinds(self) -> None:
+        others = sum(kind.layers for kind in self.other_attention)
+        if others >= self.cached_layers:
+            raise ValueError(
+                f"other_attention names {others} layers, which leaves none of the "
+                f"{self.cached_layers} for the model's own"
+            )
+        others = sum(kind.local_layers for kind in self.other_attention)
+        if others > self.local_layers:
+            raise ValueError(
+                f"other_attention names {others} local layers, local {self.local_layers}"
+            )
+        _ = self.kinds  # checks the model's own
+
+    @property
+    def kinds(self) -> tuple[Attention, ...]:
+        """The kinds of attention over keys and values: the model's own, then the others."""
+        own = Attention(
+            layers=self.cached_layers - sum(kind.layers for kind in self.other_attention),
+            local_layers=self.local_layers
+            - sum(kind.local_layers for kind in self.other_attention),
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            v_dim=self.v_dim,
+            value_projection=self.value_projection,
+            mla=self.mla,
+            compressed=self.compressed,
+        )
+        return (own, *self.other_attention)
+
+    @property
+    def indexed(self) -> Attention | None:
+        """The kind whose layers choose by an index."""
+        if self.local is None or self.local.kind != "sparse":
+            return None
+        return next((kind for kind in self.kinds if kind.local_layers), None)
 
     @property
     def dense_mlps(self) -> tuple[DenseMlp, ...]:
@@ -293,9 +432,16 @@ class Model:
 
     @property
     def alike(self) -> bool:
-        """Whether every layer is attention, linear or not, and one MLP on all elements of a token,
-        of one width unless it has experts.
+        """Whether every layer is one attention over keys and values as wide, or linear attention
+        that decays by head, and one MLP on all elements of a token, of one width unless it has
+        experts.
         """
-        given = (self.state_space, self.attention_layers, self.mlps)
-        latent = self.moe is not None and self.moe.latent > 0
-        return given == (None, None, None) and not self.projections and not latent
+        given = (self.state_space, self.attention_layers, self.mlps, self.compressed)
+        counted = (
+            *(self.projections, self.other_attention, self.v_dim, self.layer_embedding),
+            *(self.residual_streams - 1, self.residual_kept_every),
+            self.moe and self.moe.latent,
+            self.linear and self.linear.decay_rank,
+            self.local and self.local.index_layers,
+        )
+        return given == (None,) * 4 and self.value_projection and not any(counted)

@@ -68,8 +68,9 @@ def make_job(
     """
     if not given.model.alike:
         raise SpecError(
-            f"model: layers of {given.model.name} are not all attention and one MLP (state spaces, other "
-            "widths or latents of experts); such models can be served here, not trained"
+            f"model: layers of {given.model.name} are not all one attention and one MLP (state "
+            "spaces, kinds of attention, compressed entries, other widths, latents of experts, "
+            "residual streams); such models can be served here, not trained"
         )
     job, plan, model = (
         given.workload,

@@ -14,9 +14,13 @@ from cluster_sim.specs.architectures import (
     gemma,
     gpt_oss,
     llama,
+    mamba,
     minimax,
+    nemotron,
     older,
     qwen,
+    relatives,
+    sparse,
 )
 from cluster_sim.specs.architectures.common import Architectures
 from cluster_sim.specs.config_reader import ConfigReader, Data, json_object, native_dtype
@@ -29,6 +33,10 @@ ARCHITECTURES: Architectures = {
     **minimax.ARCHITECTURES,
     **gemma.ARCHITECTURES,
     **older.ARCHITECTURES,
+    **nemotron.ARCHITECTURES,
+    **mamba.ARCHITECTURES,
+    **relatives.ARCHITECTURES,
+    **sparse.ARCHITECTURES,
 }
 
 

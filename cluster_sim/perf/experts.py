@@ -114,9 +114,9 @@ def expert_time(
     assert moe is not None
     curve, chip = machine.fits.moe[recipe.experts], machine.chip  # type: ignore[index]
     elements = expert_elements(model, layout)
-    inner = elements // model.hidden
+    inner = elements // model.expert_input
     math_s = 2 * elements / (chip.device_peak(PEAK_OF[recipe.experts]) * curve.compute)
-    pick_bytes = (2 * model.hidden + inner) * ACTIVATION_BYTES
+    pick_bytes = (2 * model.expert_input + inner) * ACTIVATION_BYTES
     pick_s = pick_bytes / (chip.device_bandwidth * curve.activations)
     weights_s = elements * recipe.width(model, recipe.experts)
     weights_s /= chip.device_bandwidth * curve.memory

@@ -53,16 +53,24 @@ class Layout:
 
 def check_layout(model: Model, layout: Layout) -> None:
     """Raise DoesNotFitError, with the degrees that work, if a model cannot be cut this way."""
-    if model.heads % layout.tp:
-        raise DoesNotFitError(
-            f"tp={layout.tp} does not divide the {model.heads} attention heads of {model.name}; "
-            f"use one of {_list(divisors(model.heads, 1024))}."
-        )
+    for kind in model.kinds:
+        if kind.heads % layout.tp:
+            raise DoesNotFitError(
+                f"tp={layout.tp} does not divide the {kind.heads} attention heads of {model.name}; "
+                f"use one of {_list(divisors(kind.heads, 1024))}."
+            )
     key_heads = model.linear.key_heads if model.linear else 0
     if key_heads % layout.tp:
         raise DoesNotFitError(
             f"tp={layout.tp} does not divide the {key_heads} key heads of the linear attention of "
             f"{model.name}; use one of {_list(divisors(key_heads, 1024))}."
+        )
+    ssm = model.state_space
+    parts = (ssm.heads or ssm.inner) if ssm else 0
+    if parts % layout.tp:
+        raise DoesNotFitError(
+            f"tp={layout.tp} does not divide the {parts} heads of the state space of "
+            f"{model.name}; use one of {_list(divisors(parts, 1024))}."
         )
     if layout.pp > model.layers:
         raise DoesNotFitError(f"pp={layout.pp} exceeds the {model.layers} layers of {model.name}.")
@@ -119,12 +127,17 @@ class Recipe:
         return self.experts if part == "experts" else "bf16"
 
     def shares(self, model: Model, part: str, layers: float) -> tuple[tuple[str, float], ...]:
-        """The dtypes of a part, each with its number of the ``layers`` that have it."""
+        """The dtypes of a part, each with its number of the ``layers`` that have it.
+
+        Limits: of a part in layers of several kinds of attention each kind has its share of what
+        is kept.
+        """
         kept = [one for one in model.kept if one.part == part] if self.own else []
+        scale = layers / layers_with(model, part) if kept else 1.0
         found: dict[str, float] = {}
         for one in kept:
             there = layers - sum(found.values())
-            count = there if one.layers is None else min(one.layers, there)
+            count = there if one.layers is None else min(one.layers * scale, there)
             dtype = self._run_as(one.dtype)
             found[dtype] = found.get(dtype, 0.0) + count
         rest, dtype = layers - sum(found.values()), self.dtype(part)
@@ -188,11 +201,12 @@ def missing(chip: Chip, fits: Fits, model: Model, wanted: Recipe) -> str:
         if dtype not in fits.moe:
             return f"fitted {dtype} expert curve (it has {', '.join(fits.moe) or 'none'})"
     curve = "fp8" if wanted.kv == "int8" else wanted.kv
-    tables = (fits.mla_prefill, fits.mla_decode) if model.mla else ()
-    for table in tables or (fits.attention_prefill, fits.attention_decode):
-        if curve not in table:
-            kind = "MLA" if model.mla else "attention"
-            return f"fitted {kind} curves for a {wanted.kv} KV cache"
+    for kind in model.kinds:
+        latent = (fits.mla_prefill, fits.mla_decode)
+        for table in latent if kind.latent else (fits.attention_prefill, fits.attention_decode):
+            if curve not in table:
+                name = "MLA" if kind.latent else "attention"
+                return f"fitted {name} curves for a {wanted.kv} KV cache"
     return ""
 
 

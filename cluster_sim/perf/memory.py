@@ -10,8 +10,8 @@ from cluster_sim.perf.checkpoint import loaded_bytes_per_device
 from cluster_sim.perf.drafts import with_mtp_layers
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.transformer import (
-    all_linear_state_bytes,
     kv_bytes_per_token,
+    recurrent_state_bytes,
     stage_share,
     state_bytes,
 )
@@ -49,8 +49,8 @@ def kv_cache(
 
     Model: see MemoryRule; memory as software reports it. The micro-batches of a pipeline share the
     cache of their stages in equal parts. Drafts take the weights and the cache of their MTP layers,
-    and a state of linear attention each (vLLM, recalled). Raises DoesNotFitError when weights and
-    reserve leave nothing: needed, available and what would help.
+    and a state of linear attention or Mamba each (vLLM, recalled). Raises DoesNotFitError when
+    weights and reserve leave nothing: needed, available and what would help.
     """
     rule, capacity = software.memory, chip.device_memory
     drafts = software.draft_tokens
@@ -68,7 +68,7 @@ def kv_cache(
     held = stage_share(model, layout) * layout.pp
     per_token = held * kv_bytes_per_token(model, layout.tp, recipe.kv)
     state = state_bytes(model, layout.tp, recipe.kv)
-    state = held * (state + drafts * all_linear_state_bytes(model, layout.tp))
+    state = held * (state + drafts * recurrent_state_bytes(model, layout.tp))
     per_block = per_token * rule.block_tokens
     blocks = int(room // per_block)
     state_blocks = math.ceil(state / per_block)

@@ -20,6 +20,7 @@ from cluster_sim.specs.chip import (
     PrefillCurve,
 )
 from cluster_sim.specs.inputs import TopologyInput
+from cluster_sim.specs.model import Attention
 
 FloatArray = NDArray[np.float64]
 Size = int | FloatArray
@@ -69,6 +70,17 @@ def mla_curves(machine: TopologyInput, kv_dtype: str) -> tuple[PrefillCurve, Lat
             f"{machine.chip.name}: no fitted MLA curves for a {kv_dtype} KV cache "
             f"(it has {have or 'none'}); set engine.kv_dtype"
         ) from None
+
+
+def kind_curves(
+    machine: TopologyInput, kind: Attention, kv_dtype: str
+) -> tuple[PrefillCurve, DecodeCurve | LatentCurve]:
+    """Prompt and decode attention of a kind; raises SpecError without a curve.
+
+    Limits: compressed attention has no timings and takes the curves over latents, which its kernels
+    are nearest to (one entry of 512 elements for all heads).
+    """
+    return (mla_curves if kind.latent else attention_curves)(machine, kv_dtype)
 
 
 def gemm_s(

@@ -71,11 +71,24 @@ class ConfigReader:
     def __init__(self, data: Data, shown: str, prefix: str = "") -> None:
         self.data, self.shown, self.prefix = data, shown, prefix
         self.problems: list[str] = []
+        self.other_names: dict[str, str] = {}
         self.read = {"model_type", "quantization_config"}
 
     def wrong(self, key: str, text: str) -> None:
         """Note a problem of a key."""
+        key = self.other_names.get(key, key)
         self.problems.append(f"{self.shown}: {self.prefix}{key}: {text}")
+
+    def named(self, **others: str | tuple[str, ...]) -> None:
+        """Take keys that a family calls otherwise for those that are read: key = other name, or
+        several of which the first that is there counts.
+        """
+        for key, names in others.items():
+            for other in (names,) if isinstance(names, str) else names:
+                self.read.add(other)
+                if self.data.get(key) is None and self.data.get(other) is not None:
+                    self.data = {**self.data, key: self.data[other]}
+                    self.other_names[key] = other
 
     def _get(self, key: str, kinds: tuple[type, ...], what: str) -> Any:
         self.read.add(key)
@@ -104,6 +117,31 @@ class ConfigReader:
             self.wrong(key, f"must be at least {least} (got {value})")
             return least
         return int(value)
+
+    def imply(self, key: str, value: Any) -> None:
+        """Take a value that other keys imply for that of a key."""
+        self.data = {**self.data, key: value}
+
+    def count_or_auto(self, key: str, auto: int) -> int:
+        """A whole number; absent, null or the word "auto" means ``auto``."""
+        if self.data.get(key) == "auto":
+            self.read.add(key)
+            return auto
+        return self.count(key, auto)
+
+    def same_in_all(self, key: str, default: int | None = None, least: int = 1) -> int:
+        """A whole number, or a list of one for each layer that are all the same."""
+        value = self.data.get(key)
+        if not isinstance(value, list):
+            return self.count(key, default, least)
+        self.read.add(key)
+        if len(set(map(str, value))) != 1:
+            self.wrong(key, "layers that differ are not supported, only the same number in all")
+            return least
+        alone = ConfigReader({key: value[0]}, self.shown, self.prefix)
+        found = alone.count(key, default, least)
+        self.problems += alone.problems
+        return found
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""

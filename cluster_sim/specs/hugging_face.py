@@ -16,9 +16,13 @@ from cluster_sim.specs.architectures import (
     gemma,
     gpt_oss,
     llama,
+    mamba,
     minimax,
+    nemotron,
     older,
     qwen,
+    relatives,
+    sparse,
 )
 from cluster_sim.specs.architectures.common import Architectures
 from cluster_sim.specs.checkpoint import stored
@@ -33,6 +37,10 @@ ARCHITECTURES: Architectures = {
     **minimax.ARCHITECTURES,
     **gemma.ARCHITECTURES,
     **older.ARCHITECTURES,
+    **nemotron.ARCHITECTURES,
+    **mamba.ARCHITECTURES,
+    **relatives.ARCHITECTURES,
+    **sparse.ARCHITECTURES,
 }
 
 

@@ -64,15 +64,15 @@ def rule(dtype: Dtype, *, experts: bool) -> dict[str, Dtype]:
 def layers_with(model: Model, part: str) -> int:
     """How many layers of a model have a part; one for head and embedding."""
     moe, local = model.moe, model.local
-    index = local.layers if local is not None and local.kind == "sparse" else 0
+    index = local.indexed_layers if local is not None else 0
     experts = moe.layers if moe is not None else 0
     found: Mapping[str, int] = {
         "attention": model.cached_layers,
         "output": model.cached_layers,
-        "linear": model.linear_layers,
+        "linear": model.linear_layers + model.state_space_layers,
         "index": index,
         "dense": model.dense_layers,
-        "shared": experts if moe is not None and moe.shared_hidden else 0,
+        "shared": experts if moe is not None and (moe.shared_hidden or moe.latent) else 0,
         "experts": experts,
         "router": experts,
         "mtp": model.mtp_layers,

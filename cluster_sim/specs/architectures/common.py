@@ -10,10 +10,19 @@ Architectures = dict[str, Callable[[ConfigReader], Data]]  # by model_type
 BIASES = ("qkv", "attention_output", "mlp", "router", "norms", "head")
 
 
-def base(c: ConfigReader, *, tied: bool = False, dense: bool = True) -> Data:
-    """What nearly all configs name alike."""
+def base(
+    c: ConfigReader,
+    *,
+    tied: bool = False,
+    dense: bool = True,
+    context: int | None = None,
+    head_dim: int | None = None,
+) -> Data:
+    """What nearly all configs name alike; ``tied``, ``context`` and ``head_dim`` are what the
+    family's configuration class says where a config does not.
+    """
     hidden, heads = c.count("hidden_size"), c.count("num_attention_heads")
-    if not c.problems and not c.has("head_dim") and hidden % heads:
+    if not c.problems and not head_dim and not c.has("head_dim") and hidden % heads:
         c.wrong("hidden_size", f"{hidden} is no multiple of {heads} heads; head_dim is missing")
     return {
         "layers": c.count("num_hidden_layers"),
@@ -21,10 +30,10 @@ def base(c: ConfigReader, *, tied: bool = False, dense: bool = True) -> Data:
         "ffn_hidden": c.count("intermediate_size") if dense else None,
         "heads": heads,
         "kv_heads": c.count("num_key_value_heads", heads),
-        "head_dim": c.count("head_dim", max(1, hidden // heads)),
+        "head_dim": c.count("head_dim", head_dim or max(1, hidden // heads)),
         "vocab": c.count("vocab_size"),
         "tied_embeddings": c.flag("tie_word_embeddings", tied),
-        "max_context": c.count("max_position_embeddings"),
+        "max_context": c.count("max_position_embeddings", context),
     }
 
 

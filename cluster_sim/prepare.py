@@ -127,7 +127,7 @@ def _caches_prefixes(job: WorkloadInput, trace: Requests | None) -> bool:
     state cannot be kept unit by unit.
     """
     size = job.software.memory.block_tokens
-    if not job.software.prefix_cache or job.model.linear is not None:
+    if not job.software.prefix_cache or job.model.recurrent:
         return False
     prefixes = None if trace is None else trace.prefixes
     if prefixes is not None and prefixes.unit_tokens % size:

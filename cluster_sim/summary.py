@@ -44,6 +44,7 @@ SHARES = {  # column of summary.csv -> operator families
         "expert_math",
         "attention_prefill",
         "linear_attention",
+        "state_space",
         "glue",
     ),
     "share_weights": ("gemm_weights", "expert_weights"),

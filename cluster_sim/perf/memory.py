@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from cluster_sim.perf.checkpoint import loaded_bytes_per_device
 from cluster_sim.perf.drafts import with_mtp_layers
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.transformer import (
-    ACTIVATION_BYTES,
-    all_linear_state_bytes,
-    draft_projections,
     kv_bytes_per_token,
     layer_gemms,
+    recurrent_state_bytes,
     stage_share,
     state_bytes,
-    weight_bytes_per_device,
 )
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT, Chip
 from cluster_sim.specs.model import Model
@@ -102,29 +100,26 @@ def device_memory(
 
     Model: see MemoryRule and Overhead. The micro-batches of a pipeline share the cache of their
     stages in equal parts. Drafts take the weights and the cache of their MTP layers, and a state of
-    linear attention each (vLLM, recalled).
+    linear attention or Mamba each (vLLM, recalled).
     """
     rule, visible = software.memory, chip.visible_memory
     drafts = software.draft_tokens
+    weights = loaded_bytes_per_device(model, layout, recipe, drafts)
     model = with_mtp_layers(model, drafts)
-    weights = weight_bytes_per_device(model, layout, recipe)
     weights += _padding_bytes(model, software, layout, recipe)
-    projection = draft_projections(model, drafts)
-    weights += projection.layers * projection.n * projection.k * ACTIVATION_BYTES
-    base, work = _base_bytes(model, software, layout), _work_bytes(model, software, layout)
-    fraction, outside = rule.fraction or 1.0, 0.0
+    base, work = _base_bytes(software, layout), _work_bytes(model, software, layout)
+    graphs = graph_bytes(model, software, layout)
+    fraction, counted, outside = rule.fraction or 1.0, base + work, graphs
     if rule.rule == "of_free":
-        counted, usable = base + work, visible
-        room = fraction * (visible - weights - counted)
+        usable = visible - (1 - fraction) * (visible - weights - counted)
     elif rule.reserve is None:
-        counted, usable = base + work, fraction * visible
-        room = usable - weights - counted
+        usable = fraction * visible
     else:
         if rule.fraction is None:
             kept = reserve_bytes(rule.reserve, software, layout, chip.device_memory)
             fraction = 1 - kept / chip.device_memory
-        counted, outside, usable = base, work, fraction * (visible - base) + base
-        room = usable - base - weights
+        counted, outside = base, work + graphs
+        usable = fraction * (visible - base) + base
     # A device of a pipeline holds a part of the layers of pp micro-batches; in equal stages both
     # factors cancel.
     held = stage_share(model, layout) * layout.pp
@@ -136,9 +131,9 @@ def device_memory(
         base=base,
         counted=counted,
         outside=outside,
-        room=room,
+        room=usable - weights - counted,
         bytes_per_token=held * kv_bytes_per_token(model, layout.tp, recipe.kv),
-        state_bytes=held * (state + drafts * all_linear_state_bytes(model, layout.tp)),
+        state_bytes=held * (state + drafts * recurrent_state_bytes(model, layout.tp)),
         block_tokens=rule.block_tokens,
     )
 
@@ -150,14 +145,20 @@ def reserve_bytes(kept: Reserve, software: Software, layout: Layout, capacity: f
     return max(wanted, kept.minimum) if capacity > kept.minimum_above else wanted
 
 
-def _base_bytes(model: Model, software: Software, layout: Layout) -> float:
+def graph_bytes(model: Model, software: Software, layout: Layout) -> float:
+    """Captured graphs of the decode batches: so many bytes for each layer and size."""
+    sizes = sum(size <= software.max_num_seqs for size in software.cuda_graph_sizes)
+    return software.memory.overhead.graphs * sizes * model.layers * stage_share(model, layout)
+
+
+def _base_bytes(software: Software, layout: Layout) -> float:
     """What is taken before the first weight is loaded, whatever the batch."""
     taken = software.memory.overhead
     return taken.context + (taken.peers if layout.devices > 1 else 0.0)
 
 
 def _work_bytes(model: Model, software: Software, layout: Layout) -> float:
-    """Activations of the profile run, workspaces of experts, graphs.
+    """Activations of the profile run and workspaces of experts.
 
     Model: residual and normed state of all tokens, and the larger of what the widest layer makes of
     them and of the logits of all sequences.
@@ -173,8 +174,7 @@ def _work_bytes(model: Model, software: Software, layout: Layout) -> float:
         rows = min(all_tokens, taken.expert_tokens) * _row_elements(model, layout)
         widest = max(widest, more + rows)
     sampling = taken.sampling * min(sequences, tokens) * model.vocab
-    graphs = taken.graphs if software.cuda_graph_sizes else 0.0
-    return taken.forward * held + max(taken.forward * widest, sampling) + experts + graphs
+    return taken.forward * held + max(taken.forward * widest, sampling) + experts
 
 
 def _token_elements(model: Model, layout: Layout) -> float:
@@ -194,19 +194,20 @@ def _row_elements(model: Model, layout: Layout) -> float:
     """
     assert model.moe is not None
     width = model.moe.expert_hidden / layout.expert_slices
-    return model.moe.top_k * (max((2 if model.gated else 1) * width, model.hidden) + width)
+    return model.moe.top_k * (max((2 if model.gated else 1) * width, model.expert_input) + width)
 
 
 def _padding_bytes(model: Model, software: Software, layout: Layout, recipe: Recipe) -> float:
     """What experts grow by where their kernel wants multiples of a width."""
-    padding = software.memory.padding.get(recipe.experts)  # type: ignore[call-overload]
+    stored = "mxfp4" if recipe.weight_only else recipe.experts
+    padding = software.memory.padding.get(stored)  # type: ignore[call-overload]
     if model.moe is None or padding is None:
         return 0.0
     moe, width = model.moe, -(-model.moe.expert_hidden // layout.expert_slices)
-    padded = _up(model.hidden, padding.hidden) * _up(width, padding.width)
-    more = (padded - model.hidden * width) * (3 if model.gated else 2)
+    padded = _up(model.expert_input, padding.hidden) * _up(width, padding.width)
+    more = (padded - model.expert_input * width) * (3 if model.gated else 2)
     held = moe.layers * (moe.experts // layout.ep) * stage_share(model, layout)
-    return held * more * BYTES_PER_ELEMENT[recipe.experts]
+    return held * more * BYTES_PER_ELEMENT[stored]
 
 
 def _up(number: int, multiple: int) -> int:

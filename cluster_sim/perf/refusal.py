@@ -121,7 +121,7 @@ def _precisions(machine: TopologyInput, job: WorkloadInput, room: int) -> Iterat
     for name in ordered:
         if name == job.workload.precision or BYTES_PER_ELEMENT[name] in told:
             continue
-        kv_dtype = job.software.cache_dtype(name)
+        kv_dtype = job.software.cache_dtype(job.model, name)
         one = recipe(machine.chip, job.model, name, kv_dtype)
         if missing(machine.chip, machine.fits, job.model, one):
             continue
@@ -173,7 +173,7 @@ def _holds(machine: TopologyInput, job: WorkloadInput) -> bool:
     native = job.model.native_dtype
     dtypes = [wanted] if wanted != "auto" else [native, "fp8", "int8", "bf16"]
     for name in dict.fromkeys(dtypes):
-        kv_dtype = job.software.cache_dtype(name)
+        kv_dtype = job.software.cache_dtype(job.model, name)
         one = recipe(machine.chip, job.model, name, kv_dtype)
         if missing(machine.chip, machine.fits, job.model, one):
             continue

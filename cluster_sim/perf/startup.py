@@ -72,14 +72,14 @@ def _uncut(model: Model, software: Software, layout: Layout, recipe: Recipe) -> 
     """Scales that tensor parallelism would cut in two: of blocks of 128 x 128 in fp8, of groups of
     128 in four bits. TensorRT-LLM pads instead (recalled).
     """
-    if software.framework == "trtllm":
+    if software.framework == "trtllm" or recipe.weight_only:
         return ""
-    widths = [("intermediate size", model.ffn_hidden, layout.tp, recipe.dense)]
+    widths = [
+        ("intermediate size", mlp.hidden, layout.tp, recipe.dense) for mlp in model.dense_mlps
+    ]
     if model.moe is not None:
-        moe = model.moe
-        widths = [widths[0]] * bool(model.dense_layers) + [
-            ("expert intermediate size", moe.expert_hidden, layout.expert_slices, recipe.experts)
-        ]
+        moe = ("expert intermediate size", model.moe.expert_hidden)
+        widths.append((*moe, layout.expert_slices, recipe.experts))
     for words, width, slices, dtype in widths:
         block = CUT.get(dtype)
         if block is not None and width and slices > 1 and width / slices % block:
@@ -119,9 +119,10 @@ def _overfull(
         f"use {memory.usable / GIB:.1f} of {memory.capacity / GIB:.1f} GiB"
     )
     if memory.blocks > memory.state_blocks:
+        what = "graphs" if software.memory.reserve is None else "activations and graphs"
         return (
-            f"{software.title} runs out of memory while it starts: what {FRACTION['sglang']} "
-            f"leaves, {rest / GIB:.1f} GiB, does not hold activations and graphs, "
+            f"{software.title} runs out of memory while it starts: what "
+            f"{FRACTION[software.framework]} leaves, {rest / GIB:.1f} GiB, does not hold {what}, "
             f"{memory.outside / GIB:.1f} GiB."
         )
     return f"{model.name} does not fit: {need}."

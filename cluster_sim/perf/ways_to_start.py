@@ -119,7 +119,7 @@ def _others(
         if wider.devices <= devices:
             yield _changed(setup, degrees(wider), layout=wider)
     for name in precisions:
-        dtype = setup.software.cache_dtype(name)
+        dtype = setup.software.cache_dtype(model, name)
         other = recipe(chip, model, name, dtype)
         yield _changed(setup, f"precision {name}", recipe=other)
 

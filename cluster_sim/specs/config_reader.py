@@ -40,20 +40,22 @@ _HARMLESS_KEYS = frozenset(
 
 
 def json_object(text: str, shown: str) -> Data:
-    """The object in a JSON text; SpecError for anything else."""
+    """The object in a JSON text; SpecError for anything else.
 
-    def no_constant(word: str) -> float:
-        raise ValueError(f"{word} is no JSON number")
+    Infinity and NaN are numbers here, as in Python, which writes them in public configs (limits of
+    time steps); whoever reads a key refuses them.
+    """
 
     def no_twins(pairs: list[tuple[str, Any]]) -> Data:
-        keys = [key for key, _ in pairs]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise ValueError(f"duplicate key '{twice}'")
-        return dict(pairs)
+        found: Data = {}
+        for key, inner in pairs:
+            if key in found:
+                raise ValueError(f"duplicate key '{key}'")
+            found[key] = inner
+        return found
 
     try:
-        value = json.loads(text, parse_constant=no_constant, object_pairs_hook=no_twins)
+        value = json.loads(text, object_pairs_hook=no_twins)
     except json.JSONDecodeError as error:
         raise SpecError(f"{shown}:{error.lineno}: not valid JSON: {error.msg}") from None
     except (ValueError, RecursionError) as error:
@@ -69,11 +71,24 @@ class ConfigReader:
     def __init__(self, data: Data, shown: str, prefix: str = "") -> None:
         self.data, self.shown, self.prefix = data, shown, prefix
         self.problems: list[str] = []
+        self.other_names: dict[str, str] = {}
         self.read = {"model_type", "quantization_config"}
 
     def wrong(self, key: str, text: str) -> None:
         """Note a problem of a key."""
+        key = self.other_names.get(key, key)
         self.problems.append(f"{self.shown}: {self.prefix}{key}: {text}")
+
+    def named(self, **others: str | tuple[str, ...]) -> None:
+        """Take keys that a family calls otherwise for those that are read: key = other name, or
+        several of which the first that is there counts.
+        """
+        for key, names in others.items():
+            for other in (names,) if isinstance(names, str) else names:
+                self.read.add(other)
+                if self.data.get(key) is None and self.data.get(other) is not None:
+                    self.data = {**self.data, key: self.data[other]}
+                    self.other_names[key] = other
 
     def _get(self, key: str, kinds: tuple[type, ...], what: str) -> Any:
         self.read.add(key)
@@ -102,6 +117,31 @@ class ConfigReader:
             self.wrong(key, f"must be at least {least} (got {value})")
             return least
         return int(value)
+
+    def imply(self, key: str, value: Any) -> None:
+        """Take a value that other keys imply for that of a key."""
+        self.data = {**self.data, key: value}
+
+    def count_or_auto(self, key: str, auto: int) -> int:
+        """A whole number; absent, null or the word "auto" means ``auto``."""
+        if self.data.get(key) == "auto":
+            self.read.add(key)
+            return auto
+        return self.count(key, auto)
+
+    def same_in_all(self, key: str, default: int | None = None, least: int = 1) -> int:
+        """A whole number, or a list of one for each layer that are all the same."""
+        value = self.data.get(key)
+        if not isinstance(value, list):
+            return self.count(key, default, least)
+        self.read.add(key)
+        if len(set(map(str, value))) != 1:
+            self.wrong(key, "layers that differ are not supported, only the same number in all")
+            return least
+        alone = ConfigReader({key: value[0]}, self.shown, self.prefix)
+        found = alone.count(key, default, least)
+        self.problems += alone.problems
+        return found
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
@@ -134,53 +174,3 @@ class ConfigReader:
                 continue
             if _COST.search(key.lower()) and not _HARMLESS.search(key.lower()):
                 self.wrong(key, "is not understood and may change the cost; leave it out if not")
-
-
-def native_dtype(c: ConfigReader, scheme: object) -> str:
-    """The dtype that a checkpoint's weights are kept in; sixteen and thirty-two bits are bf16."""
-    method = str(scheme.get("quant_method", "")) if isinstance(scheme, dict) else ""
-    if not scheme:
-        kept = c.text("dtype") or c.text("torch_dtype")
-        if kept not in ("", "auto", "bfloat16", "float16", "float32"):
-            c.wrong("torch_dtype", f"'{kept}' is not known without a quantization_config")
-        return "bf16"
-    assert isinstance(scheme, dict)
-    found = None
-    if method in ("fp8", "fbgemm_fp8"):
-        found = "fp8_block" if scheme.get("weight_block_size") else "fp8"
-    elif method == "mxfp4":
-        found = "mxfp4"
-    elif method in ("gptq", "awq"):
-        bits = scheme.get("bits", scheme.get("w_bit"))
-        found = {4: "w4a16", 8: "w8a16"}.get(bits) if isinstance(bits, int) else None
-    elif method == "modelopt" or "quant_algo" in scheme:
-        found = {"FP8": "fp8", "NVFP4": "fp4"}.get(str(scheme.get("quant_algo")))
-    elif method == "compressed-tensors":
-        found = _compressed(scheme)
-    if found is None:
-        c.wrong(
-            "quantization_config",
-            f"not known: quant_method '{method}'; known are fp8, mxfp4, gptq and awq of 4 or 8 "
-            "bits, modelopt FP8 or NVFP4, compressed-tensors of 4 or 8 bits",
-        )
-    return found or "bf16"
-
-
-def _compressed(scheme: Data) -> str | None:
-    """The dtype of a compressed-tensors scheme whose groups all agree."""
-    groups = scheme.get("config_groups")
-    kinds = set()
-    for group in groups.values() if isinstance(groups, dict) else ():
-        weights = group.get("weights") if isinstance(group, dict) else None
-        if not isinstance(weights, dict):
-            return None
-        activations = isinstance(group.get("input_activations"), dict)
-        kinds.add((weights.get("num_bits"), weights.get("type"), activations))
-    known = {
-        (8, "float", True): "fp8",
-        (8, "int", True): "int8",
-        (8, "int", False): "w8a16",
-        (4, "int", False): "w4a16",
-        (4, "float", True): "fp4",
-    }
-    return known.get(kinds.pop()) if len(kinds) == 1 else None  # type: ignore[arg-type]

@@ -74,8 +74,9 @@ def _why_idle(key: str, job: WorkloadInput) -> str:
         return f"scheduler {software.scheduler} does not read it; {' and '.join(_SGLANG)} do"
     if ours == "preemption" and software.scheduler in _NEVER_PREEMPT:
         return f"scheduler {software.scheduler} never preempts a request"
-    if ours == "prefix_cache" and job.model.linear is not None:
-        return f"{job.model.name} has linear attention, whose states are not shared"
+    if ours == "prefix_cache" and job.model.recurrent:
+        owner = "linear attention" if job.model.linear is not None else "Mamba layers"
+        return f"{job.model.name} has {owner}, whose states are not shared"
     return ""
 
 

@@ -37,8 +37,9 @@ class Overhead:
     Activations are those of the engine's profile run: ``forward`` bytes for each token of a step
     and element that it has on the device (residual, normed state, widest layer), or instead of that
     layer, where it is more, ``sampling`` bytes for each sequence of the largest batch and element
-    of the vocabulary. ``graphs``: captured graphs where the engine counts them. ``error``: within
-    so many bytes lie four of five start-up logs that no constant was fitted to.
+    of the vocabulary. ``graphs``: bytes of a captured graph for each layer, outside of what the
+    rule counts. ``error``: within so many bytes lie four of five start-up logs that no constant was
+    fitted to.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -86,8 +87,9 @@ class MemoryRule:
     ``of_total`` (vLLM): fraction x visible - weights - overhead. ``of_free`` (TensorRT-LLM):
     fraction x (visible - weights - overhead). ``reserved`` (SGLang): fraction x (visible - context
     - peers) - weights; where no fraction is set it is 1 - ``reserve`` / capacity, and what it
-    leaves has to hold the rest of ``overhead``. ``padding``: by the dtype of experts.
-    ``host_link`` is what one device moves to and from the host.
+    leaves has to hold the rest of ``overhead``. Graphs need room in what any rule leaves.
+    ``padding``: by the dtype of experts. ``host_link`` is what one device moves to and from the
+    host.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -219,9 +221,15 @@ class Software:
         if any(one >= other for one, other in pairwise(sizes)):
             raise ValueError(f"cuda_graph_sizes must rise (got {list(sizes)})")
 
-    def cache_dtype(self, weights: str) -> KvDtype:
-        """The dtype of the cache for weights of a dtype."""
-        return self.kv_dtype_given or self.kv_dtype.get(weights, "bf16")  # type: ignore[call-overload]
+    def cache_dtype(self, model: Model, weights: str) -> KvDtype:
+        """The dtype of the cache for weights of a dtype: the given one, else the one that the
+        checkpoint was calibrated for where they are its own, else by the engine's default.
+        """
+        if self.kv_dtype_given is not None:
+            return self.kv_dtype_given
+        if model.kv_dtype is not None and weights == model.native_dtype:
+            return model.kv_dtype
+        return self.kv_dtype.get(weights, "bf16")  # type: ignore[call-overload,no-any-return]
 
     def longest(self, model: Model) -> int:
         """The longest sequence, prompt and answer, that the engine takes of a model."""

@@ -111,7 +111,7 @@ def _row(
     devices: int,
     length: int,
 ) -> FitRow:
-    dtypes = recipe(chip, model, name, software.cache_dtype(name))
+    dtypes = recipe(chip, model, name, software.cache_dtype(model, name))
     memory = device_memory(chip, model, software, layout, dtypes)
     parts = (chip, model, software, layout, dtypes)
     reason, change = why_not(*parts, memory), ""

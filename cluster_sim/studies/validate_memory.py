@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster_sim.errors import ClusterSimError, DoesNotFitError
 from cluster_sim.perf.layout import Layout, Recipe, check_layout, recipe
-from cluster_sim.perf.memory import GIB, DeviceMemory, device_memory
+from cluster_sim.perf.memory import GIB, DeviceMemory, device_memory, graph_bytes
 from cluster_sim.perf.startup import why_not
 from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.load import apply_settings, load_spec, read
@@ -20,8 +20,8 @@ from cluster_sim.studies.validate_jobs import DTYPES, PROFILES, SkippedError, pr
 CONFIG = "config.json"
 # Flags that change nothing in the memory of a device as it is counted here.
 IDLE = (
-    *("enforce_eager", "load_format", "trust_remote_code", "enable_expert_parallel", "engine"),
-    *("enable_chunked_prefill", "disable_cuda_graph", "cuda_graph_max_bs", "sampler"),
+    *("load_format", "trust_remote_code", "enable_expert_parallel", "engine"),
+    *("enable_chunked_prefill", "cuda_graph_max_bs", "sampler"),
     *("torchao_config", "smoothquant", "max_input_len", "max_output_len"),
 )
 # Cases with these flags are not replayed: defects of an engine, towers of other modes, memory that
@@ -32,6 +32,7 @@ LEFT_OUT = (
     *("derived_from_nvidia_smi", "approximate"),
 )
 HYBRID = "kv_tokens_hybrid"  # tokens as printed for a cache of groups are no tokens of a sequence
+NO_GRAPHS = ("enforce_eager", "disable_cuda_graph")
 FIRST_ENGINE = "vllm-0.6"  # takes whole prompts as a step unless they are very long
 LONGEST_WHOLE = 32_768  # tokens
 
@@ -56,18 +57,19 @@ def predicted(case: Case) -> float:
         raise SkippedError("inputs refused", str(error).splitlines()[0]) from None
     if case.verdict:
         return float(not why_not(chip, model, software, layout, dtypes, memory))
-    return _values(software, memory)[metric]
+    return _values(model, software, layout, memory)[metric]
 
 
-def _values(software: Software, memory: DeviceMemory) -> dict[str, float]:
-    taken = memory.counted + memory.outside
+def _values(
+    model: Model, software: Software, layout: Layout, memory: DeviceMemory
+) -> dict[str, float]:
     return {
         "weights_gib_per_gpu": memory.weights / GIB,
         "kv_gib_per_gpu": memory.room / GIB,
-        "kv_tokens": float(memory.tokens),
-        "activation_gib": (taken - memory.base) / GIB,
+        "kv_tokens": float(memory.tokens * layout.pp),
+        "activation_gib": (memory.counted - memory.base) / GIB,
         "non_torch_gib": memory.base / GIB,
-        "graphs_gib": software.memory.overhead.graphs / GIB,
+        "graphs_gib": graph_bytes(model, software, layout) / GIB,
     }
 
 
@@ -87,7 +89,7 @@ def _parts(case: Case, chip: Chip) -> tuple[Model, Software, Layout, Recipe]:
     software = software.on_device(chip.device_memory, chip.name)
     dtype = case.text("weights_dtype") or model.native_dtype
     dtype = DTYPES.get(dtype, dtype)
-    kv_dtype = software.cache_dtype(dtype)
+    kv_dtype = software.cache_dtype(model, dtype)
     degrees = {key: case.count(key) for key in ("tp", "pp", "ep", "attn_dp")}
     return model, software, Layout(**degrees), recipe(chip, model, dtype, kv_dtype)
 
@@ -118,7 +120,9 @@ def _settings(case: Case) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for text in filter(None, case.text("settings").split(";")):
         flag, _, value = text.partition("=")
-        if flag.strip() not in IDLE:
+        if flag.strip() in NO_GRAPHS:
+            settings["cuda_graph_sizes"] = []
+        elif flag.strip() not in IDLE:
             settings[flag.strip()] = _number(value.strip())
     kv_dtype = DTYPES.get(case.text("kv_dtype"), case.text("kv_dtype"))
     settings |= {"kv_dtype": kv_dtype} if kv_dtype else {}

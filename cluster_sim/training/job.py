@@ -66,6 +66,12 @@ def make_job(
     Raises DoesNotFitError for degrees that do not multiply to the devices or do not divide heads,
     layers, experts or the batch, each with the nearest that do; SpecError for what the chip lacks.
     """
+    if not given.model.alike:
+        raise SpecError(
+            f"model: layers of {given.model.name} are not all one attention and one MLP (state "
+            "spaces, kinds of attention, compressed entries, other widths, latents of experts, "
+            "residual streams); such models can be served here, not trained"
+        )
     job, plan, model = (
         given.workload,
         given.workload.plan,

@@ -272,7 +272,7 @@ def test_further_drafts_run_the_layer_again() -> None:
         (Layout(8), recipe(MACHINE.chip, model, "bf16", "bf16")),
     )
     drafted = named(deep, 3, Layout(8))["attention_decode"]
-    wide, narrow = (decode_attention(MACHINE, deep, *parts, queries=q) for q in (4, 1))
+    wide, narrow = (decode_attention(MACHINE, deep.kinds[0], *parts, queries=q) for q in (4, 1))
     expected = deep.layers * wide.token_s + 2 * narrow.token_s
     assert deep.layers == model.layers + 1
     assert drafted.context_s == pytest.approx(expected, rel=1e-12)

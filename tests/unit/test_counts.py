@@ -94,7 +94,10 @@ def test_the_products_of_one_device_are_the_matmul_parameters(name: str) -> None
 @pytest.mark.parametrize("name", MODELS)
 def test_the_cache_of_one_device_holds_what_a_token_leaves(name: str) -> None:
     model = MODELS[name]
-    window = transformer.window_layers(model) * counts.kv_elements_per_layer(model)
+    window = sum(
+        transformer.window_layers(model, kind) * counts.kv_elements_per_layer(kind)
+        for kind in model.kinds
+    )
     whole = counts.kv_bytes_per_token(model, "bf16") + counts.index_bytes_per_token(model)
     assert transformer.kv_bytes_per_token(model, 1, "bf16") == whole - 2 * window
 

@@ -402,7 +402,12 @@ BAD: list[tuple[str, object, str]] = [
     ("cut off", '{"model_type": "llama",\n', "config.json:2: not valid JSON"),
     ("a list", [LLAMA], "must be a JSON object"),
     ("a number", "3", "must be a JSON object"),
-    ("NaN", '{"model_type": NaN}', "NaN is no JSON number"),
+    ("NaN", '{"model_type": NaN}', "model_type: must be text (got NaN)"),
+    (
+        "infinity",
+        {**LLAMA, "hidden_size": float("inf")},
+        "hidden_size: must be a whole number (got Infinity)",
+    ),
     ("twice", '{"model_type": "llama", "model_type": "gpt2"}', "duplicate key 'model_type'"),
     ("too deep", "[" * 100_000, "not valid JSON"),
     ("empty", {}, "model_type: missing"),
@@ -482,6 +487,11 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
 def test_native_dtypes(scheme: Json | None, dtype: str, tmp_path: Path) -> None:
     config = {**LLAMA, "quantization_config": scheme}
     assert load_spec("model", str(write(tmp_path, config)), Model)[1].native_dtype == dtype
+
+
+def test_numbers_that_nobody_reads_may_be_infinite(tmp_path: Path) -> None:
+    config = {**LLAMA, "time_step_limit": [0.0, float("inf")]}
+    load_spec("model", str(write(tmp_path, config)), Model)
 
 
 def test_windows_as_long_as_the_context_are_none(tmp_path: Path) -> None:

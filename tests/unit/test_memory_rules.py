@@ -17,7 +17,7 @@ MIB, GIB = 2**20, 2**30
 
 def cache(machine: TopologyInput, software: str, layout: Layout, *changes: str) -> KvCache:
     job = load_workload("llama70b", [f"workload.software={software}", *changes]).on(machine.chip)
-    kv = job.software.cache_dtype("fp8")
+    kv = job.software.cache_dtype(job.model, "fp8")
     dtypes = recipe(machine.chip, job.model, "fp8", kv)
     return kv_cache(machine.chip, job.model, job.software, layout, dtypes)
 

@@ -137,7 +137,7 @@ def test_a_cache_dtype_that_is_set_holds_for_every_precision(precision: str) -> 
     changes = [f"workload.precision={precision}", "engine.kv_dtype=fp8"]
     for framework in ("vllm", "sglang", "trtllm"):
         job = load_workload("llama70b", [*changes, f"workload.software={framework}"])
-        assert job.software.cache_dtype(precision) == "fp8"
+        assert job.software.cache_dtype(job.model, precision) == "fp8"
 
 
 def test_the_old_name_of_what_clients_wait_works_and_warns(

@@ -115,7 +115,7 @@ def _overfull(
         return ""
     need = (
         f"weights need {memory.weights / GIB:.1f} GiB per {chip.title} at {degrees(layout)} in "
-        f"{recipe.name} and the engine {(memory.counted + memory.outside) / GIB:.1f} GiB, it may "
+        f"{recipe.name} and the engine {memory.counted / GIB:.1f} GiB, it may "
         f"use {memory.usable / GIB:.1f} of {memory.capacity / GIB:.1f} GiB"
     )
     if memory.blocks > memory.state_blocks:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from cluster_sim.errors import DoesNotFitError
 from cluster_sim.perf.layout import Layout, Recipe, check_layout, recipe
 from cluster_sim.perf.memory import device_memory
-from cluster_sim.perf.startup import FRACTION, LENGTH, degrees, why_not
+from cluster_sim.perf.startup import FRACTION, LENGTH, why_not
 from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
@@ -24,6 +24,7 @@ TOKENS = {
     "sglang": "chunked_prefill_size",
     "trtllm": "max_num_tokens",
 }
+OPTIONS = ("tp", "pp", "ep", "attn_dp", "precision")
 LEAST_SEQUENCES, LEAST_TOKENS = 64, 2048  # smaller batches are not offered
 LEAST_LENGTH = 4096  # tokens; a shorter limit is no way out
 DEGREES = 2  # how many larger numbers of devices are tried
@@ -31,12 +32,29 @@ DEGREES = 2  # how many larger numbers of devices are tried
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What is started; ``changes`` in words lead to it."""
+    """What is started; ``changes`` lead to it: flags of the engine, degrees, the precision, each
+    with its value.
+    """
 
     software: Software
     layout: Layout
     recipe: Recipe
-    changes: tuple[str, ...] = ()
+    changes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The changes for reading."""
+        return ", ".join(f"{name} {value}" for name, value in self.changes)
+
+    @property
+    def options(self) -> str:
+        """The changes as ``run`` takes them."""
+        return " ".join(
+            f"--{name.replace('_', '-')} {value}"
+            if name in OPTIONS
+            else f"--set engine.{name}={value}"
+            for name, value in self.changes
+        )
 
 
 def smallest_change(
@@ -47,9 +65,9 @@ def smallest_change(
     devices: int,
     precisions: Sequence[str] = (),
     length: int = LEAST_LENGTH,
-) -> str:
-    """What to change so that the engine starts on at most so many devices and takes sequences of a
-    ``length``; empty if nothing that was tried does.
+) -> Setup | None:
+    """The set-up with the fewest changes with which the engine starts, on at most so many devices,
+    and takes sequences of a ``length``; None if nothing that was tried does.
     """
     flags, other = list(_flags(setup)), list(_others(chip, model, setup, devices, precisions))
     for tried in (
@@ -61,8 +79,8 @@ def smallest_change(
         for one in tried:
             found = _started(chip, model, one, length)
             if found is not None and found.changes:
-                return ", ".join(found.changes)
-    return ""
+                return found
+    return None
 
 
 def _started(chip: Chip, model: Model, setup: Setup, length: int) -> Setup | None:
@@ -81,7 +99,7 @@ def _started(chip: Chip, model: Model, setup: Setup, length: int) -> Setup | Non
     shorter = replace(software, max_model_len=longest)
     if why_not(chip, model, shorter, *parts, memory):
         return None
-    change = f"{LENGTH[software.framework]} {longest}"
+    change = (LENGTH[software.framework], str(longest))
     return replace(setup, software=shorter, changes=(*setup.changes, change))
 
 
@@ -92,7 +110,7 @@ def _flags(setup: Setup) -> Iterator[Setup]:
     for fraction in FRACTIONS:
         if rule.fraction is None or fraction > rule.fraction:
             wider = replace(software, memory=replace(rule, fraction=fraction))
-            yield _changed(setup, f"{FRACTION[named]} {fraction:g}", software=wider)
+            yield _changed(setup, (FRACTION[named], f"{fraction:g}"), software=wider)
     for key, words, least in (
         ("max_num_seqs", SEQUENCES[named], LEAST_SEQUENCES),
         ("max_num_batched_tokens", TOKENS[named], LEAST_TOKENS),
@@ -100,11 +118,11 @@ def _flags(setup: Setup) -> Iterator[Setup]:
         size = getattr(software, key) // 2
         while size >= least:
             smaller = replace(software, **{key: size})
-            yield _changed(setup, f"{words} {size}", software=smaller)
+            yield _changed(setup, (words, str(size)), software=smaller)
             size //= 2
     if setup.recipe.kv == "bf16":
         narrow = replace(setup.recipe, kv="fp8")
-        yield _changed(setup, "kv_cache_dtype fp8", recipe=narrow)
+        yield _changed(setup, ("kv_cache_dtype", "fp8"), recipe=narrow)
 
 
 def _others(
@@ -117,17 +135,17 @@ def _others(
         ep = layout.ep * factor if layout.ep > 1 else 1
         wider = replace(layout, ep=ep, **{grown: getattr(layout, grown) * factor})
         if wider.devices <= devices:
-            yield _changed(setup, degrees(wider), layout=wider)
+            grew = (name for name in OPTIONS[:4] if getattr(wider, name) != getattr(layout, name))
+            yield _changed(setup, *((n, str(getattr(wider, n))) for n in grew), layout=wider)
     for name in precisions:
         dtype = setup.software.cache_dtype(model, name)
         other = recipe(chip, model, name, dtype)
-        yield _changed(setup, f"precision {name}", recipe=other)
+        yield _changed(setup, ("precision", name), recipe=other)
 
 
 def _changed(
     setup: Setup,
-    change: str,
-    *,
+    *changes: tuple[str, str],
     software: Software | None = None,
     layout: Layout | None = None,
     recipe: Recipe | None = None,
@@ -136,5 +154,5 @@ def _changed(
         software=software or setup.software,
         layout=layout or setup.layout,
         recipe=recipe or setup.recipe,
-        changes=(*setup.changes, change),
+        changes=(*setup.changes, *changes),
     )

@@ -121,9 +121,10 @@ def _row(
             other for other in precisions if BYTES_PER_ELEMENT[other] < BYTES_PER_ELEMENT[name]
         ]
         setup = Setup(software=software, layout=layout, recipe=dtypes)
-        change = smallest_change(
+        found = smallest_change(
             chip, model, setup, devices=devices, precisions=narrower, length=length
         )
+        change = found.words if found else ""
     doubtful = {bool(why_not(*parts, memory.shifted(by))) for by in (-slack, slack)}
     return FitRow(
         software=software.name,
@@ -135,7 +136,7 @@ def _row(
         devices=layout.devices,
         max_model_len=software.longest(model),
         weights_gib=memory.weights / GIB,
-        taken_gib=(memory.counted + memory.outside) / GIB,
+        taken_gib=memory.counted / GIB,
         cache_gib=memory.room / GIB,
         cache_low_gib=(memory.room - slack) / GIB,
         cache_high_gib=(memory.room + slack) / GIB,

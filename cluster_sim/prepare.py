@@ -115,7 +115,7 @@ def make_service(
         spec,
         choice.replicas,
         wanted.plan.router,
-        job.model.max_context,
+        job.software.longest(job.model),
         closed,
         ClientWait.of(software),
         _caches_prefixes(job, trace),
@@ -150,6 +150,8 @@ def refuse_if_none_fits(job: WorkloadInput, service: Service, trace: Requests | 
     shortest = int((requests.isl + requests.osl).min())
     cache = service.spec.blocks * service.spec.block_tokens
     limit = f"the context of {job.model.title}, {service.max_context:,} tokens"
+    if job.software.max_model_len != "auto":
+        limit = f"engine.max_model_len, {service.max_context:,} tokens"
     if not too_long.all():
         limit = f"the KV cache of a rank, {cache:,} tokens"
     raise DoesNotFitError(

@@ -104,13 +104,15 @@ def _wrapped(text: str) -> str:
 def _memory(machine: TopologyInput, job: WorkloadInput, choice: Choice, cache: KvCache) -> str:
     rule = job.software.memory
     room = cache.blocks * cache.block_tokens * cache.bytes_per_token
+    reported = machine.chip.device_memory / GIB
     rows = [
-        ["  capacity as software reports it", f"{cache.capacity_bytes / GIB:.2f} GiB"],
+        [f"  seen by a process, of {reported:.2f}", f"{cache.capacity_bytes / GIB:.2f} GiB"],
         [f"  weights, {choice.layout}", f"{cache.weights_bytes / GIB:.2f} GiB"],
-        ["  engine, activations", f"{cache.reserve_bytes / GIB:.2f} GiB"],
+        ["  engine, activations, graphs", f"{cache.reserve_bytes / GIB:.2f} GiB"],
         [f"  KV blocks ({_rule_words(rule)})", f"{room / GIB:.2f} GiB"],
         ["  bytes per cached token", f"{cache.bytes_per_token:,.0f} B"],
         [f"  blocks of {cache.block_tokens} tokens", f"{cache.blocks:,}"],
+        ["  longest sequence taken", f"{job.software.longest(job.model):,}"],
         ["  cached tokens a replica", f"{cache.tokens * choice.layout.ranks:,}"],
     ]
     formula = "blocks = floor(room / (bytes per token x tokens per block))"

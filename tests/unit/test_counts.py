@@ -37,6 +37,7 @@ ACTIVE_APART = {  # more than 3 % and half a unit of the published figure's last
     "aquila-7b": "7B is its name",
     "aquila2-7b": "7B is its name",
     "deepseek-v3.2": "published as DeepSeek-V3, without the index",
+    "deepseek-v2-lite": "published without the embedding",
     "glm-4.5": "published without the embedding",
     "glm-4.5-air": "published without the embedding, rounded down",
     "glm-5": "published without the embedding",

@@ -20,8 +20,7 @@ STEADY = 0.8  # share of the rate that sessions would have in the long run: belo
 def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
     """What a reader must know before using the numbers."""
     notes, software = list(facts.choice.notes), facts.job.software
-    if facts.choice.recipe.own:
-        notes += filter(None, (*facts.job.model.notes, size_note(facts.job.model)))
+    notes += filter(None, (*facts.job.model.notes, size_note(facts.job.model)))
     if software.draft_tokens:
         notes.append(
             f"a decode step gives {software.tokens_per_step:.3g} tokens a sequence: "

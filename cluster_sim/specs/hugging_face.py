@@ -13,16 +13,20 @@ from collections.abc import Mapping
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.specs.architectures import (
     deepseek,
+    deepseek_v4,
     gemma,
     gpt_oss,
+    kimi,
     llama,
     mamba,
+    mimo,
     minimax,
     nemotron,
     older,
     qwen,
     relatives,
     sparse,
+    step,
 )
 from cluster_sim.specs.architectures.common import Architectures
 from cluster_sim.specs.checkpoint import stored
@@ -33,8 +37,12 @@ ARCHITECTURES: Architectures = {
     **llama.ARCHITECTURES,
     **qwen.ARCHITECTURES,
     **deepseek.ARCHITECTURES,
+    **deepseek_v4.ARCHITECTURES,
+    **kimi.ARCHITECTURES,
     **gpt_oss.ARCHITECTURES,
     **minimax.ARCHITECTURES,
+    **mimo.ARCHITECTURES,
+    **step.ARCHITECTURES,
     **gemma.ARCHITECTURES,
     **older.ARCHITECTURES,
     **nemotron.ARCHITECTURES,

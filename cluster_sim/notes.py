@@ -9,6 +9,7 @@ from cluster_sim.errors import counted
 from cluster_sim.facts import Facts
 from cluster_sim.overload import trend
 from cluster_sim.perf.attention import untimed
+from cluster_sim.perf.checkpoint import size_note
 from cluster_sim.serving.records import Status
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.status import limits_of
@@ -20,6 +21,7 @@ STEADY = 0.8  # share of the rate that sessions would have in the long run: belo
 def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
     """What a reader must know before using the numbers."""
     notes, software = list(facts.choice.notes), facts.job.software
+    notes += filter(None, (*facts.job.model.notes, size_note(facts.job.model)))
     if software.draft_tokens:
         notes.append(
             f"a decode step gives {software.tokens_per_step:.3g} tokens a sequence: "

@@ -8,6 +8,8 @@ models.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.specs.architectures import (
     deepseek,
@@ -27,7 +29,9 @@ from cluster_sim.specs.architectures import (
     step,
 )
 from cluster_sim.specs.architectures.common import Architectures
-from cluster_sim.specs.config_reader import ConfigReader, Data, json_object, native_dtype
+from cluster_sim.specs.checkpoint import stored
+from cluster_sim.specs.config_reader import ConfigReader, Data, json_object
+from cluster_sim.specs.find import FileRecord
 
 _TOWERS = ("vision_config", "visual_config", "audio_config", "speech_config")
 ARCHITECTURES: Architectures = {
@@ -49,8 +53,10 @@ ARCHITECTURES: Architectures = {
 }
 
 
-def parse(text: str, shown: str, name: str) -> Data:
-    """The mapping of a model file; raises SpecError with every problem of the config."""
+def parse(text: str, shown: str, name: str, beside: Mapping[str, FileRecord] | None = None) -> Data:
+    """The mapping of a model file; ``beside`` are the files of the checkpoint by name. Raises
+    SpecError with every problem of the config.
+    """
     outer = json_object(text, shown)
     inner = outer.get("text_config")
     nested = isinstance(inner, dict)
@@ -60,16 +66,16 @@ def parse(text: str, shown: str, name: str) -> Data:
     kind = config.text("model_type") or (str(outer.get("model_type", "")) if nested else "")
     if kind not in ARCHITECTURES:
         raise SpecError(config.problems or _unknown(shown, kind))
-    data = {"title": name, **ARCHITECTURES[kind](config), "notes": _left_out(outer) or None}
+    data = {"title": name, **ARCHITECTURES[kind](config)}
     outer_tie = outer.get("tie_word_embeddings")
     if isinstance(outer_tie, bool) and not config.has("tie_word_embeddings"):
         data["tied_embeddings"] = outer_tie
-    scheme = config.mapping("quantization_config") or outer.get("quantization_config")
-    data["native_dtype"] = native_dtype(config, scheme)
+    if not config.problems:
+        data |= stored(config, outer, data, kind, beside or {})
+        data["notes"] = [*_left_out(outer), *data.get("notes", [])] or None
     config.refuse_left_overs()
     if config.problems:
         raise SpecError(config.problems)
-    data["sources"] = {"dimensions": shown}
     return {key: value for key, value in data.items() if value is not None}
 
 

@@ -48,7 +48,7 @@ def with_mtp_layers(model: Model, drafts: int) -> Model:
         model,
         layers=model.layers + more,
         attention_layers=model.attention_layers and model.attention_layers + more,
-        moe=moe and replace(moe, layers=moe.layers + more),
+        moe=moe and replace(moe, layers=moe.layers + (0 if model.mtp_dense else more)),
         local=local,
         kept=_kept_with(model, more),
     )
@@ -63,7 +63,7 @@ def one_mtp_layer(model: Model) -> Model:
     one = replace(
         model,
         layers=1,
-        moe=moe and replace(moe, layers=1),
+        moe=None if moe is None or model.mtp_dense else replace(moe, layers=1),
         local=local,
         linear=None,
         other_attention=(),
@@ -99,7 +99,9 @@ def _kept_with(model: Model, more: int) -> tuple[Kept, ...]:
         else:
             found.append(kept)
     # MTP layers are of the last kind: with experts where the model has them, never linear.
-    gone = ("linear", "dense") if model.moe is not None else ("linear",)
+    gone: tuple[str, ...] = ("linear",)
+    if model.moe is not None:
+        gone += ("shared", "experts") if model.mtp_dense else ("dense",)
     parts = [part for part in LAYERED if part not in gone and layers_with(model, part)]
     return (*found, *(Kept(part=part, dtype=whole, layers=float(more)) for part in parts))
 

@@ -16,7 +16,7 @@ from cluster_sim.perf.collectives import (
     group_provenance,
     handoff_s,
 )
-from cluster_sim.perf.counts import read_share
+from cluster_sim.perf.counts import index_key_bytes, read_share
 from cluster_sim.perf.drafts import one_mtp_layer, with_passes
 from cluster_sim.perf.experts import expert_time
 from cluster_sim.perf.kernel_software import from_others
@@ -299,7 +299,7 @@ def _decode_family(case: _Case) -> Family:
         share, near_s = read_share(kind), layer.token_s
         context_s += (kind.layers - kind.local_layers) * layer.token_s * share
         if model.local is not None and kind == model.indexed:
-            index = model.local.indexed_layers * model.local.index_dim
+            index = model.local.indexed_layers * index_key_bytes(model)
             context_s += index / layer.bytes_per_s * share
             near_s = case.width * decode_attention(*parts).token_s
         local_context_s += kind.local_layers * near_s * share

@@ -65,9 +65,11 @@ def _attention(model: Model, kind: Attention, tp: int) -> list[Gemm]:
         return _mla(model, kind, tp, gates)
     width = (kind.head_dim + kind.value_dim) if kind.value_projection else kind.head_dim
     keys = kv_heads_per_device(kind, tp) * width if kind.cache else 0
-    qkv = heads * kind.head_dim + gates + keys
+    queries = heads * kind.head_dim
+    qkv = (kind.q_rank or queries) + gates + keys
     return [
         Gemm("qkv", "attention", qkv, model.hidden, layers),
+        Gemm("q_up", "attention", queries, kind.q_rank, layers),
         Gemm("attention_output", "output", model.hidden, heads * kind.value_dim, layers),
     ]
 

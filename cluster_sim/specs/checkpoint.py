@@ -22,6 +22,7 @@ INDEX = "model.safetensors.index.json"
 BESIDE = (SIDECAR, INDEX)
 KEYS = ("quantization_config", "compression_config")  # the second is an older name
 MOST_BYTES = 1e16  # of a checkpoint
+_NAMED = re.compile(r"(?i)\b(?:(?:nv|mx)?fp[48]|int[48]|w[48]a\d+|awq|gptq|bnb|nf4)\b")
 _TOWERS = re.compile(r"(?:^|\.)(?:visual|vision|audio|mm_projector|multi_modal_projector)")
 
 
@@ -39,8 +40,7 @@ def stored(
         side = _scheme_beside(c, beside[SIDECAR])
     chosen = own or side
     if chosen is None and not c.problems:
-        _check_plain(c)
-        chosen = Scheme(BF16, BF16)
+        chosen = Scheme(BF16, BF16, notes=_check_plain(c, data))
     if c.problems or chosen is None:
         return {}
     found = apart(c.data, data, kind, _with_experts(c, chosen))
@@ -102,11 +102,20 @@ def _with_experts(c: ConfigReader, scheme: Scheme) -> Scheme:
     return replace(scheme, experts=plain("mxfp4")) if name == "fp4" else scheme
 
 
-def _check_plain(c: ConfigReader) -> None:
-    """Sixteen and thirty-two bits count as bf16; other dtypes need a scheme."""
+def _check_plain(c: ConfigReader, data: Data) -> tuple[str, ...]:
+    """Sixteen and thirty-two bits count as bf16, and other dtypes need a scheme; what to note where
+    the model's name has one.
+    """
     named = c.text("dtype") or c.text("torch_dtype")
     if named not in ("", "auto", "bfloat16", "float16", "float32"):
         c.wrong("torch_dtype", f"'{named}' is not known without a quantization_config")
+    found = _NAMED.search(data.get("title", ""))
+    if found is None:
+        return ()
+    return (
+        f"the name says {found[0]} and {c.shown} has no quantization_config: bf16 counts; "
+        f"put the checkpoint's {SIDECAR} beside it",
+    )
 
 
 def _contradiction(ours: Data, theirs: Data, shown: str) -> list[str]:

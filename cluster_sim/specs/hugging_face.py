@@ -13,28 +13,37 @@ from collections.abc import Mapping
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.specs.architectures import (
     deepseek,
+    deepseek_v4,
     gemma,
     gpt_oss,
+    kimi,
     llama,
     mamba,
+    mimo,
     minimax,
     nemotron,
     older,
     qwen,
     relatives,
     sparse,
+    step,
 )
 from cluster_sim.specs.architectures.common import Architectures
 from cluster_sim.specs.checkpoint import stored
 from cluster_sim.specs.config_reader import ConfigReader, Data, json_object
 from cluster_sim.specs.find import FileRecord
 
+_TOWERS = ("vision_config", "visual_config", "audio_config", "speech_config")
 ARCHITECTURES: Architectures = {
     **llama.ARCHITECTURES,
     **qwen.ARCHITECTURES,
     **deepseek.ARCHITECTURES,
+    **deepseek_v4.ARCHITECTURES,
+    **kimi.ARCHITECTURES,
     **gpt_oss.ARCHITECTURES,
     **minimax.ARCHITECTURES,
+    **mimo.ARCHITECTURES,
+    **step.ARCHITECTURES,
     **gemma.ARCHITECTURES,
     **older.ARCHITECTURES,
     **nemotron.ARCHITECTURES,
@@ -63,10 +72,20 @@ def parse(text: str, shown: str, name: str, beside: Mapping[str, FileRecord] | N
         data["tied_embeddings"] = outer_tie
     if not config.problems:
         data |= stored(config, outer, data, kind, beside or {})
+        data["notes"] = [*_left_out(outer), *data.get("notes", [])] or None
     config.refuse_left_overs()
     if config.problems:
         raise SpecError(config.problems)
     return {key: value for key, value in data.items() if value is not None}
+
+
+def _left_out(outer: Data) -> list[str]:
+    """What a config names beside the decoder, which nothing prices."""
+    towers = [key.removesuffix("_config") for key in _TOWERS if isinstance(outer.get(key), dict)]
+    if not towers:
+        return []
+    names = " and ".join(towers)
+    return [f"the {names} tower is left out: neither its weights nor its time count"]
 
 
 def _unknown(shown: str, kind: str) -> str:

@@ -20,8 +20,11 @@ MOST_FREE = 200  # wildcards and expressions that name no layer: each is tried o
 LONGEST = 500  # characters of an expression
 MOST_LOOPS = 4  # unbounded repetitions of an expression
 _ROOTS = re.compile(r"(?:(?:model|language_model|backbone|transformer|llm)\.)+")
-_LAYER = re.compile(r"layers\\?\.(\d+)(?![\d*?\[])")
-_EXPERT = re.compile(r"(?:.*\.)?layers\.(\d+)\.(?:.*\.)?experts\.(\d+)(?:\.(\w+))?(?:\.weight)?")
+_LAYER = re.compile(r"layers\.(\d+)(?=\.|$)")
+_LAYER_IN_REGEX = re.compile(r"layers\\?\.(\d+)\\\.")
+_EXPERT = re.compile(
+    r"(?:.*\.)?layers\.(\d+)\.(?:.*\.)?experts\.(\d+)(?:\.(\w+)(?:\.weight|\.?\*)?|\.\*)?"
+)
 _LOOP = re.compile(r"(?<!\\)[*+]|\{\d*,\d*\}")
 _NESTED = re.compile(r"\([^()]*(?:(?<!\\)[*+]|,\})[^()]*\)(?:[*+]|\{)")
 _VARIANTS = ("", "model.", "language_model.model.", "model.language_model.")
@@ -40,6 +43,8 @@ class Patterns:
         for text in dict.fromkeys(texts):
             if text.startswith(REGEX):
                 self._keep(text, _checked(text))
+            elif expert := _EXPERT.fullmatch(text):
+                self.experts[int(expert[1])].add((int(expert[2]), expert[3] or ""))
             elif re.search(r"[*?\[]", text):
                 glob = _ROOTS.sub("", text) if _ROOTS.match(text) else text
                 layer = _LAYER.match(glob)
@@ -48,15 +53,15 @@ class Patterns:
                 else:
                     body = fnmatch.translate(glob).removesuffix(r"\Z")
                     self._keep(glob, re.compile(body + r"(?:\..*)?\Z", re.DOTALL))
-            elif expert := _EXPERT.fullmatch(text):
-                self.experts[int(expert[1])].add((int(expert[2]), expert[3] or ""))
             else:
                 self._plain.add(_ROOTS.sub("", text, count=1).removesuffix(".weight"))
         self._prefixes = {layer: tuple(mine) for layer, mine in prefixes.items()}
 
     def _keep(self, text: str, pattern: re.Pattern[str]) -> None:
-        layers = set(_LAYER.findall(text))
-        if len(layers) == 1 and "|" not in text:
+        """Keep a pattern where it can match: among a layer's own only if it names that alone."""
+        regex = text.startswith(REGEX)
+        layers = set((_LAYER_IN_REGEX if regex else _LAYER).findall(text))
+        if len(layers) == 1 and not (regex and re.search(r"\||\(\?", text)):
             self._loose[layers.pop()].append(pattern)
         elif len(self._free) == MOST_FREE:
             raise ValueError(f"more than {MOST_FREE} patterns that name no layer")

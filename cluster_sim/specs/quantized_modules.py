@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT, Dtype
 from cluster_sim.specs.config_reader import Data
 from cluster_sim.specs.kept import LAYERED, Part, rule
+from cluster_sim.specs.layer_places import layers_of
 from cluster_sim.specs.quantization import BF16, Scheme, Stored, neighbours
 
 SMALL = 0.01  # share of a part that is not kept apart
@@ -26,7 +26,7 @@ PLACES: Places = {
     "attention": ("self_attn",),
     "linear": ("linear_attn",),
     "dense": ("mlp",),
-    "shared": ("mlp.shared_experts", "mlp.shared_expert"),
+    "shared": ("mlp.shared_experts", "mlp.shared_expert", "mlp.shared_mlp"),
     "experts": ("mlp.experts",),
     "router": ("mlp.gate", "mlp.router"),
 }
@@ -40,6 +40,13 @@ _FEED_FORWARD: Places = {
     "shared": ("feed_forward.shared_expert",),
     "experts": ("feed_forward.experts",),
     "router": ("feed_forward.router",),
+}
+_GRANITE: Places = {
+    "linear": ("mamba",),
+    "dense": ("shared_mlp",),
+    "shared": ("shared_mlp",),
+    "experts": ("block_sparse_moe",),
+    "router": ("block_sparse_moe.router",),
 }
 _MIXER: Places = {
     "attention": ("mixer",),
@@ -58,6 +65,14 @@ FAMILIES: dict[str, Places] = {
     "llama4": _FEED_FORWARD,
     "llama4_text": _FEED_FORWARD,
     "jamba": {**_FEED_FORWARD, "linear": ("mamba",)},
+    "bamba": {**_FEED_FORWARD, "linear": ("mamba",)},
+    "falcon_h1": {**_FEED_FORWARD, "linear": ("mamba",)},
+    "phimoe": _SPARSE_BLOCK,
+    "granitemoe": _GRANITE,
+    "granitemoeshared": _GRANITE,
+    "granitemoehybrid": _GRANITE,
+    "bailing_moe": {"attention": ("attention",)},
+    "bailing_moe_v2": {"attention": ("attention",)},
     "nemotron_h": _MIXER,
     "deepseek_v4": {
         "attention": ("attn", "self_attn"),
@@ -73,10 +88,11 @@ FAMILIES: dict[str, Places] = {
     "gptj": {"attention": ("attn",)},
     "falcon": {"attention": ("self_attention",)},
 }
+_UNGATED = ("dense_h_to_4h", "c_fc", "fc_in")
 _MLP = (
-    ("gate_proj", "w1", "gate_up_proj", "dense_h_to_4h", "c_fc", "fc_in"),
-    ("up_proj", "w3", "gate_up_proj", "dense_h_to_4h", "c_fc", "fc_in"),
-    ("down_proj", "w2", "dense_4h_to_h", "c_proj", "fc_out"),
+    ("gate_proj", "w1", "gate_up_proj", "gate_and_up_proj", "input_linear"),
+    ("up_proj", "w3", "gate_up_proj", "gate_and_up_proj", "input_linear", *_UNGATED),
+    ("down_proj", "w2", "output_linear", "dense_4h_to_h", "c_proj", "fc_out"),
 )
 _OUTPUTS = ("o_proj", "wo_b", "wo", "dense", "c_proj", "out_proj", "attention_output")
 
@@ -220,22 +236,24 @@ def _modules(data: Data, kind: str) -> Iterator[Module]:
     for leaves, elements in _before_scores(data):
         yield Module("attention", at("attention", *leaves), elements)
     yield Module("output", at("attention", *_OUTPUTS), 1.0)
-    local, linear, moe = data.get("local") or {}, data.get("linear") or {}, data.get("moe") or {}
+    local, moe = data.get("local") or {}, data.get("moe") or {}
     if local.get("kind") == "sparse":
         for leaves, elements in _index(data, local):
             yield Module("index", at("attention", *leaves), elements)
-    if linear:
-        for leaves, elements in _linear(linear):
-            yield Module("linear", at("linear", *leaves), elements)
-    products = _MLP if data.get("gated", True) else (_MLP[1], _MLP[2])
-    for product in products:
+    for leaves, elements in _linear(data):
+        yield Module("linear", at("linear", *leaves), elements)
+    shared, latent = moe.get("shared_hidden", 0), moe.get("latent", 0)
+    for product in _MLP if data.get("gated", True) else _MLP[1:]:
         yield Module("dense", at("dense", *product), 1.0)
-        if moe.get("shared_hidden"):
-            yield Module("shared", at("shared", *product), 1.0)
+        if shared:
+            yield Module("shared", at("shared", *product), shared)
         if moe:
             # A listed expert is counted as such; here the last stands for all of them.
             one = [f"{moe['experts'] - 1}.{leaf}" for leaf in product]
             yield Module("experts", at("experts", *one, *product), 1.0)
+    if latent:
+        yield Module("shared", at("dense", "fc1_latent_proj"), latent)
+        yield Module("shared", at("dense", "fc2_latent_proj"), latent)
     if moe:
         yield Module("router", places["router"], 1.0)
 
@@ -275,89 +293,21 @@ def _index(data: Data, local: Data) -> list[tuple[tuple[str, ...], float]]:
     ]
 
 
-def _linear(linear: Data) -> list[tuple[tuple[str, ...], float]]:
-    """Names and elements of the products of a layer with a constant state, up to the hidden
-    width.
-    """
-    heads = linear.get("value_heads") or 1
-    values = heads * (linear.get("value_dim") or 1)
-    keys = (linear.get("key_heads") or 1) * (linear.get("key_dim") or 1)
+def _linear(data: Data) -> list[tuple[tuple[str, ...], float]]:
+    """Names and elements of the products of layers with a constant state, over the hidden width."""
+    linear, space = data.get("linear") or {}, data.get("state_space") or {}
+    if space:
+        inner, groups = space["inner"], space.get("groups") or 1
+        entered = 2 * inner + 2 * groups * space["state"] + (space.get("heads") or 0)
+        return [(("in_proj",), entered), (("out_proj",), inner)]
+    if not linear:
+        return []
+    heads = linear["value_heads"]
+    values, keys = heads * linear["value_dim"], linear["key_heads"] * linear["key_dim"]
     return [
-        (("in_proj_qkv", "in_proj_qkvz", "in_proj", "q_proj"), 2 * keys + values),
-        (("in_proj_z", "in_proj_qkvz", "in_proj", "g_proj"), values),
-        (("in_proj_b", "in_proj_ba", "in_proj", "b_proj"), heads),
-        (("in_proj_a", "in_proj_ba", "in_proj", "a_proj"), heads),
+        (("in_proj_qkv", "in_proj_qkvz", "q_proj"), 2 * keys + values),
+        (("in_proj_z", "in_proj_qkvz", "g_proj", "g_b_proj"), values),
+        (("in_proj_b", "in_proj_ba", "b_proj"), heads),
+        (("in_proj_a", "in_proj_ba", "f_b_proj"), heads),
         (("out_proj", "o_proj"), values),
     ]
-
-
-def layers_of(config: Data, data: Data, part: str) -> list[int]:
-    """Which layers have a part.
-
-    Rule: as the lists and steps of the config say, if they make as many as the dimensions count;
-    else the last ones have experts and indices and the first ones are linear.
-    """
-    layers = data["layers"]
-    moe, local, linear = data.get("moe") or {}, data.get("local") or {}, data.get("linear") or {}
-    every = list(range(layers))
-    constant = (
-        _agreeing(_constant(config, layers), linear.get("layers", 0))
-        or every[: linear.get("layers", 0)]
-    )
-    sparse = moe.get("layers", 0)
-    with_experts = _agreeing(_with_experts(config, layers), sparse) or every[layers - sparse :]
-    if part in ("shared", "experts", "router"):
-        return with_experts
-    if part == "dense":
-        return sorted(set(every) - set(with_experts))
-    if part == "linear":
-        return constant
-    if part == "index":
-        return every[layers - local.get("layers", 0) :]
-    return sorted(set(every) - set(constant))
-
-
-def _agreeing(found: list[int], count: int) -> list[int]:
-    return found if len(found) == count else []
-
-
-def _constant(config: Data, layers: int) -> list[int]:
-    """Layers with a constant state as a config lists them."""
-    kinds = config.get("layer_types") or config.get("layers_block_type")
-    if isinstance(kinds, list):
-        named = ("linear_attention", "mamba", "mamba2", "kda")
-        return [layer for layer, kind in enumerate(kinds) if kind in named]
-    pattern = config.get("hybrid_override_pattern")
-    if isinstance(pattern, str):
-        return [layer for layer, letter in enumerate(pattern) if letter == "M"]
-    every = config.get("full_attention_interval", 4)
-    return [layer for layer in range(layers) if (layer + 1) % max(1, _whole(every))]
-
-
-def _with_experts(config: Data, layers: int) -> list[int]:
-    """Layers with experts as a config lists them."""
-    for key, sparse in (("mlp_layer_types", "sparse"), ("moe_layer_freq", 1)):
-        listed = config.get(key)
-        if isinstance(listed, list):
-            return [layer for layer, kind in enumerate(listed) if kind == sparse]
-    if isinstance(config.get("moe_layers"), list):
-        return [layer for layer in config["moe_layers"] if isinstance(layer, int)]
-    pattern = config.get("hybrid_override_pattern")
-    if isinstance(pattern, str):
-        return [layer for layer, letter in enumerate(pattern) if letter == "E"]
-    if "interleave_moe_layer_step" in config:
-        step = max(1, _whole(config["interleave_moe_layer_step"]))
-        return list(range(step - 1, layers, step))
-    if "decoder_sparse_step" in config or "mlp_only_layers" in config:
-        step, dense = (
-            max(1, _whole(config.get("decoder_sparse_step", 1))),
-            config.get("mlp_only_layers") or [],
-        )
-        return [n for n in range(layers) if (n + 1) % step == 0 and n not in dense]
-    first, every = config.get("first_k_dense_replace", 0), config.get("moe_layer_freq", 1)
-    step = max(1, _whole(every))
-    return [n for n in range(layers) if n >= _whole(first) and n % step == 0]
-
-
-def _whole(value: Any) -> int:
-    return value if isinstance(value, int) else 0

@@ -357,7 +357,8 @@ def weight_bytes_per_device(model: Model, layout: Layout, recipe: Recipe) -> flo
     )
     if model.moe is not None:
         experts = model.moe.experts // layout.ep * expert_elements(model, layout)
-        layers += model.moe.layers * experts * BYTES_PER_ELEMENT[recipe.experts]
+        idle = counts.idle_parameters(model) / (layout.ep * layout.expert_slices)
+        layers += (model.moe.layers * experts + idle) * BYTES_PER_ELEMENT[recipe.experts]
     table = -(-model.vocab // layout.tp) * model.hidden
     tables = (1 if model.tied_embeddings else 2) * table
     # The first and the last stage hold one table each; the fuller one decides.

@@ -24,6 +24,10 @@ _HUNYUAN_IDLE = {
     *("skip_cls_token", "mask_init_id", "image_token_id", "group_limited_greedy"),
     *("max_num_patches_per_img", "org_vocab_size", "routed_scaling_factor", "norm_topk_prob"),
 }
+_ERNIE_PAIRS = (
+    *("moe_num_experts", "moe_intermediate_size", "moe_layer_start_index", "moe_layer_end_index"),
+    *("moe_k", "moe_capacity"),
+)
 _ERNIE_IDLE = {
     *("moe_use_aux_free", "moe_gate", "moe_capacity", "moe_norm_min", "moe_use_hard_gate"),
     *("moe_group", "fuse_rms_norm", "compression_ratio", "moe_gate_act", "moe_norm_gate_logits"),
@@ -71,9 +75,11 @@ def _shared_keys(c: ConfigReader, data: Data) -> list[Data]:
     return [{"layers": layers, "cache": False, **same}]
 
 
-def _ernie_moe(c: ConfigReader) -> Data:
+def _ernie_moe(c: ConfigReader, *, vision: bool = False) -> Data:
     data = base(c, tied=True, dense=False, context=131072)
     layers, bias = data["layers"], c.flag("use_bias", False)
+    if vision:
+        _text_alone(c)
     first = c.count("moe_layer_start_index", 1, least=0)
     last = c.count("moe_layer_end_index", -1, least=-1)
     every = c.count("moe_layer_interval", 1)
@@ -90,12 +96,33 @@ def _ernie_moe(c: ConfigReader) -> Data:
             "top_k": c.count("moe_k", 6),
             "expert_hidden": width,
             "shared_hidden": c.count("moe_num_shared_experts", 2, least=0) * width,
+            "idle_hidden": c.count("experts_of_images", 0, least=0),
             "layers": count,
         }
         if count
         else None,
         "mtp_layers": c.count("num_nextn_predict_layers", 0, least=0),
     }
+
+
+def _text_alone(c: ConfigReader) -> None:
+    """Of keys that say a number for text and one for images, those for text; experts of images lie
+    in memory, as many as the widths and counts say.
+    """
+    images = []
+    for key in ("moe_num_experts", "moe_intermediate_size"):
+        value = c.data.get(key)
+        pair = value if isinstance(value, list) and len(value) == 2 else [value, value]
+        images.append(pair[1] if isinstance(pair[1], int) else 0)
+    for key in _ERNIE_PAIRS:
+        value = c.data.get(key)
+        if isinstance(value, list) and value:
+            c.imply(key, value[0])
+    c.imply("experts_of_images", images[0] * images[1])
+    c.read |= {"moe_dense_experts_token_type_ids", "mm_vocab_size", "max_text_id", "max_image_id"}
+    c.read |= {key for key in c.data if key.startswith(("im_", "image_", "video_", "vision_"))}
+    c.read |= {"moe_use_token_type_bias", "moe_with_send_router_loss", "spatial_conv_size"}
+    c.read |= {"temporal_conv_size", "pixel_hidden_size", "moe_multimodal_paired_experts"}
 
 
 def _bailing(c: ConfigReader, *, norm: bool) -> Data:
@@ -192,6 +219,9 @@ ARCHITECTURES: Architectures = {
     "hunyuan_v1_dense": lambda c: _hunyuan(c, norm=True),
     "hunyuan_v1_moe": lambda c: _hunyuan(c, norm=True),
     "ernie4_5_moe": _ernie_moe,
+    "ernie4_5_moe_vl": lambda c: _ernie_moe(c, vision=True),
+    "ernie4_5_vl_moe": lambda c: _ernie_moe(c, vision=True),
+    "ernie4_5_vl_moe_text": lambda c: _ernie_moe(c, vision=True),
     "bailing_moe": lambda c: _bailing(c, norm=False),
     "bailing_moe_v2": lambda c: _bailing(c, norm=True),
     "dots1": _dots,

@@ -123,11 +123,10 @@ def _unknown(config: ConfigReader, kind: str) -> str:
     text = f"{shown}: model_type: '{kind}' is not known"
     text += f"; the nearest known are {', '.join(near)}" if near else ""
     like = nearest_family(config, ARCHITECTURES)
-    lines = [f"{text}. By its keys it is nearest to '{like.family}'"]
-    if like.left_over:
-        lines.append(f"not understood: {', '.join(like.left_over)}")
+    left = f"; not understood: {', '.join(like.left_over)}" if like.left_over else ""
+    if not like.problems:
+        text += f". By its keys it is nearest to '{like.family}'{left}"
+        return f"{text}. Price it so with --model-like {like.family}, which the run notes"
     start = f"{shown}: {config.prefix}"
-    if like.problems:
-        lines.append(f"it lacks {'; '.join(p.removeprefix(start) for p in like.problems)}")
-        return "; ".join(lines)
-    return f"{'; '.join(lines)}. Price it so with --model-like {like.family}, which the run notes"
+    problems = "; ".join(problem.removeprefix(start) for problem in like.problems)
+    return f"{text}. It can be read as none; as '{like.family}': {problems}{left}"

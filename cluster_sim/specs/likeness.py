@@ -43,7 +43,7 @@ _SYNONYMS = (
 )
 _EXPERTS = _SYNONYMS[8]
 _LATENTS = ("kv_lora_rank",)
-_MISSING = 100  # a missing key weighs as much as so many that are left over
+_USUAL = "llama"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,14 @@ def read_like(config: ConfigReader, family: str, architectures: Architectures) -
 
 
 def nearest_family(config: ConfigReader, architectures: Architectures) -> Likeness:
-    """The known family that a config can be read as with the fewest keys missing and left over; the
-    earlier of equals.
+    """The known family that a config can be read as with the fewest keys left over, the earlier of
+    equals; Llama with what is missing where it can be read as none.
     """
     found = [read_like(config, family, architectures) for family in architectures]
-    return min(found, key=lambda like: _MISSING * len(like.problems) + len(like.left_over))
+    whole = [like for like in found if not like.problems]
+    if not whole:
+        return read_like(config, _USUAL, architectures)
+    return min(whole, key=lambda like: len(like.left_over))
 
 
 def _many(value: object) -> bool:

@@ -9,7 +9,9 @@ from cluster_sim.perf.state_space import STATE_FLOP, state_space_parameters, sta
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.model import Attention, Compressed, Model
 
-INDEX_KEY_BYTES = 1  # engines keep the keys of a sparse index in fp8 (DeepSeek-V3.2, recalled)
+# Engines keep the keys of a sparse index in fp8 (DeepSeek-V3.2, recalled), in bf16 beside a cache
+# that is no latent (MiniMax-M3 in vLLM).
+INDEX_KEY_BYTES = 1
 
 
 def parameters(model: Model) -> int:
@@ -48,7 +50,7 @@ def mtp_parameters(model: Model) -> int:
     are shared. Source: DeepSeek-V3 report, section 2.2.
     """
     moe = model.moe
-    if moe is None:
+    if moe is None or model.mtp_dense:
         mlp = mlp_parameters(model, model.ffn_hidden)
     else:
         mlp = moe.experts * expert_parameters(model) + latent_parameters(model)
@@ -92,7 +94,9 @@ def attention_parameters(model: Model, kind: Attention) -> int:
     if mla is None:
         values = kind.value_dim if kind.value_projection else 0
         keys = kind.kv_heads * (kind.head_dim + values) if kind.cache else 0
-        return gates + outputs + model.hidden * (kind.heads * kind.head_dim + keys)
+        heads = kind.heads * kind.head_dim
+        queries = kind.q_rank * (model.hidden + heads) if kind.q_rank else model.hidden * heads
+        return gates + outputs + queries + model.hidden * keys
     query = kind.heads * (mla.nope_dim + mla.rope_dim)
     queries = mla.q_rank * (model.hidden + query) if mla.q_rank else model.hidden * query
     latent = model.hidden * (mla.kv_rank + mla.rope_dim)
@@ -222,6 +226,7 @@ def _small(model: Model, experts: int) -> int:
 def _small_attention(model: Model, kind: Attention) -> int:
     """Norms, biases and sinks of one layer's attention."""
     count = 2 * kind.head_dim if model.qk_norm else 0
+    count += kind.q_rank
     if kind.mla is not None:
         count += kind.mla.q_rank + kind.mla.kv_rank
     if kind.compressed is not None:
@@ -288,8 +293,16 @@ def index_bytes_per_token(model: Model) -> float:
     local, kind = model.local, model.indexed
     if local is None or kind is None:
         return 0
-    keys = local.indexed_layers * local.index_dim * INDEX_KEY_BYTES
+    keys = local.indexed_layers * index_key_bytes(model)
     return keys / kind.compressed.ratio if kind.compressed is not None else keys
+
+
+def index_key_bytes(model: Model) -> int:
+    """Bytes of a key of an index, where the model has one."""
+    local, kind = model.local, model.indexed
+    if local is None or kind is None:
+        return 0
+    return local.index_dim * (INDEX_KEY_BYTES if kind.latent else 2)
 
 
 def attention_flop_per_context_token(model: Model, *, absorbed: bool) -> float:

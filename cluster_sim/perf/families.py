@@ -16,7 +16,7 @@ from cluster_sim.perf.collectives import (
     group_provenance,
     handoff_s,
 )
-from cluster_sim.perf.counts import read_share
+from cluster_sim.perf.counts import index_key_bytes, read_share
 from cluster_sim.perf.drafts import one_mtp_layer, with_passes
 from cluster_sim.perf.experts import expert_time
 from cluster_sim.perf.kernel_software import from_others
@@ -154,6 +154,10 @@ class _Case:
     def sequences(self) -> FloatArray:
         return np.arange(self.software.max_num_seqs + 1, dtype=float)
 
+    def shares(self, part: str, layers: int) -> tuple[tuple[str, float], ...]:
+        """The dtypes of a part, each with its number of layers."""
+        return self.recipe.shares(self.model, part, layers)
+
     @property
     def all_tokens(self) -> FloatArray:
         """Tokens of all batches together: as many as the limits allow, ``together`` at most."""
@@ -177,10 +181,7 @@ def operator_families(
     case = _Case(machine, model, software, layout, recipe, together)
     families = [*_gemm_families(case), _prefill_family(case), _decode_family(case)]
     families.append(_glue_family(case))
-    if model.linear is not None:
-        families.append(_linear_attention_family(case))
-    if model.state_space is not None:
-        families.append(_state_space_family(case))
+    families += _recurrent_families(case)
     families.append(_all_reduce_family(case))
     if model.moe is not None:
         families += _expert_families(case)
@@ -218,25 +219,22 @@ def _drafting(case: _Case, families: list[Family]) -> list[Family]:
 
 
 def _gemm_families(case: _Case) -> tuple[Family, Family]:
-    """GEMM time, split by which side of the roofline binds; the LM head runs in bf16 on one row a
-    sequence, routers in bf16.
+    """GEMM time, split by which side of the roofline binds; the LM head runs on one row a sequence.
 
     With k drafts the LM head runs on k + 1 rows a sequence, and on one row a draft.
     """
-    machine, recipe = case.machine, case.recipe
-    tokens, rows, drafts = case.tokens, case.sequences, case.software.draft_tokens
-    dtypes = {"attention": recipe.attention, "dense": recipe.dense, "router": "bf16"}
-    layers, used = np.zeros((3, len(tokens))), {"bf16"}
+    machine, tokens, rows = case.machine, case.tokens, case.sequences
+    drafts, layers = case.software.draft_tokens, np.zeros((3, len(tokens)))
+    used, head = {"bf16"}, lm_head(case.model, case.layout.tp)
+    for shape in (*layer_gemms(case.model, case.layout), head):
+        used |= {dtype for dtype, _ in case.shares(shape.part, shape.layers)}
     for shape in layer_gemms(case.model, case.layout):
-        dtype = dtypes[shape.part]
-        used.add(dtype)
-        layers += shape.layers * _product(machine, dtype, tokens, shape)
-    head = lm_head(case.model, case.layout.tp)
-    heads = _product(machine, "bf16", rows * case.width, head)
+        layers += _products(case, tokens, shape)
+    heads = _products(case, rows * case.width, head)
     if drafts:
         projection = draft_projections(case.model, drafts)
-        layers += projection.layers * _product(machine, "bf16", tokens, projection)
-        once = projection.layers * _product(machine, "bf16", rows, head)
+        layers += _products(case, tokens, projection)
+        once = projection.layers * _products(case, rows, head)
         again = drafts - projection.layers
         heads += once + again * _product(machine, "bf16", rows, projection)
     layers[:, 0] = heads[:, 0] = 0.0
@@ -248,13 +246,28 @@ def _gemm_families(case: _Case) -> tuple[Family, Family]:
     )
 
 
-def _product(machine: TopologyInput, dtype: str, tokens: FloatArray, shape: Gemm) -> FloatArray:
+def _products(case: _Case, tokens: FloatArray, shape: Gemm) -> FloatArray:
+    """What ``_product`` gives of all layers that have a product, each in its dtype."""
+    found = np.zeros((3, len(tokens)))
+    for dtype, layers in case.shares(shape.part, shape.layers):
+        width = case.recipe.width(case.model, dtype)
+        found += layers * _product(case.machine, dtype, tokens, shape, width)
+    return found
+
+
+def _product(
+    machine: TopologyInput,
+    dtype: str,
+    tokens: FloatArray,
+    shape: Gemm,
+    weight_bytes: float | None = None,
+) -> FloatArray:
     """Seconds of one layer's product where arithmetic binds, where bytes do, and what it reads (s)
     where arithmetic binds.
     """
-    seconds, bound = gemm_s(machine, dtype, tokens, shape.n, shape.k)
-    curve = gemm_curve(machine, dtype)
-    read_s = gemm_memory_s(machine.chip, dtype, curve, tokens, shape.n, shape.k)
+    size = (tokens, shape.n, shape.k, weight_bytes)
+    seconds, bound = gemm_s(machine, dtype, *size)
+    read_s = gemm_memory_s(machine.chip, dtype, gemm_curve(machine, dtype), *size)
     rows = (np.where(bound, seconds, 0.0), np.where(bound, 0.0, seconds))
     return np.array((*rows, np.where(bound, read_s, 0.0)))
 
@@ -283,7 +296,7 @@ def _decode_family(case: _Case) -> Family:
         share, near_s = read_share(kind), layer.token_s
         context_s += (kind.layers - kind.local_layers) * layer.token_s * share
         if model.local is not None and kind == model.indexed:
-            index = model.local.indexed_layers * model.local.index_dim
+            index = model.local.indexed_layers * index_key_bytes(model)
             context_s += index / layer.bytes_per_s * share
             near_s = case.width * decode_attention(*parts).token_s
         local_context_s += kind.local_layers * near_s * share
@@ -312,49 +325,38 @@ def _glue_family(case: _Case) -> Family:
     return Family("glue", curve.provenance, tokens)
 
 
-def _linear_attention_family(case: _Case) -> Family:
-    """Gated-delta layers: every sequence reads and writes its state once a step, every token costs
-    the chunked form's FLOP.
+def _recurrent_family(case: _Case, name: str, layers: int, flop: int, held: float) -> Family:
+    """Layers with a state of ``held`` bytes a sequence: every sequence reads and writes it once a
+    step, every token costs ``flop``.
 
     Model: decode bytes 2 x state a sequence over the glue curve, and one more state a draft, since
-    any of them may be the last that is kept; 6 x state elements FLOP a token at
-    the rate of prompt attention. Limits: assumed, no timings of such kernels.
+    any of them may be the last that is kept; the FLOP at the rate of prompt attention. Limits:
+    assumed, no timings of such kernels; scans of Mamba-1 are no products and may take longer.
     """
-    model, machine = case.model, case.machine
-    linear = model.linear
-    assert linear is not None
+    machine = case.machine
     curve, (prefill, _) = machine.fits.glue, attention_curves(machine, case.recipe.kv)
-    flop = 6 * linear_state_elements(linear, case.layout.tp)
-    moved = (1 + case.width) * linear_state_bytes(linear, case.layout.tp)
+    moved = (1 + case.width) * held
     bandwidth = machine.chip.device_bandwidth * curve.memory
     flop_s = flop / (machine.chip.device_peak("bf16") * prefill.compute)
-    tokens = linear.layers * (curve.floor + case.tokens * flop_s)
-    sequences = linear.layers * case.sequences * (moved / bandwidth)
+    tokens = layers * (curve.floor + case.tokens * flop_s)
+    sequences = layers * case.sequences * (moved / bandwidth)
     tokens[0] = 0.0
-    use = Family("linear_attention", "", sequences_s=sequences)
-    return Family("linear_attention", "assumed", tokens, sequences, use=use)
+    use = Family(name, "", sequences_s=sequences)
+    return Family(name, "assumed", tokens, sequences, use=use)
 
 
-def _state_space_family(case: _Case) -> Family:
-    """Layers of Mamba, as those of linear attention: every sequence reads and writes its state once
-    a step, every token costs the FLOP of the recurrence.
-
-    Model: decode bytes 2 x state a sequence over the glue curve, and one more state a draft;
-    STATE_FLOP x state elements FLOP a token at the rate of prompt attention. Limits: assumed, no
-    timings of such kernels; scans of Mamba-1 are no matrix products and may take longer.
-    """
-    ssm, machine, tp = case.model.state_space, case.machine, case.layout.tp
-    assert ssm is not None
-    curve, (prefill, _) = machine.fits.glue, attention_curves(machine, case.recipe.kv)
-    flop = STATE_FLOP * state_elements(ssm, tp)
-    flop_s = flop / (machine.chip.device_peak("bf16") * prefill.compute)
-    moved = (1 + case.width) * state_space_bytes(ssm, tp)
-    bandwidth = machine.chip.device_bandwidth * curve.memory
-    tokens = ssm.layers * (curve.floor + case.tokens * flop_s)
-    sequences = ssm.layers * case.sequences * (moved / bandwidth)
-    tokens[0] = 0.0
-    use = Family("state_space", "", sequences_s=sequences)
-    return Family("state_space", "assumed", tokens, sequences, use=use)
+def _recurrent_families(case: _Case) -> list[Family]:
+    """Gated-delta layers in their chunked form, 6 FLOP an element of the state, and Mamba's."""
+    linear, ssm, tp = case.model.linear, case.model.state_space, case.layout.tp
+    found = []
+    if linear is not None:
+        flop = 6 * linear_state_elements(linear, tp)
+        held = linear_state_bytes(linear, tp)
+        found.append(_recurrent_family(case, "linear_attention", linear.layers, flop, held))
+    if ssm is not None:
+        flop, bytes_ = STATE_FLOP * state_elements(ssm, tp), state_space_bytes(ssm, tp)
+        found.append(_recurrent_family(case, "state_space", ssm.layers, flop, bytes_))
+    return found
 
 
 def _all_reduce_family(case: _Case) -> Family:
@@ -362,29 +364,25 @@ def _all_reduce_family(case: _Case) -> Family:
     tensor parallelism.
 
     One after each mixer and each MLP (parallel blocks: one), and in Mamba-1 one more of what drives
-    its state. Experts of
-    several attention groups exchange tokens instead, see the expert families.
+    its state. Experts of several attention groups exchange tokens instead, see the expert families.
     """
     machine, model, layout = case.machine, case.model, case.layout
-    algorithms = case.software.all_reduce
+    algorithms, in_situ = case.software.all_reduce, case.software.in_situ
     provenance = all_reduce_provenance(machine, algorithms, layout.tp)
     sums = model.summed_blocks
     if layout.attn_dp > 1 and model.moe is not None:
         sums -= model.moe.layers
+    tokens, sent = np.zeros_like(case.tokens), np.zeros_like(case.tokens)
     if layout.tp == 1:
-        return Family("all_reduce", provenance, np.zeros_like(case.tokens))
-    message = case.tokens * (model.hidden * ACTIVATION_BYTES)
-    alone, sent = all_reduce(machine, algorithms, message, layout.tp)
-    in_situ = case.software.in_situ
-    tokens = sums * (alone * in_situ.all_reduce_factor + in_situ.all_reduce_skew)
-    sent = sums * sent
-    inside = summed_elements(model.state_space) if model.state_space else 0
-    if inside:
-        message = case.tokens * (inside * ACTIVATION_BYTES)
-        alone, more = all_reduce(machine, algorithms, message, layout.tp)
-        each = alone * in_situ.all_reduce_factor + in_situ.all_reduce_skew
-        tokens += model.state_space_layers * each
-        sent = sent + model.state_space_layers * more
+        return Family("all_reduce", provenance, tokens)
+    kinds = [(sums, model.hidden)]
+    if model.state_space is not None and (inside := summed_elements(model.state_space)):
+        kinds.append((model.state_space.layers, inside))
+    for count, elements in kinds:
+        message = case.tokens * (elements * ACTIVATION_BYTES)
+        alone, bytes_ = all_reduce(machine, algorithms, message, layout.tp)
+        tokens += count * (alone * in_situ.all_reduce_factor + in_situ.all_reduce_skew)
+        sent += count * bytes_
     tokens[0] = 0.0
     use = Family("all_reduce", "", sent)
     return Family("all_reduce", provenance, tokens, use=use)
@@ -399,17 +397,21 @@ def _expert_families(case: _Case) -> list[Family]:
     assert model.moe is not None
     alone = layout.attn_dp == 1
     counts = case.tokens if alone else case.all_tokens
-    time = expert_time(case.machine, model, layout, case.recipe, len(counts) - 1)
-    layers = model.moe.layers
-    math, weights = layers * time.math_s, layers * time.weights_s
+    math, weights, provenances = np.zeros(len(counts)), np.zeros(len(counts)), []
+    for dtype, layers in case.shares("experts", model.moe.layers):
+        same = replace(case.recipe, experts=dtype)
+        time = expert_time(case.machine, model, layout, same, len(counts) - 1)
+        math, weights = math + layers * time.math_s, weights + layers * time.weights_s
+        provenances.append(time.provenance)
+    provenance = weakest(provenances)
     if alone:
         return [
-            Family("expert_math", time.provenance, math),
-            Family("expert_weights", time.provenance, weights),
+            Family("expert_math", provenance, math),
+            Family("expert_weights", provenance, weights),
         ]
     return [
-        Family("expert_math", time.provenance, shared_s=math),
-        Family("expert_weights", time.provenance, shared_s=weights),
+        Family("expert_math", provenance, shared_s=math),
+        Family("expert_weights", provenance, shared_s=weights),
         _exchange_family(case, counts),
     ]
 
@@ -425,9 +427,8 @@ def _exchange_family(case: _Case, counts: FloatArray) -> Family:
     assert model.moe is not None
     ranks = layout.stage_devices
     chosen = None if layout.ep == 1 else model.moe.top_k * layout.expert_slices
-    width = min(BYTES_PER_ELEMENT[case.recipe.experts], ACTIVATION_BYTES)
-    if case.recipe.experts in WEIGHT_ONLY:
-        width = ACTIVATION_BYTES
+    shares = case.shares("experts", model.moe.layers)
+    width = sum(layers * _sent_bytes(dtype) for dtype, layers in shares) / model.moe.layers
     copy = np.ceil(counts / ranks) * model.expert_input
     dispatch, out = exchange(case.machine, copy * width, ranks, chosen)
     combine, back = exchange(case.machine, copy * ACTIVATION_BYTES, ranks, chosen)
@@ -436,6 +437,11 @@ def _exchange_family(case: _Case, counts: FloatArray) -> Family:
     use = Family("expert_exchange", "", shared_s=model.moe.layers * (out + back))
     provenance = group_provenance(fits.all_to_all.values(), ranks)
     return Family("expert_exchange", provenance, shared_s=shared, use=use)
+
+
+def _sent_bytes(dtype: str) -> float:
+    """Bytes of an activation on its way to experts of a dtype."""
+    return ACTIVATION_BYTES if dtype in WEIGHT_ONLY else BYTES_PER_ELEMENT[dtype]
 
 
 def _handoff_family(case: _Case) -> Family:

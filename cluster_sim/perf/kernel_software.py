@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cluster_sim.perf.layout import Recipe
@@ -25,14 +26,14 @@ def kernel_curves(
     machine: TopologyInput, model: Model, recipe: Recipe
 ) -> dict[str, tuple[Any, ...]]:
     """The curves of kernels that frameworks bring themselves, by family."""
-    dtypes = dict.fromkeys((recipe.dense, recipe.attention, "bf16"))
-    gemm = tuple(gemm_curve(machine, dtype) for dtype in dtypes)
-    curves = [kind_curves(machine, kind, recipe.kv) for kind in model.kinds]
+    gemm = tuple(gemm_curve(machine, dtype) for dtype in recipe.products_in(model))
+    attention = [kind_curves(machine, kind, recipe.kv) for kind in model.kinds]
     found: dict[str, tuple[Any, ...]] = {"gemm_math": gemm, "gemm_weights": gemm}
-    found["attention_prefill"] = tuple(prompt for prompt, _ in curves)
-    found["attention_decode"] = tuple(decode for _, decode in curves)
+    found["attention_prefill"] = tuple(prompt for prompt, _ in attention)
+    found["attention_decode"] = tuple(decode for _, decode in attention)
     if model.moe is not None:
-        experts = (machine.fits.moe[recipe.experts],)  # type: ignore[index]
+        curves: Mapping[str, Any] = machine.fits.moe  # type: ignore[assignment]
+        experts = tuple(curves[dtype] for dtype in recipe.experts_in(model))
         found |= {"expert_math": experts, "expert_weights": experts}
     return found
 

@@ -136,7 +136,7 @@ def step_residuals(
     provenance, the largest part of the weights among equals.
     """
     chip, profile = machine.chip.name, software.name
-    dtypes = dict.fromkeys((recipe.dense, recipe.attention, "bf16"))
+    dtypes = recipe.products_in(model)
     gemm = _of_weakest("gemm", {dtype: gemm_curve(machine, dtype) for dtype in dtypes}, chip)
     own, kv = model.kinds[0], recipe.kv
     kind = "mla" if own.latent else "attention"
@@ -178,8 +178,9 @@ def _of_experts(
     loads = _residual(
         f"expert loads of {model.name}", LOADS, "assumed", "skew fitted on closed-loop runs"
     )
-    experts: Fitted = machine.fits.moe[recipe.experts]  # type: ignore[index]
-    parts = (*of_curve("moe", recipe.experts, experts, chip), loads)
+    fitted: Mapping[str, Fitted] = machine.fits.moe  # type: ignore[assignment]
+    curves = {dtype: fitted[dtype] for dtype in recipe.experts_in(model)}
+    parts = (*_of_weakest("moe", curves, chip), loads)
     found["expert_math"] = found["expert_weights"] = parts
     exchanges, ranks = machine.fits.all_to_all, layout.stage_devices
     found["expert_exchange"] = (

@@ -8,13 +8,12 @@ from typing import Literal
 from cluster_sim.perf import counts
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.state_space import glue_elements, products, state_space_bytes
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT
+from cluster_sim.specs.kept import Part
 from cluster_sim.specs.model import Attention, LinearAttention, Model
 
 ACTIVATION_BYTES = 2
 STATE_BYTES = 4  # states of linear attention are kept in fp32
 SMALL_WINDOW = 1024  # tokens; engines give layers with such windows a cache of their own
-Part = Literal["attention", "dense", "router"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +48,8 @@ def layer_gemms(model: Model, layout: Layout) -> tuple[Gemm, ...]:
     if model.moe is not None:
         layers, outputs = model.moe.layers, model.moe.experts + int(model.moe.shared_gate)
         gemms += [Gemm("router", "router", outputs, model.hidden, layers)]
-        gemms += [Gemm("latent_in", "dense", model.moe.latent, model.hidden, layers)]
-        gemms += [Gemm("latent_out", "dense", model.hidden, model.moe.latent, layers)]
+        gemms += [Gemm("latent_in", "shared", model.moe.latent, model.hidden, layers)]
+        gemms += [Gemm("latent_out", "shared", model.hidden, model.moe.latent, layers)]
         gemms += _mlp(model, "shared", model.moe.shared_hidden, layers, layout.tp)
     return tuple(gemm for gemm in gemms if gemm.layers and gemm.n and gemm.k)
 
@@ -66,10 +65,12 @@ def _attention(model: Model, kind: Attention, tp: int) -> list[Gemm]:
         return _mla(model, kind, tp, gates)
     width = (kind.head_dim + kind.value_dim) if kind.value_projection else kind.head_dim
     keys = kv_heads_per_device(kind, tp) * width if kind.cache else 0
-    qkv = heads * kind.head_dim + gates + keys
+    queries = heads * kind.head_dim
+    qkv = (kind.q_rank or queries) + gates + keys
     return [
         Gemm("qkv", "attention", qkv, model.hidden, layers),
-        Gemm("attention_output", "attention", model.hidden, heads * kind.value_dim, layers),
+        Gemm("q_up", "attention", queries, kind.q_rank, layers),
+        Gemm("attention_output", "output", model.hidden, heads * kind.value_dim, layers),
     ]
 
 
@@ -86,7 +87,7 @@ def _mla(model: Model, kind: Attention, tp: int, gates: int) -> list[Gemm]:
         Gemm("q_up", "attention", queries, mla.q_rank or model.hidden, layers),
         Gemm("kv_up", "attention", heads * (mla.nope_dim + mla.v_dim), mla.kv_rank, layers),
         Gemm("output_gate", "attention", gates, model.hidden, layers),
-        Gemm("attention_output", "attention", model.hidden, heads * mla.v_dim, layers),
+        Gemm("attention_output", "output", model.hidden, heads * mla.v_dim, layers),
     ]
 
 
@@ -102,8 +103,8 @@ def _compressed(model: Model, kind: Attention, tp: int, gates: int) -> list[Gemm
         Gemm("qkv_down", "attention", compressed.q_rank + entry, model.hidden, layers),
         Gemm("q_up", "attention", heads * kind.head_dim, compressed.q_rank, layers),
         Gemm("output_gate", "attention", gates, model.hidden, layers),
-        Gemm("output_groups", "attention", outputs, group, layers),
-        Gemm("attention_output", "attention", model.hidden, outputs, layers),
+        Gemm("output_groups", "output", outputs, group, layers),
+        Gemm("attention_output", "output", model.hidden, outputs, layers),
     ]
 
 
@@ -115,8 +116,8 @@ def _index(model: Model) -> list[Gemm]:
     source, layers = counts.index_source(model, kind), local.indexed_layers
     keys = counts.index_key_width(model, kind) + local.index_heads
     return [
-        Gemm("index_q", "attention", local.index_heads * local.index_dim, source, layers),
-        Gemm("index_k", "attention", keys, model.hidden, layers),
+        Gemm("index_q", "index", local.index_heads * local.index_dim, source, layers),
+        Gemm("index_k", "index", keys, model.hidden, layers),
     ]
 
 
@@ -142,11 +143,11 @@ def _linear_attention(model: Model, tp: int) -> list[Gemm]:
     inputs += (0 if gate else values) + (0 if decay else linear.value_heads)
     layers = linear.layers
     return [
-        Gemm("linear_in", "attention", -(-inputs // tp), model.hidden, layers),
-        Gemm("linear_down", "attention", decay + gate, model.hidden, layers),
-        Gemm("decay_up", "attention", -(-keys // tp), decay, layers),
-        Gemm("gate_up", "attention", -(-values // tp), gate, layers),
-        Gemm("linear_out", "attention", model.hidden, -(-values // tp), layers),
+        Gemm("linear_in", "linear", -(-inputs // tp), model.hidden, layers),
+        Gemm("linear_down", "linear", decay + gate, model.hidden, layers),
+        Gemm("decay_up", "linear", -(-keys // tp), decay, layers),
+        Gemm("gate_up", "linear", -(-values // tp), gate, layers),
+        Gemm("linear_out", "linear", model.hidden, -(-values // tp), layers),
     ]
 
 
@@ -155,16 +156,18 @@ def _state_space(model: Model, tp: int) -> list[Gemm]:
     if ssm is None:
         return []
     return [
-        Gemm(name, "attention", n, k, ssm.layers) for name, n, k in products(ssm, model.hidden, tp)
+        Gemm(name, "linear", n, k, ssm.layers) for name, n, k in products(ssm, model.hidden, tp)
     ]
 
 
-def _mlp(model: Model, name: str, hidden: int, layers: int, tp: int) -> list[Gemm]:
+def _mlp(
+    model: Model, part: Literal["dense", "shared"], hidden: int, layers: int, tp: int
+) -> list[Gemm]:
     width = -(-hidden // tp)
     gate_up = (2 if model.gated else 1) * width
     return [
-        Gemm(f"{name}_gate_up", "dense", gate_up, model.hidden, layers if width else 0),
-        Gemm(f"{name}_down", "dense", model.hidden, width, layers if width else 0),
+        Gemm(f"{part}_gate_up", part, gate_up, model.hidden, layers if width else 0),
+        Gemm(f"{part}_down", part, model.hidden, width, layers if width else 0),
     ]
 
 
@@ -179,7 +182,7 @@ def draft_projections(model: Model, drafts: int) -> Gemm:
 
 def lm_head(model: Model, tp: int) -> Gemm:
     """The product that turns the last hidden state of a sequence into logits."""
-    return Gemm("lm_head", "dense", -(-model.vocab // tp), model.hidden, 1)
+    return Gemm("lm_head", "head", -(-model.vocab // tp), model.hidden, 1)
 
 
 def expert_elements(model: Model, layout: Layout) -> int:
@@ -344,25 +347,25 @@ def stage_share(model: Model, layout: Layout) -> float:
 def weight_bytes_per_device(model: Model, layout: Layout, recipe: Recipe) -> float:
     """Weights on the fullest device: the layers of its stage, embedding, positions and LM head.
 
-    Model: tables and router in bf16. Limits: norms and biases (below 0.1 %) are left out, and so
-    are MTP layers unless the model is one ``with_mtp_layers``.
+    Model: each part in its own dtypes; positions in bf16. Limits: norms and biases (below 0.1 %)
+    are left out, and so are MTP layers unless the model is one ``with_mtp_layers``.
     """
-    width = {
-        "attention": BYTES_PER_ELEMENT[recipe.attention],
-        "dense": BYTES_PER_ELEMENT[recipe.dense],
-        "router": ACTIVATION_BYTES,
-    }
     layers = sum(
-        gemm.layers * gemm.n * gemm.k * width[gemm.part] for gemm in layer_gemms(model, layout)
+        gemm.n * gemm.k * recipe.bytes_of(model, gemm.part, gemm.layers)
+        for gemm in layer_gemms(model, layout)
     )
     if model.moe is not None:
-        experts = model.moe.experts // layout.ep * expert_elements(model, layout)
-        idle = counts.idle_parameters(model) / (layout.ep * layout.expert_slices)
-        layers += (model.moe.layers * experts + idle) * BYTES_PER_ELEMENT[recipe.experts]
-    table = -(-model.vocab // layout.tp) * model.hidden
-    tables = (1 if model.tied_embeddings else 2) * table
+        experts = float(model.moe.experts // layout.ep * expert_elements(model, layout))
+        idle = counts.idle_parameters(model) / model.moe.layers
+        experts += idle / (layout.ep * layout.expert_slices)
+        layers += experts * recipe.bytes_of(model, "experts", model.moe.layers)
+    rows = -(-model.vocab // layout.tp) * model.hidden
+    tables = [rows * recipe.bytes_of(model, "embedding", 1)]
+    if not model.tied_embeddings:
+        tables.append(rows * recipe.bytes_of(model, "head", 1))
     # The first and the last stage hold one table each; the fuller one decides.
-    held = tables if layout.pp == 1 else table
-    held += model.learned_positions * model.hidden
-    held += -(-counts.layer_embedding_parameters(model) // layout.tp)
-    return float(layers * stage_share(model, layout) + held * ACTIVATION_BYTES)
+    layered = -(-counts.layer_embedding_parameters(model) // layout.tp)
+    tables[0] += layered * recipe.bytes_of(model, "embedding", 1)
+    held = sum(tables) if layout.pp == 1 else max(tables)
+    held += model.learned_positions * model.hidden * ACTIVATION_BYTES
+    return float(layers * stage_share(model, layout) + held)

@@ -18,6 +18,7 @@ _HARMLESS = re.compile(
     r"_dropout|_pdrop|_eps$|_epsilon$|_token_id|_token_index|_coef|_loss|initializer|softcap"
     r"|^rope_|^rotary_|_act$|_activation$|_range$|_implementation$|^output_|_rope_interleave$"
 )
+_TOWER = re.compile(r"^(vision|visual|audio|speech|image|img|video|projector|mm|multimodal)_")
 _HARMLESS_KEYS = frozenset(
     {
         "attention_softmax_in_fp32",
@@ -28,6 +29,7 @@ _HARMLESS_KEYS = frozenset(
         "full_attn_mod",
         "layernorm_compute_fp32",
         "mamba_ssm_dtype",
+        "moe_router_dtype",
         "original_max_position_embeddings",
         "pruned_heads",
         "qk_norm_type",
@@ -117,6 +119,18 @@ class ConfigReader:
             return least
         return int(value)
 
+    def inner(self, key: str) -> ConfigReader:
+        """A reader of the object behind a key, whose problems are those of this one."""
+        found = ConfigReader(self.mapping(key), self.shown, f"{self.prefix}{key}.")
+        found.problems = self.problems
+        return found
+
+    def defaults(self, **values: Any) -> None:
+        """What the family's configuration class says where a config does not."""
+        for key, value in values.items():
+            if self.data.get(key) is None:
+                self.imply(key, value)
+
     def imply(self, key: str, value: Any) -> None:
         """Take a value that other keys imply for that of a key."""
         self.data = {**self.data, key: value}
@@ -175,6 +189,7 @@ class ConfigReader:
             and key not in _HARMLESS_KEYS
             and value
             and not key.startswith("_")
+            and not _TOWER.match(key.lower())  # no tower is priced
             and _COST.search(key.lower())
             and not _HARMLESS.search(key.lower())
         ]

@@ -11,16 +11,20 @@ from __future__ import annotations
 from cluster_sim.errors import SpecError, meant, nearest
 from cluster_sim.specs.architectures import (
     deepseek,
+    deepseek_v4,
     gemma,
     gpt_oss,
+    kimi,
     llama,
     mamba,
+    mimo,
     minimax,
     nemotron,
     older,
     qwen,
     relatives,
     sparse,
+    step,
 )
 from cluster_sim.specs.architectures.common import Architectures
 from cluster_sim.specs.config_reader import ConfigReader, Data, json_object, native_dtype
@@ -31,8 +35,12 @@ ARCHITECTURES: Architectures = {
     **llama.ARCHITECTURES,
     **qwen.ARCHITECTURES,
     **deepseek.ARCHITECTURES,
+    **deepseek_v4.ARCHITECTURES,
+    **kimi.ARCHITECTURES,
     **gpt_oss.ARCHITECTURES,
     **minimax.ARCHITECTURES,
+    **mimo.ARCHITECTURES,
+    **step.ARCHITECTURES,
     **gemma.ARCHITECTURES,
     **older.ARCHITECTURES,
     **nemotron.ARCHITECTURES,

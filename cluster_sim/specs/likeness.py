@@ -41,6 +41,7 @@ _SYNONYMS = (
     ),
     ("n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts"),
 )
+_CORE = (0, 1, 2, 5)  # what a config must say itself: layers, hidden size, heads, vocabulary
 _EXPERTS = _SYNONYMS[8]
 _LATENTS = ("kv_lora_rank",)
 _USUAL = "llama"
@@ -81,7 +82,8 @@ def nearest_family(config: ConfigReader, architectures: Architectures) -> Likene
     """
     found = [read_like(config, family, architectures) for family in architectures]
     whole = [like for like in found if not like.problems]
-    if not whole:
+    stated = all(any(config.has(name) for name in _SYNONYMS[group]) for group in _CORE)
+    if not whole or not stated:
         return read_like(config, _USUAL, architectures)
     return min(whole, key=lambda like: len(like.left_over))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from cluster_sim.specs.chip import Dtype
+from cluster_sim.specs.chip import Dtype, KvDtype
 from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
+from cluster_sim.specs.kept import Kept, check_kept
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 LIKENED = "likened"  # the source that says which family an unknown one is priced as
@@ -54,8 +55,9 @@ class Attention:
     the context that the model's local attention says.
 
     A head has ``head_dim`` elements in queries and keys, ``v_dim`` in values (0: as many). Without
-    a ``value_projection`` values are the keys before their norm and rotation. Without a ``cache``
-    the layers read the keys and values of an earlier layer and compute none.
+    a ``value_projection`` values are the keys before their norm and rotation. With ``q_rank``
+    queries pass so many elements that all heads share. Without a ``cache`` the layers read the keys
+    and values of an earlier layer and compute none.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -66,6 +68,7 @@ class Attention:
     head_dim: PositiveInt
     v_dim: NonNegativeInt = 0
     value_projection: bool = True
+    q_rank: NonNegativeInt = 0
     cache: bool = True
     mla: Mla | None = None
     compressed: Compressed | None = None
@@ -256,7 +259,12 @@ class Model:
     (hyper-connections); with ``residual_kept_every`` both read the sums after every so many layers
     before them. ``layer_embedding`` is the width of one more embedding in each layer. ``biases``
     names the products and norms that have them (experts count as mlp). ``mtp_layers`` are for
-    drafts; they are no part of the ``layers``.
+    drafts, with ``mtp_dense`` their MLPs are the dense ones; they are no part of the ``layers``.
+
+    The checkpoint is in ``native_dtype`` but for the parts in ``kept``; ``bytes_per_element`` are
+    those of dtypes, scales included, where its scales are not the usual ones. ``kv_dtype`` is the
+    one that it was calibrated for. ``checkpoint_bytes`` is its size, with ``checkpoint_drafts`` if
+    the layers for drafts are in it.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -271,6 +279,7 @@ class Model:
     head_dim: PositiveInt
     v_dim: NonNegativeInt = 0
     value_projection: bool = True
+    q_rank: NonNegativeInt = 0
     vocab: PositiveInt
     tied_embeddings: bool = False
     learned_positions: NonNegativeInt = 0
@@ -295,7 +304,14 @@ class Model:
     mlps: tuple[DenseMlp, ...] | None = None
     projections: NonNegativeInt = 0
     mtp_layers: NonNegativeInt = 0
+    mtp_dense: bool = False
     native_dtype: Dtype = "bf16"
+    kept: tuple[Kept, ...] = ()
+    bytes_per_element: dict[Dtype, PositiveFloat] = field(default_factory=dict)
+    kv_dtype: KvDtype | None = None
+    checkpoint_bytes: PositiveInt | None = None
+    checkpoint_drafts: bool = False
+    notes: tuple[Text, ...] = ()
     published: Published | None = None
     sources: dict[str, str] = field(default_factory=dict)
 
@@ -311,6 +327,8 @@ class Model:
             raise ValueError(f"projections {self.projections} exceed two in {self.layers} layers")
         if self.mtp_layers and self.mlps is not None and self.moe is None:
             raise ValueError("mtp_layers of a model with mlps need moe, whose layer they repeat")
+        if self.mtp_dense and not self.ffn_hidden:
+            raise ValueError("mtp_dense needs ffn_hidden, the width of dense layers")
 
     def _check_mixers(self) -> None:
         if self.cached_layers < 1:
@@ -324,6 +342,7 @@ class Model:
         if both and self.state_space_layers > self.cached_layers:
             raise ValueError("state_space.beside_attention: more layers than have attention")
         self._check_kinds()
+        check_kept(self)
 
     def _check_kinds(self) -> None:
         others = sum(kind.layers for kind in self.other_attention)
@@ -351,6 +370,7 @@ class Model:
             head_dim=self.head_dim,
             v_dim=self.v_dim,
             value_projection=self.value_projection,
+            q_rank=self.q_rank,
             mla=self.mla,
             compressed=self.compressed,
         )
@@ -443,7 +463,7 @@ class Model:
         given = (self.state_space, self.attention_layers, self.mlps, self.compressed)
         counted = (
             *(self.projections, self.other_attention, self.v_dim, self.layer_embedding),
-            *(self.residual_streams - 1, self.residual_kept_every),
+            *(self.residual_streams - 1, self.residual_kept_every, self.q_rank),
             self.moe and (self.moe.latent or self.moe.idle_hidden),
             self.linear and self.linear.decay_rank,
             self.local and self.local.index_layers,

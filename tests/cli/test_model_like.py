@@ -30,25 +30,26 @@ def write(folder: Path, data: dict[str, Any]) -> str:
     return str(folder / "new")
 
 
-def shown(runner: CliRunner, *words: str) -> str:
+def refused(runner: CliRunner, *words: str) -> str:
+    """What ``show model`` says of a file that it refuses."""
     done = runner.invoke(cli, ["show", "model", *words])
-    return done.output if done.exit_code == 0 else f"exit {done.exit_code}: {done.output}"
+    assert isinstance(done.exception, SpecError), done.output
+    return str(done.exception)
 
 
 def test_an_unknown_family_says_which_is_nearest_and_how_to_price_it(
     runner: CliRunner, tmp_path: Path
 ) -> None:
-    text = shown(runner, write(tmp_path, UNKNOWN))
-    assert text.startswith("exit 2")
+    text = refused(runner, write(tmp_path, UNKNOWN))
     assert "'newnet' is not known" in text
     assert "nearest to 'llama'; not understood: hyper_block" in text
     assert "--model-like llama" in text
-    with_experts = shown(runner, write(tmp_path, {**UNKNOWN, **EXPERTS}))
+    with_experts = refused(runner, write(tmp_path, {**UNKNOWN, **EXPERTS}))
     assert "nearest to 'qwen3_moe'; not understood: hyper_block" in with_experts
 
 
 def test_an_unknown_family_says_what_is_missing(runner: CliRunner, tmp_path: Path) -> None:
-    text = shown(runner, write(tmp_path, {"model_type": "newnet", "hidden_size": 64}))
+    text = refused(runner, write(tmp_path, {"model_type": "newnet", "hidden_size": 64}))
     assert "It can be read as none; as 'llama': num_attention_heads: missing" in text
     assert "vocab_size: missing" in text
     assert "--model-like" not in text
@@ -66,21 +67,9 @@ def test_a_likeness_is_the_known_family_under_other_names(tmp_path: Path) -> Non
 
 
 def test_runs_note_it_and_their_csv_names_it(runner: CliRunner, tmp_path: Path) -> None:
-    words = [
-        "run",
-        "--topo",
-        "h200_nvl8",
-        "--workload",
-        "llama70b",
-        "--rate",
-        "2",
-        "--requests",
-        "20",
-        "--tp",
-        "8",
-    ]
+    line = "run --topo h200_nvl8 --workload llama70b --rate 2 --requests 20 --tp 8"
     model = ["--model", write(tmp_path, UNKNOWN), "--model-like", "llama"]
-    done = runner.invoke(cli, [*words, *model, "--out", str(tmp_path / "out")])
+    done = runner.invoke(cli, [*line.split(), *model, "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert "priced as llama" in " ".join(done.output.split())
     folder = next((tmp_path / "out").iterdir())
@@ -127,7 +116,7 @@ def test_a_likeness_without_effect_is_refused(runner: CliRunner, tmp_path: Path)
     llama = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     llama |= {"intermediate_size": 128, "vocab_size": 100, "max_position_embeddings": 64}
     known = write(tmp_path, {"model_type": "llama", **llama})
-    assert "whose family is known" in shown(runner, known, "--model-like", "llama")
-    assert "has no effect on packaged" in shown(runner, "llama3.1-8b", "--model-like", "llama")
+    assert "whose family is known" in refused(runner, known, "--model-like", "llama")
+    assert "has no effect on packaged" in refused(runner, "llama3.1-8b", "--model-like", "llama")
     done = runner.invoke(cli, ["show", "chip", "h200_sxm", "--model-like", "llama"])
     assert "--model-like has no effect" in done.output

@@ -6,7 +6,7 @@ from cluster_sim.specs.architectures.common import Architectures, base, biases, 
 from cluster_sim.specs.config_reader import ConfigReader, Data
 
 
-def _qwen(c: ConfigReader, *, norm: bool, dense: bool = True) -> Data:
+def qwen(c: ConfigReader, *, norm: bool, dense: bool = True) -> Data:
     """Qwen2 has biases on queries, keys and values, Qwen3 norms on queries and keys."""
     data = base(c, dense=dense)
     bias = c.flag("attention_bias", False) if norm else True
@@ -39,13 +39,13 @@ def _qwen_moe(c: ConfigReader, data: Data, *, shared: bool) -> Data:
 
 
 def _qwen2_moe(c: ConfigReader) -> Data:
-    data = _qwen(c, norm=False, dense=False)
+    data = qwen(c, norm=False, dense=False)
     data["moe"] = _qwen_moe(c, data, shared=True)
     return data
 
 
 def _qwen3_moe(c: ConfigReader) -> Data:
-    data = _qwen(c, norm=True, dense=False)
+    data = qwen(c, norm=True, dense=False)
     data["moe"] = _qwen_moe(c, data, shared=False)
     return data
 
@@ -81,10 +81,17 @@ def _qwen_linear(c: ConfigReader) -> Data:
 
 
 ARCHITECTURES: Architectures = {
-    "qwen2": lambda c: _qwen(c, norm=False),
+    "qwen2": lambda c: qwen(c, norm=False),
+    "qwen2_vl": lambda c: qwen(c, norm=False),
+    "qwen2_vl_text": lambda c: qwen(c, norm=False),
+    "qwen2_5_vl": lambda c: qwen(c, norm=False),
+    "qwen2_5_vl_text": lambda c: qwen(c, norm=False),
     "qwen2_moe": _qwen2_moe,
-    "qwen3": lambda c: _qwen(c, norm=True),
+    "qwen3": lambda c: qwen(c, norm=True),
     "qwen3_moe": _qwen3_moe,
+    "qwen3_vl": lambda c: qwen(c, norm=True),
+    "qwen3_vl_text": lambda c: qwen(c, norm=True),
+    "qwen3_vl_moe": _qwen3_moe,
     "qwen3_vl_moe_text": _qwen3_moe,
     "qwen3_next": _qwen_linear,
     "qwen3_5": _qwen_linear,

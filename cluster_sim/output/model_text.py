@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cluster_sim.perf import counts
+from cluster_sim.perf.state_space import state_space_bytes
 from cluster_sim.specs.model import Model
 
 
@@ -23,6 +24,9 @@ def model_counts(model: Model) -> list[str]:
             f"{model.local.layers} layers read {seen[model.local.kind]} of {model.local.tokens:,} "
             "tokens at most"
         )
+    if model.state_space is not None:
+        held = model.state_space.layers * state_space_bytes(model.state_space, 1)
+        lines.append(f"states: {held:,} bytes per sequence in {model.state_space.layers} layers")
     if counts.index_bytes_per_token(model):
         lines.append(f"index: {counts.index_bytes_per_token(model):,} bytes per token")
     if model.mtp_layers:

@@ -12,6 +12,7 @@ from cluster_sim.errors import SpecError, meant, nearest
 from cluster_sim.specs.architectures import (
     deepseek,
     deepseek_v4,
+    early,
     gemma,
     gpt_oss,
     kimi,
@@ -47,6 +48,7 @@ ARCHITECTURES: Architectures = {
     **mamba.ARCHITECTURES,
     **relatives.ARCHITECTURES,
     **sparse.ARCHITECTURES,
+    **early.ARCHITECTURES,
 }
 
 

@@ -8,9 +8,10 @@ from cluster_sim.economics import how_to_price
 from cluster_sim.errors import counted
 from cluster_sim.facts import Facts
 from cluster_sim.overload import trend
+from cluster_sim.perf.attention import untimed
+from cluster_sim.perf.checkpoint import size_note
 from cluster_sim.serving.records import Status
 from cluster_sim.specs.inputs import TopologyInput
-from cluster_sim.specs.model import LIKENED, Model
 from cluster_sim.status import limits_of
 from cluster_sim.window import steady_window
 
@@ -20,7 +21,7 @@ STEADY = 0.8  # share of the rate that sessions would have in the long run: belo
 def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
     """What a reader must know before using the numbers."""
     notes, software = list(facts.choice.notes), facts.job.software
-    notes += likeness_of(facts.job.model)
+    notes += filter(None, (*facts.job.model.notes, size_note(facts.job.model)))
     if software.draft_tokens:
         notes.append(
             f"a decode step gives {software.tokens_per_step:.3g} tokens a sequence: "
@@ -30,6 +31,9 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
     borrowed = software.stands_in(facts.machine.chip.vendor)
     if borrowed is not None:
         notes.append(borrowed)
+    guess = untimed(facts.job.model)
+    if guess:
+        notes.append(f"no timings of {guess}: priced by bytes and FLOP on the nearest curves")
     if row["rejected"]:
         behind = facts.run.outcomes.status.count(Status.REJECTED_SESSION)
         notes.append(
@@ -61,12 +65,6 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
             f"{facts.requests.failed_rows} rows of requests that failed (no answer tokens) left out"
         )
     return notes
-
-
-def likeness_of(model: Model) -> list[str]:
-    """That an unknown family is priced as a known one, if it is."""
-    said = model.sources.get(LIKENED)
-    return [] if said is None else [f"{said}; its figures are a guess"]
 
 
 def _overload(facts: Facts, row: dict[str, Any]) -> str:

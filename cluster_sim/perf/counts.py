@@ -199,6 +199,11 @@ def router_parameters(model: Model) -> int:
     return 0 if moe is None else model.hidden * (moe.experts + (1 if moe.shared_gate else 0))
 
 
+def small_parameters(model: Model) -> int:
+    """Norms, biases, sinks and convolutions of the whole model."""
+    return _small(model, model.moe.experts if model.moe else 0)
+
+
 def _small(model: Model, experts: int) -> int:
     """Norms, biases, sinks and convolutions of the whole model."""
     norms = (model.residual_blocks * model.norms // 2 + 1) * model.hidden

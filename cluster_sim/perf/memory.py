@@ -6,16 +6,14 @@ import math
 from dataclasses import dataclass
 
 from cluster_sim.errors import DoesNotFitError
+from cluster_sim.perf.checkpoint import loaded_bytes_per_device
 from cluster_sim.perf.drafts import with_mtp_layers
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.transformer import (
-    ACTIVATION_BYTES,
-    draft_projections,
     kv_bytes_per_token,
     recurrent_state_bytes,
     stage_share,
     state_bytes,
-    weight_bytes_per_device,
 )
 from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.model import Model
@@ -56,10 +54,8 @@ def kv_cache(
     """
     rule, capacity = software.memory, chip.device_memory
     drafts = software.draft_tokens
+    weights = loaded_bytes_per_device(model, layout, recipe, drafts)
     model = with_mtp_layers(model, drafts)
-    weights = weight_bytes_per_device(model, layout, recipe)
-    projection = draft_projections(model, drafts)
-    weights += projection.layers * projection.n * projection.k * ACTIVATION_BYTES
     reserve = _reserve_bytes(model, software, layout, capacity)
     usable, share = capacity, 1.0
     if rule.rule == "of_free":

@@ -49,11 +49,12 @@ def json_object(text: str, shown: str) -> Data:
     """
 
     def no_twins(pairs: list[tuple[str, Any]]) -> Data:
-        keys = [key for key, _ in pairs]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise ValueError(f"duplicate key '{twice}'")
-        return dict(pairs)
+        found: Data = {}
+        for key, inner in pairs:
+            if key in found:
+                raise ValueError(f"duplicate key '{key}'")
+            found[key] = inner
+        return found
 
     try:
         value = json.loads(text, object_pairs_hook=no_twins)
@@ -198,53 +199,3 @@ class ConfigReader:
         """Refuse what is left over."""
         for key in self.left_overs():
             self.wrong(key, "is not understood and may change the cost; leave it out if not")
-
-
-def native_dtype(c: ConfigReader, scheme: object) -> str:
-    """The dtype that a checkpoint's weights are kept in; sixteen and thirty-two bits are bf16."""
-    method = str(scheme.get("quant_method", "")) if isinstance(scheme, dict) else ""
-    if not scheme:
-        kept = c.text("dtype") or c.text("torch_dtype")
-        if kept not in ("", "auto", "bfloat16", "float16", "float32"):
-            c.wrong("torch_dtype", f"'{kept}' is not known without a quantization_config")
-        return "bf16"
-    assert isinstance(scheme, dict)
-    found = None
-    if method in ("fp8", "fbgemm_fp8"):
-        found = "fp8_block" if scheme.get("weight_block_size") else "fp8"
-    elif method == "mxfp4":
-        found = "mxfp4"
-    elif method in ("gptq", "awq"):
-        bits = scheme.get("bits", scheme.get("w_bit"))
-        found = {4: "w4a16", 8: "w8a16"}.get(bits) if isinstance(bits, int) else None
-    elif method == "modelopt" or "quant_algo" in scheme:
-        found = {"FP8": "fp8", "NVFP4": "fp4"}.get(str(scheme.get("quant_algo")))
-    elif method == "compressed-tensors":
-        found = _compressed(scheme)
-    if found is None:
-        c.wrong(
-            "quantization_config",
-            f"not known: quant_method '{method}'; known are fp8, mxfp4, gptq and awq of 4 or 8 "
-            "bits, modelopt FP8 or NVFP4, compressed-tensors of 4 or 8 bits",
-        )
-    return found or "bf16"
-
-
-def _compressed(scheme: Data) -> str | None:
-    """The dtype of a compressed-tensors scheme whose groups all agree."""
-    groups = scheme.get("config_groups")
-    kinds = set()
-    for group in groups.values() if isinstance(groups, dict) else ():
-        weights = group.get("weights") if isinstance(group, dict) else None
-        if not isinstance(weights, dict):
-            return None
-        activations = isinstance(group.get("input_activations"), dict)
-        kinds.add((weights.get("num_bits"), weights.get("type"), activations))
-    known = {
-        (8, "float", True): "fp8",
-        (8, "int", True): "int8",
-        (8, "int", False): "w8a16",
-        (4, "int", False): "w4a16",
-        (4, "float", True): "fp4",
-    }
-    return known.get(kinds.pop()) if len(kinds) == 1 else None  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from cluster_sim.specs.effects import (
     refuse_idle_money,
 )
 from cluster_sim.specs.engines import engine_for, exists, refuse
-from cluster_sim.specs.find import FOLDERS, FileRecord, find
+from cluster_sim.specs.find import FOLDERS, FileRecord, beside, find
 from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened, with_watts
 from cluster_sim.specs.inline import with_chip_facts
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
@@ -289,9 +289,10 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
 
     record = find(family, name)
     if family == "model" and record.path.endswith(".json"):
-        from cluster_sim.specs import hugging_face
+        from cluster_sim.specs import checkpoint, hugging_face
 
-        return record, hugging_face.parse(record.text, record.path, record.name), {}
+        files = beside(record, checkpoint.BESIDE)
+        return record, hugging_face.parse(record.text, record.path, record.name, files), {}
     data, lines = parse(record.text, record.path)
     if family == "software":
         _rename_old_steps(data, record.path)

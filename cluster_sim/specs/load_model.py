@@ -6,13 +6,13 @@ from typing import Any
 
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.build import Source, build
-from cluster_sim.specs.find import FileRecord, find
+from cluster_sim.specs.find import FileRecord, beside, find
 from cluster_sim.specs.model import Model
 
 
 def load_model(name: str, like: str | None = None) -> tuple[FileRecord, Model]:
     """A model and its file; ``like`` names the family that the Hugging Face config of an unknown
-    one is read as, which the model's name and sources then say.
+    one is read as, which the model's name and notes then say.
     """
     from cluster_sim.specs.load import load_spec
 
@@ -27,9 +27,10 @@ def read_like(name: str, like: str) -> tuple[FileRecord, dict[str, Any]]:
 
     Raises SpecError where that is not needed, and for what the family would need besides.
     """
+    from cluster_sim.specs.checkpoint import BESIDE
     from cluster_sim.specs.hugging_face import parse
 
     record = find("model", name)
     if not record.path.endswith(".json"):
         raise SpecError(f"--model-like {like}: has no effect on {record.path}, which says it all")
-    return record, parse(record.text, record.path, record.name, like)
+    return record, parse(record.text, record.path, record.name, beside(record, BESIDE), like)

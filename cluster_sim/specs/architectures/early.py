@@ -51,16 +51,9 @@ def _shape_of_mosaic(c: ConfigReader) -> None:
         hidden_size="d_model",
         max_position_embeddings="max_seq_len",
     )
-    heads = _inner(c, "attn_config").count("kv_n_heads", 0, least=0)
+    heads = c.inner("attn_config").count("kv_n_heads", 0, least=0)
     if heads:
         c.imply("num_key_value_heads", heads)
-
-
-def _inner(c: ConfigReader, key: str) -> ConfigReader:
-    """The keys inside a key; their problems go into those of the config."""
-    inner = ConfigReader(c.mapping(key), c.shown, f"{c.prefix}{key}.")
-    inner.problems = c.problems
-    return inner
 
 
 def _mpt(c: ConfigReader) -> Data:
@@ -74,7 +67,7 @@ def _mpt(c: ConfigReader) -> Data:
 
 def _dbrx(c: ConfigReader) -> Data:
     _shape_of_mosaic(c)
-    experts = _inner(c, "ffn_config")
+    experts = c.inner("ffn_config")
     data = base(c, dense=False, context=2048)
     return data | {
         "moe": {

@@ -8,6 +8,7 @@ from cluster_sim.economics import how_to_price
 from cluster_sim.errors import counted
 from cluster_sim.facts import Facts
 from cluster_sim.overload import trend
+from cluster_sim.perf.attention import untimed
 from cluster_sim.perf.checkpoint import size_note
 from cluster_sim.serving.records import Status
 from cluster_sim.specs.inputs import TopologyInput
@@ -30,6 +31,9 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
     borrowed = software.stands_in(facts.machine.chip.vendor)
     if borrowed is not None:
         notes.append(borrowed)
+    guess = untimed(facts.job.model)
+    if guess:
+        notes.append(f"no timings of {guess}: priced by bytes and FLOP on the nearest curves")
     if row["rejected"]:
         behind = facts.run.outcomes.status.count(Status.REJECTED_SESSION)
         notes.append(

@@ -88,13 +88,21 @@ def _chosen_factor(model: Model) -> float:
 
 
 def provenance(model: Model, curves: Iterable[str]) -> str:
-    """The weakest of the curves' provenances; ``assumed`` where kernels of a kind have no timings:
-    compressed attention, and an index over keys that are no latents.
+    """The weakest of the curves' provenances; ``assumed`` where kernels have no timings."""
+    return "assumed" if untimed(model) else weakest(curves)
+
+
+def untimed(model: Model) -> str:
+    """The attention that is priced by bytes and FLOP on the nearest curve, in words; empty if none.
+
+    Compressed entries take the curves over latents; an index over keys that are no latents, and
+    what it chooses, those of attention over all of them.
     """
-    indexed = model.indexed
-    untimed = any(kind.compressed is not None for kind in model.kinds)
-    untimed |= indexed is not None and indexed.mla is None
-    return "assumed" if untimed else weakest(curves)
+    if any(kind.compressed is not None for kind in model.kinds):
+        return "attention over compressed entries"
+    if model.indexed is not None and model.indexed.mla is None:
+        return "attention over chosen blocks of keys"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

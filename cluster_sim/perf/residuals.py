@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from cluster_sim.perf.attention import untimed
 from cluster_sim.perf.collectives import farthest, usable_algorithms
 from cluster_sim.perf.kernel_software import from_others
 from cluster_sim.perf.layout import Layout, Recipe
@@ -142,14 +143,16 @@ def step_residuals(
     kind = "mla" if own.latent else "attention"
     prompt, decode = kind_curves(machine, own, kv)
     kv = "fp8" if kv == "int8" else kv
+    guess = untimed(model)
+    beside = (_residual(guess, UNFITTED, "assumed", "no timings"),) if guess else ()
     engine = _residual(f"attention in {profile}", IN_SITU, "assumed", software.in_situ.source)
     of_host = software.host.on(machine.chip.vendor)
     host = _residual(f"host time of {profile}", HOST, of_host, software.host.source)
     found: dict[str, tuple[Residual, ...]] = {
         "gemm_math": gemm,
         "gemm_weights": gemm,
-        "attention_prefill": (*of_curve(f"{kind}_prefill", kv, prompt, chip), engine),
-        "attention_decode": (*of_curve(f"{kind}_decode", kv, decode, chip), engine),
+        "attention_prefill": (*of_curve(f"{kind}_prefill", kv, prompt, chip), *beside, engine),
+        "attention_decode": (*of_curve(f"{kind}_decode", kv, decode, chip), *beside, engine),
         "glue": of_curve("glue", "", machine.fits.glue, chip),
         "linear_attention": (_residual("linear attention", UNFITTED, "assumed", "no timings"),),
         "state_space": (_residual("Mamba states", UNFITTED, "assumed", "no timings"),),

@@ -33,6 +33,7 @@ from cluster_sim.specs.checkpoint import stored
 from cluster_sim.specs.config_reader import ConfigReader, Data, json_object
 from cluster_sim.specs.find import FileRecord
 
+_TOWERS = ("vision_config", "visual_config", "audio_config", "speech_config")
 ARCHITECTURES: Architectures = {
     **llama.ARCHITECTURES,
     **qwen.ARCHITECTURES,
@@ -65,7 +66,7 @@ def parse(text: str, shown: str, name: str, beside: Mapping[str, FileRecord] | N
     kind = config.text("model_type") or (str(outer.get("model_type", "")) if nested else "")
     if kind not in ARCHITECTURES:
         raise SpecError(config.problems or _unknown(shown, kind))
-    data = {"title": name, **ARCHITECTURES[kind](config)}
+    data = {"title": name, **ARCHITECTURES[kind](config), "notes": _left_out(outer) or None}
     outer_tie = outer.get("tie_word_embeddings")
     if isinstance(outer_tie, bool) and not config.has("tie_word_embeddings"):
         data["tied_embeddings"] = outer_tie
@@ -75,6 +76,15 @@ def parse(text: str, shown: str, name: str, beside: Mapping[str, FileRecord] | N
     if config.problems:
         raise SpecError(config.problems)
     return {key: value for key, value in data.items() if value is not None}
+
+
+def _left_out(outer: Data) -> list[str]:
+    """What a config names beside the decoder, which nothing prices."""
+    towers = [key.removesuffix("_config") for key in _TOWERS if isinstance(outer.get(key), dict)]
+    if not towers:
+        return []
+    names = " and ".join(towers)
+    return [f"the {names} tower is left out: neither its weights nor its time count"]
 
 
 def _unknown(shown: str, kind: str) -> str:

@@ -332,7 +332,8 @@ def test_a_config_gives_the_packaged_model(name: str, tmp_path: Path) -> None:
     packaged = load_spec("model", name, Model)[1]
     read = load_spec("model", str(write(tmp_path / "mine", CONFIGS[name])), Model)[1]
     assert (read.name, read.title, read.published) == ("mine", "mine", None)
-    kept = {key: getattr(packaged, key) for key in ("name", "title", "published", "sources")}
+    own = ("name", "title", "published", "sources", "notes")
+    kept = {key: getattr(packaged, key) for key in own}
     assert dataclasses.replace(read, **kept) == packaged
 
 
@@ -436,7 +437,7 @@ BAD: list[tuple[str, object, str]] = [
     ("layer count", {**LLAMA, "layer_types": ["full_attention"]}, "lists 1 layers of 32"),
     ("window", {**GEMMA2, "sliding_window": None}, "sliding_window: missing"),
     ("lightning", {**MINIMAX, "attn_type_list": [0] * 62}, "attn_type_list: lightning attention"),
-    ("shared index", {**GLM_5, "indexer_types": ["full", "shared"]}, "indexer_types: layers that"),
+    ("shared index", {**GLM_5, "indexer_types": ["full", "shared"]}, "indexer_types: must name"),
     ("dense list", {**GLM_5, "mlp_layer_types": ["dense"] * 78}, "mlp_layer_types: does not match"),
     ("latent bias", {**DEEPSEEK, "attention_bias": True}, "attention_bias: true is not supported"),
     ("top k", {**QWEN3_MOE, "num_experts_per_tok": 200}, "top_k 200 exceeds experts 128"),

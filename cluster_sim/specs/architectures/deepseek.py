@@ -47,8 +47,10 @@ def _deepseek(c: ConfigReader, *, router_bias: bool = True, index: bool = False)
             "layers": data["layers"],
             "index_heads": c.count("index_n_heads"),
             "index_dim": c.count("index_head_dim"),
-            "index_layers": _indexed(c, data["layers"]),
         }
+        indexed = _indexed(c, data["layers"])
+        if indexed < data["layers"]:
+            data["local"]["index_layers"] = indexed
         sparse = "deepseek_sparse_attention"
         layer_types(c, data["layers"], lambda _: sparse, sparse)
     data["mtp_layers"] = c.count("num_nextn_predict_layers", 0, least=0)

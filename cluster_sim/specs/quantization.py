@@ -63,8 +63,7 @@ def read_scheme(c: ConfigReader) -> Scheme | None:
     method = c.text("quant_method").lower()
     if not method and ("quant_algo" in c.data or "quantized_layers" in c.data):
         method = "modelopt"
-    if method.startswith("modelopt"):
-        method = "modelopt"
+    method = ALIASES.get(method, "modelopt" if method.startswith("modelopt") else method)
     try:
         if method not in METHODS:
             known = ", ".join(METHODS)
@@ -360,6 +359,13 @@ METHODS: dict[str, Callable[[ConfigReader], Scheme]] = {
     "modelopt": _modelopt,
     "compressed-tensors": _compressed,
     "quark": _quark,
+}
+ALIASES = {  # engines' names of methods, and older ones
+    "gptq_marlin": "gptq",
+    "awq_marlin": "awq",
+    "auto_round": "auto-round",
+    "intel/auto-round": "auto-round",
+    "compressed_tensors": "compressed-tensors",
 }
 
 

@@ -128,8 +128,11 @@ def _flags(setup: Setup) -> Iterator[Setup]:
 def _others(
     chip: Chip, model: Model, setup: Setup, devices: int, precisions: Sequence[str]
 ) -> Iterator[Setup]:
-    """More devices, then a narrower precision."""
+    """Whole experts on each device, more devices, then a narrower precision."""
     layout = setup.layout
+    if model.moe is not None and layout.ep < layout.stage_devices:
+        spread = replace(layout, ep=layout.stage_devices)
+        yield _changed(setup, ("ep", str(spread.ep)), layout=spread)
     for factor in (2**n for n in range(1, DEGREES + 1)):
         grown = "attn_dp" if layout.attn_dp > 1 else "tp"
         ep = layout.ep * factor if layout.ep > 1 else 1

@@ -71,11 +71,16 @@ def layouts_of(model: Model, devices: int) -> list[Layout]:
 
 
 def _divides(model: Model, layout: Layout) -> bool:
+    return not _uneven(model, layout)
+
+
+def _uneven(model: Model, layout: Layout) -> str:
+    """Why a model cannot be cut this way; empty if it can."""
     try:
         check_layout(model, layout)
-    except DoesNotFitError:
-        return False
-    return True
+    except DoesNotFitError as error:
+        return str(error)
+    return ""
 
 
 def memory_grid(
@@ -114,7 +119,7 @@ def _row(
     dtypes = recipe(chip, model, name, software.cache_dtype(model, name))
     memory = device_memory(chip, model, software, layout, dtypes)
     parts = (chip, model, software, layout, dtypes)
-    reason, change = why_not(*parts, memory), ""
+    reason, change = _uneven(model, layout) or why_not(*parts, memory), ""
     slack = software.memory.overhead.error
     if reason:
         narrower = [
@@ -125,7 +130,7 @@ def _row(
             chip, model, setup, devices=devices, precisions=narrower, length=length
         )
         change = found.words if found else ""
-    doubtful = {bool(why_not(*parts, memory.shifted(by))) for by in (-slack, slack)}
+    at_ends = {bool(why_not(*parts, memory.shifted(by))) for by in (-slack, slack)}
     return FitRow(
         software=software.name,
         chip=chip.name,
@@ -144,7 +149,7 @@ def _row(
         sequence_tokens=length,
         sequences=_sequences(memory, length) * layout.ranks,
         starts=not reason,
-        sure=len(doubtful) == 1,
+        sure=len(at_ends) == 1 or bool(_uneven(model, layout)),
         reason=reason,
         change=change,
     )

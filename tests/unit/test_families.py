@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from cluster_sim.errors import SpecError
 from cluster_sim.perf import counts
-from cluster_sim.specs.hugging_face import parse
+from cluster_sim.specs.hugging_face import ARCHITECTURES, parse
 from cluster_sim.specs.load import load_spec
 from cluster_sim.specs.model import Model
 
@@ -531,3 +533,31 @@ def test_refusals_name_key_and_way_out(data: Json, text: str) -> None:
     with pytest.raises(SpecError, match="config.json: ") as error:
         read(data)
     assert text in str(error.value)
+
+
+def test_the_reference_names_every_family() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
+    listed = text.split("Known by `model_type`:")[1].split("\n\n")[0]
+    words = set(re.findall(r"[\w-]+", listed))
+    assert not [kind for kind in ARCHITECTURES if kind not in words and not kind.endswith("_text")]
+
+
+ODD = (
+    *(None, 0, -1, 3, 1.5, float("nan"), "x", "auto", True, [], [1, 2], [None], {}, {"a": 1}),
+    10**30,
+)
+
+
+def test_configs_with_odd_values_load_or_are_refused(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    cases = [*(case[1] for case in PUBLISHED), ERNIE_VL, searched(BLOCK, BLOCK)]
+    refused = 0
+    for _ in range(200):
+        data = dict(rng.choice(cases))
+        for key in rng.sample(list(data), 2):
+            data[key] = rng.choice(ODD)
+        try:
+            model(tmp_path, data)
+        except SpecError:
+            refused += 1
+    assert 100 < refused < 200

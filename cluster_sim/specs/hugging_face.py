@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cluster_sim.errors import SpecError, nearest
+from cluster_sim.errors import SpecError, meant, nearest
 from cluster_sim.specs.architectures import (
     deepseek,
     deepseek_v4,
@@ -32,6 +32,8 @@ from cluster_sim.specs.architectures.common import Architectures
 from cluster_sim.specs.checkpoint import stored
 from cluster_sim.specs.config_reader import ConfigReader, Data, json_object
 from cluster_sim.specs.find import FileRecord
+from cluster_sim.specs.likeness import nearest_family, read_like
+from cluster_sim.specs.model import LIKENED
 
 _TOWERS = ("vision_config", "visual_config", "audio_config", "speech_config")
 ARCHITECTURES: Architectures = {
@@ -53,30 +55,62 @@ ARCHITECTURES: Architectures = {
 }
 
 
-def parse(text: str, shown: str, name: str, beside: Mapping[str, FileRecord] | None = None) -> Data:
+# Where configs of several modalities keep their decoder.
+_DECODERS = ("text_config", "llm_config", "language_config", "thinker_config.text_config")
+Beside = Mapping[str, FileRecord]
+
+
+def parse(
+    text: str, shown: str, name: str, beside: Beside | None = None, like: str | None = None
+) -> Data:
     """The mapping of a model file; ``beside`` are the files of the checkpoint by name. Raises
     SpecError with every problem of the config.
+
+    ``like`` is the family that one of an unknown family, or with keys that nobody understands, is
+    read as; it says so under ``sources``. Raises SpecError for one that needs no likeness.
     """
     outer = json_object(text, shown)
-    inner = outer.get("text_config")
-    nested = isinstance(inner, dict)
-    config = ConfigReader(outer, shown)
-    if isinstance(inner, dict):
-        config = ConfigReader(inner, shown, "text_config.")
+    config, nested = _decoder(outer, shown)
     kind = config.text("model_type") or (str(outer.get("model_type", "")) if nested else "")
+    if like is not None:
+        return _likened(text, shown, name, like, beside or {})
     if kind not in ARCHITECTURES:
-        raise SpecError(config.problems or _unknown(shown, kind))
-    data = {"title": name, **ARCHITECTURES[kind](config)}
+        raise SpecError(config.problems or _unknown(config, kind))
+    data = _whole(outer, config, name, ARCHITECTURES[kind](config), kind, beside or {})
+    config.refuse_left_overs()
+    return _sound(config, data)
+
+
+def _decoder(outer: Data, shown: str) -> tuple[ConfigReader, bool]:
+    """The config of the decoder, and whether it lies inside another."""
+    for path in _DECODERS:
+        inner: object = outer
+        for key in path.split("."):
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
+            return ConfigReader(inner, shown, f"{path}."), True
+    return ConfigReader(outer, shown), False
+
+
+def _whole(
+    outer: Data, config: ConfigReader, name: str, data: Data, kind: str, beside: Beside
+) -> Data:
+    """What all families have in common around what one of them says."""
+    data = {"title": name, **data}
     outer_tie = outer.get("tie_word_embeddings")
     if isinstance(outer_tie, bool) and not config.has("tie_word_embeddings"):
         data["tied_embeddings"] = outer_tie
     if not config.problems:
-        data |= stored(config, outer, data, kind, beside or {})
+        data |= stored(config, outer, data, kind, beside)
         data["notes"] = [*_left_out(outer), *data.get("notes", [])] or None
-    config.refuse_left_overs()
+    return {key: value for key, value in data.items() if value is not None}
+
+
+def _sound(config: ConfigReader, data: Data) -> Data:
+    """The data of a config without problems; SpecError for one that has some."""
     if config.problems:
         raise SpecError(config.problems)
-    return {key: value for key, value in data.items() if value is not None}
+    return data
 
 
 def _left_out(outer: Data) -> list[str]:
@@ -88,10 +122,44 @@ def _left_out(outer: Data) -> list[str]:
     return [f"the {names} tower is left out: neither its weights nor its time count"]
 
 
-def _unknown(shown: str, kind: str) -> str:
+def _likened(text: str, shown: str, name: str, like: str, beside: Beside) -> Data:
+    if like not in ARCHITECTURES:
+        hint = meant(like, ARCHITECTURES) or ";"
+        known = ", ".join(ARCHITECTURES)
+        raise SpecError(f"--model-like {like}: no such family{hint} Known: {known}")
+    try:
+        parse(text, shown, name, beside)
+    except SpecError:
+        pass
+    else:
+        raise SpecError(f"--model-like {like}: has no effect on {shown}, whose family is known")
+    outer = json_object(text, shown)
+    config, _ = _decoder(outer, shown)
+    found = read_like(config, like, ARCHITECTURES)
+    if found.problems:
+        raise SpecError([f"--model-like {like}: {problem}" for problem in found.problems])
+    data = _sound(config, _whole(outer, config, name, found.data, like, beside))
+    kind = config.data.get("model_type") or outer.get("model_type")
+    text = f"priced as {like}" if kind == like else f"family {kind} is priced as {like}"
+    data["sources"][LIKENED] = (
+        f"{text}; keys not understood: {', '.join(found.left_over) or 'none'}"
+    )
+    return data
+
+
+def _unknown(config: ConfigReader, kind: str) -> str:
+    """What the nearest known family would need, and how to price the model as one."""
+    shown = config.shown
     if not kind:
         return f"{shown}: model_type: missing; this is not a Hugging Face config of a model"
     near = nearest(kind, ARCHITECTURES)
-    hint = f"; the nearest known are {', '.join(near)}" if near else ""
-    known = ", ".join(ARCHITECTURES)
-    return f"{shown}: model_type: '{kind}' is not known{hint}. Known: {known}"
+    text = f"{shown}: model_type: '{kind}' is not known"
+    text += f"; the nearest known are {', '.join(near)}" if near else ""
+    like = nearest_family(config, ARCHITECTURES)
+    left = f"; not understood: {', '.join(like.left_over)}" if like.left_over else ""
+    if not like.problems:
+        text += f". By its keys it is nearest to '{like.family}'{left}"
+        return f"{text}. Price it so with --model-like {like.family}, which the run notes"
+    start = f"{shown}: {config.prefix}"
+    problems = "; ".join(problem.removeprefix(start) for problem in like.problems)
+    return f"{text}. It can be read as none; as '{like.family}': {problems}{left}"

@@ -219,6 +219,7 @@ ARCHITECTURES: Architectures = {
     "smollm3": _smollm3,
     "exaone": _exaone,
     "exaone4": _exaone4,
+    "exaone4_5_text": _exaone4,
     "internlm2": _with(_internlm, qkv="bias"),
     "internlm3": _with(_internlm, qkv="qkv_bias"),
     "baichuan": _baichuan,

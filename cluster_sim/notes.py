@@ -12,7 +12,6 @@ from cluster_sim.perf.attention import untimed
 from cluster_sim.perf.checkpoint import size_note
 from cluster_sim.serving.records import Status
 from cluster_sim.specs.inputs import TopologyInput
-from cluster_sim.specs.model import LIKENED, Model
 from cluster_sim.status import limits_of
 from cluster_sim.window import steady_window
 
@@ -23,7 +22,6 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
     """What a reader must know before using the numbers."""
     notes, software = list(facts.choice.notes), facts.job.software
     notes += filter(None, (*facts.job.model.notes, size_note(facts.job.model)))
-    notes += likeness_of(facts.job.model)
     if software.draft_tokens:
         notes.append(
             f"a decode step gives {software.tokens_per_step:.3g} tokens a sequence: "
@@ -67,12 +65,6 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
             f"{facts.requests.failed_rows} rows of requests that failed (no answer tokens) left out"
         )
     return notes
-
-
-def likeness_of(model: Model) -> list[str]:
-    """That an unknown family is priced as a known one, if it is."""
-    said = model.sources.get(LIKENED)
-    return [] if said is None else [f"{said}; its figures are a guess"]
 
 
 def _overload(facts: Facts, row: dict[str, Any]) -> str:

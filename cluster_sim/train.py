@@ -11,7 +11,6 @@ from cluster_sim import __version__
 from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS
 from cluster_sim.economics import how_to_price, machine_usd_per_hour, price_columns, wall_power_w
 from cluster_sim.errors import DoesNotFitError, SpecError
-from cluster_sim.notes import likeness_of
 from cluster_sim.perf.power import chip_power_w
 from cluster_sim.perf.train_flops import attention_flop, head_flop, model_flop_per_token
 from cluster_sim.perf.train_kernels import peak_dtype
@@ -311,7 +310,7 @@ def _manifest(facts: TrainingFacts, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _notes(facts: TrainingFacts, row: Mapping[str, Any]) -> list[str]:
-    notes = [*likeness_of(facts.job.case.model), *facts.job.warnings]
+    notes = [*facts.job.case.model.notes, *facts.job.warnings]
     if row["chip_usd_per_h"] is None:
         notes.append(how_to_price(facts.machine.chip, facts.economics))
     if row["power_w"] is None:

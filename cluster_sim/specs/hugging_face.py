@@ -14,6 +14,7 @@ from cluster_sim.errors import SpecError, meant, nearest
 from cluster_sim.specs.architectures import (
     deepseek,
     deepseek_v4,
+    early,
     gemma,
     gpt_oss,
     kimi,
@@ -33,7 +34,6 @@ from cluster_sim.specs.checkpoint import stored
 from cluster_sim.specs.config_reader import ConfigReader, Data, json_object
 from cluster_sim.specs.find import FileRecord
 from cluster_sim.specs.likeness import nearest_family, read_like
-from cluster_sim.specs.model import LIKENED
 
 _TOWERS = ("vision_config", "visual_config", "audio_config", "speech_config")
 ARCHITECTURES: Architectures = {
@@ -52,33 +52,60 @@ ARCHITECTURES: Architectures = {
     **mamba.ARCHITECTURES,
     **relatives.ARCHITECTURES,
     **sparse.ARCHITECTURES,
+    **early.ARCHITECTURES,
 }
 
 
 # Where configs of several modalities keep their decoder.
 _DECODERS = ("text_config", "llm_config", "language_config", "thinker_config.text_config")
-Beside = Mapping[str, FileRecord]
 
 
 def parse(
-    text: str, shown: str, name: str, beside: Beside | None = None, like: str | None = None
+    text: str,
+    shown: str,
+    name: str,
+    beside: Mapping[str, FileRecord] | None = None,
+    like: str | None = None,
 ) -> Data:
     """The mapping of a model file; ``beside`` are the files of the checkpoint by name. Raises
     SpecError with every problem of the config.
 
     ``like`` is the family that one of an unknown family, or with keys that nobody understands, is
-    read as; it says so under ``sources``. Raises SpecError for one that needs no likeness.
+    read as, which its notes say. Raises SpecError for one that needs no likeness.
     """
     outer = json_object(text, shown)
     config, nested = _decoder(outer, shown)
     kind = config.text("model_type") or (str(outer.get("model_type", "")) if nested else "")
     if like is not None:
-        return _likened(text, shown, name, like, beside or {})
-    if kind not in ARCHITECTURES:
+        _needs_likeness(text, shown, name, like)
+        found = read_like(config, like, ARCHITECTURES)
+        config.problems += [f"--model-like {like}: {problem}" for problem in found.problems]
+        data, left = found.data, ", ".join(found.left_over) or "none"
+        said = f"priced as {like}" if kind == like else f"family {kind} is priced as {like}"
+        data["notes"] = [f"{said}, its figures are a guess; keys not understood: {left}"]
+    elif kind in ARCHITECTURES:
+        data = ARCHITECTURES[kind](config)
+    else:
         raise SpecError(config.problems or _unknown(config, kind))
-    data = _whole(outer, config, name, ARCHITECTURES[kind](config), kind, beside or {})
-    config.refuse_left_overs()
-    return _sound(config, data)
+    data = _whole(outer, config, {"title": name, **data}, like or kind, beside or {})
+    if like is None:
+        config.refuse_left_overs()
+    if config.problems:
+        raise SpecError(config.problems)
+    return {key: value for key, value in data.items() if value is not None}
+
+
+def _needs_likeness(text: str, shown: str, name: str, like: str) -> None:
+    """Refuse a likeness to no family, and one of a config that can be read without."""
+    if like not in ARCHITECTURES:
+        hint = meant(like, ARCHITECTURES) or ";"
+        known = ", ".join(ARCHITECTURES)
+        raise SpecError(f"--model-like {like}: no such family{hint} Known: {known}")
+    try:
+        parse(text, shown, name)
+    except SpecError:
+        return
+    raise SpecError(f"--model-like {like}: has no effect on {shown}, whose family is known")
 
 
 def _decoder(outer: Data, shown: str) -> tuple[ConfigReader, bool]:
@@ -93,24 +120,17 @@ def _decoder(outer: Data, shown: str) -> tuple[ConfigReader, bool]:
 
 
 def _whole(
-    outer: Data, config: ConfigReader, name: str, data: Data, kind: str, beside: Beside
+    outer: Data, config: ConfigReader, data: Data, kind: str, beside: Mapping[str, FileRecord]
 ) -> Data:
-    """What all families have in common around what one of them says."""
-    data = {"title": name, **data}
+    """What a family says, with what all have in common: the tie, what is stored, notes."""
     outer_tie = outer.get("tie_word_embeddings")
     if isinstance(outer_tie, bool) and not config.has("tie_word_embeddings"):
-        data["tied_embeddings"] = outer_tie
-    if not config.problems:
-        data |= stored(config, outer, data, kind, beside)
-        data["notes"] = [*_left_out(outer), *data.get("notes", [])] or None
-    return {key: value for key, value in data.items() if value is not None}
-
-
-def _sound(config: ConfigReader, data: Data) -> Data:
-    """The data of a config without problems; SpecError for one that has some."""
+        data = {**data, "tied_embeddings": outer_tie}
     if config.problems:
-        raise SpecError(config.problems)
-    return data
+        return data
+    found = stored(config, outer, data, kind, beside)
+    notes = [*data.get("notes", []), *_left_out(outer), *found.get("notes", [])]
+    return {**data, **found, "notes": notes or None}
 
 
 def _left_out(outer: Data) -> list[str]:
@@ -120,31 +140,6 @@ def _left_out(outer: Data) -> list[str]:
         return []
     names = " and ".join(towers)
     return [f"the {names} tower is left out: neither its weights nor its time count"]
-
-
-def _likened(text: str, shown: str, name: str, like: str, beside: Beside) -> Data:
-    if like not in ARCHITECTURES:
-        hint = meant(like, ARCHITECTURES) or ";"
-        known = ", ".join(ARCHITECTURES)
-        raise SpecError(f"--model-like {like}: no such family{hint} Known: {known}")
-    try:
-        parse(text, shown, name, beside)
-    except SpecError:
-        pass
-    else:
-        raise SpecError(f"--model-like {like}: has no effect on {shown}, whose family is known")
-    outer = json_object(text, shown)
-    config, _ = _decoder(outer, shown)
-    found = read_like(config, like, ARCHITECTURES)
-    if found.problems:
-        raise SpecError([f"--model-like {like}: {problem}" for problem in found.problems])
-    data = _sound(config, _whole(outer, config, name, found.data, like, beside))
-    kind = config.data.get("model_type") or outer.get("model_type")
-    text = f"priced as {like}" if kind == like else f"family {kind} is priced as {like}"
-    data["sources"][LIKENED] = (
-        f"{text}; keys not understood: {', '.join(found.left_over) or 'none'}"
-    )
-    return data
 
 
 def _unknown(config: ConfigReader, kind: str) -> str:

@@ -12,7 +12,7 @@ from cluster_sim.specs.model import Model
 
 def load_model(name: str, like: str | None = None) -> tuple[FileRecord, Model]:
     """A model and its file; ``like`` names the family that the Hugging Face config of an unknown
-    one is read as, which the model's name and sources then say.
+    one is read as, which the model's name and notes then say.
     """
     from cluster_sim.specs.load import load_spec
 

@@ -10,7 +10,6 @@ from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, Positiv
 from cluster_sim.specs.kept import Kept, check_kept
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
-LIKENED = "likened"  # the source that says which family an unknown one is priced as
 Bias = Literal["qkv", "attention_output", "mlp", "router", "norms", "head"]
 
 

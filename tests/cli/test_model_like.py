@@ -15,7 +15,6 @@ from cluster_sim.cli import cli
 from cluster_sim.errors import SpecError
 from cluster_sim.perf.counts import parameters
 from cluster_sim.specs.load_model import load_model
-from cluster_sim.specs.model import LIKENED
 
 UNKNOWN = {
     **{"model_type": "newnet", "n_layer": 32, "d_model": 4096, "n_head": 32, "n_kv_heads": 8},
@@ -60,10 +59,8 @@ def test_a_likeness_is_the_known_family_under_other_names(tmp_path: Path) -> Non
     _, llama = load_model("llama3.1-8b")
     assert parameters(like) == parameters(llama)
     assert like.name == "new (like llama)"
-    assert (
-        "family newnet is priced as llama; keys not understood: hyper_block"
-        in like.sources[LIKENED]
-    )
+    said = "family newnet is priced as llama, its figures are a guess; "
+    assert like.notes[0] == f"{said}keys not understood: hyper_block"
 
 
 def test_runs_note_it_and_their_csv_names_it(runner: CliRunner, tmp_path: Path) -> None:
@@ -91,7 +88,7 @@ def test_a_known_family_with_a_new_key_is_priced_without_it(tmp_path: Path) -> N
     with pytest.raises(SpecError, match="missing"):
         load_model(known)
     _, like = load_model(known, "llama")
-    assert like.sources[LIKENED].startswith("priced as llama; keys not understood: hyper_block")
+    assert like.notes[0].startswith("priced as llama, its figures are a guess")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from cluster_sim.specs.architectures.common import (
     moe_after_dense,
     sliding,
 )
+from cluster_sim.specs.architectures.relatives import exaone4
 from cluster_sim.specs.config_reader import ConfigReader, Data
 
 # Keys that say nothing about the decoder's size: heads of other tasks, towers, routing in training.
@@ -165,6 +166,26 @@ def _dots(c: ConfigReader) -> Data:
     return data
 
 
+def _exaone_moe(c: ConfigReader) -> Data:
+    """K-EXAONE: one dense layer, then experts."""
+    c.named(n_routed_experts="num_experts", n_shared_experts="num_shared_experts")
+    if not c.has("first_k_dense_replace"):
+        c.imply("first_k_dense_replace", 1)
+    data = exaone4(c, dense=False)
+    data["moe"] = moe_after_dense(c, data)
+    data["mtp_layers"] = c.count("num_nextn_predict_layers", 0, least=0)
+    return data | {"biases": biases(router=True)}
+
+
+def _glm4v_moe(c: ConfigReader) -> Data:
+    """GLM-4.5V: as GLM-4.5, with biases unless a config says otherwise."""
+    data = base(c, dense=False, context=65536)
+    data["qk_norm"] = c.flag("use_qk_norm", False)
+    data["biases"] = biases(qkv=c.flag("attention_bias", True), router=True)
+    data["moe"] = moe_after_dense(c, data)
+    return data
+
+
 def _phi_moe(c: ConfigReader) -> Data:
     data = base(c, dense=False, context=131072)
     bias, head = c.flag("attention_bias", False), c.flag("lm_head_bias", False)
@@ -225,6 +246,9 @@ ARCHITECTURES: Architectures = {
     "bailing_moe": lambda c: _bailing(c, norm=False),
     "bailing_moe_v2": lambda c: _bailing(c, norm=True),
     "dots1": _dots,
+    "exaone_moe": _exaone_moe,
+    "glm4v_moe": _glm4v_moe,
+    "glm4v_moe_text": _glm4v_moe,
     "phimoe": _phi_moe,
     "granitemoe": _granite_moe,
     "granitemoeshared": _granite_moe,

@@ -510,6 +510,43 @@ def test_wrappers_are_their_decoder(outer: str, inner: str, tmp_path: Path) -> N
     assert counts.parameters(whole) == counts.parameters(model(tmp_path, data))
 
 
+PIXTRAL = {  # as saved: what differs from the class
+    **{"model_type": "mistral", "hidden_size": 5120, "head_dim": 128, "num_hidden_layers": 40},
+    **{"intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 131072},
+    **{"max_position_embeddings": 1024000, "sliding_window": None, "is_composition": True},
+}
+LLAVA = {"model_type": "llama", "max_position_embeddings": 4096, "vocab_size": 32064}
+
+
+@pytest.mark.parametrize(
+    ("inner", "total", "left_out"),
+    [(PIXTRAL, 12.25, "num_attention_heads 32"), (LLAVA, 6.74, "hidden_size 4096")],
+)
+def test_decoders_inside_others_leave_out_what_their_class_says(
+    inner: Json, total: float, left_out: str, tmp_path: Path
+) -> None:
+    whole = model(tmp_path, {"model_type": "llava", "text_config": inner})
+    assert counts.parameters(whole) == pytest.approx(total * 1e9, rel=0.01)
+    assert whole.local is None
+    assert any(left_out in note for note in whole.notes)
+    with pytest.raises(SpecError, match=f"{left_out.split()[0]}: missing"):
+        model(tmp_path, inner)  # of its own it must say so itself
+
+
+def test_derivatives_of_gpt_oss_have_other_counts(tmp_path: Path) -> None:
+    data = config(
+        "gpt_oss",
+        (24, 2880, 64, 8, 2880),
+        201088,
+        **{"head_dim": 64, "num_local_experts": 24, "num_experts_per_tok": 4},
+        **{"sliding_window": 128, "max_position_embeddings": 131072, "attention_bias": True},
+        layer_types=["sliding_attention", "full_attention"] * 12,
+    )
+    pruned, whole = (model(tmp_path, {**data, "num_local_experts": n}) for n in (24, 32))
+    assert counts.parameters(whole) == pytest.approx(20.9e9, rel=0.01)
+    assert counts.parameters(whole) - counts.parameters(pruned) > 8 * 24 * 24e6
+
+
 REFUSED: list[tuple[str, Json, str]] = [
     ("letter", {**NANO, "hybrid_override_pattern": "M*X"}, "'X' is not known"),
     ("no blocks", {**NANO, "hybrid_override_pattern": ""}, "hybrid_override_pattern: missing"),

@@ -533,6 +533,12 @@ def test_decoders_inside_others_leave_out_what_their_class_says(
         model(tmp_path, inner)  # of its own it must say so itself
 
 
+def test_dense_layers_for_drafts_are_left_out_and_noted(tmp_path: Path) -> None:
+    found = model(tmp_path, {**ERNIE_300B, "num_nextn_predict_layers": 1})
+    assert found.mtp_layers == 0
+    assert any("drafts nothing here" in note for note in found.notes)
+
+
 def test_derivatives_of_gpt_oss_have_other_counts(tmp_path: Path) -> None:
     data = config(
         "gpt_oss",

@@ -276,6 +276,26 @@ def test_a_tenth_of_the_cache_of_deepseek_v3_2(tmp_path: Path) -> None:
     assert held / was == pytest.approx(0.1, abs=0.015)
 
 
+def test_a_quarter_of_the_flop_of_deepseek_v3_2(tmp_path: Path) -> None:
+    """The publisher's 27 % of V3.2's FLOP a token at a million tokens, for V4-Pro."""
+    model, before = read(V4_PRO, tmp_path), load_spec("model", "deepseek-v3.2", Model)[1]
+    million, found = 2**20, []
+    for one in (model, before):
+        assert one.local is not None
+        assert one.indexed is not None
+        flop = float(counts.flop_per_token(one))
+        for kind in one.kinds:
+            seen = million * counts.read_share(kind)
+            if kind == one.indexed:
+                index = one.local.indexed_layers * one.local.index_heads * one.local.index_dim
+                flop += 2 * index * seen
+                seen = one.local.tokens * counts.read_share(kind)
+            seen += kind.compressed.window if kind.compressed is not None else 0
+            flop += 2 * kind.layers * kind.heads * counts.head_dims(kind, absorbed=True) * seen
+        found.append(flop)
+    assert found[0] / found[1] == pytest.approx(0.27, abs=0.01)
+
+
 def test_kinds_by_layer(tmp_path: Path) -> None:
     def kinds(config: Json) -> list[tuple[int, int, int, int, int]]:
         return [

@@ -10,8 +10,9 @@ import click
 
 from cluster_sim.cli.live import Bar
 from cluster_sim.cli.options import set_machine
-from cluster_sim.cli.params import Name
+from cluster_sim.cli.params import Name, Whole
 from cluster_sim.cli.rows import print_rows
+from cluster_sim.specs.constraints import MOST_CHIPS
 
 if TYPE_CHECKING:
     from cluster_sim.machine.classes import Machine
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--topo", type=Name("topology"), required=True, help="Topology, name or file.")
-@click.option("--chips", type=click.IntRange(min=1), help="So many chips; a pod grows to it.")
+@click.option("--chips", type=Whole(MOST_CHIPS), help="So many chips; a pod grows to it.")
 @click.option(
     "--trace-format",
     type=click.Choice(["chakra", "simai", "aicb"]),
     help="Recognised from the content unless given.",
 )
-@click.option("--ranks", type=click.IntRange(min=1), help="Ranks in all.")
+@click.option("--ranks", type=Whole(MOST_CHIPS), help="Ranks in all.")
 @click.option("--repeat", is_flag=True, help="Ranks without a file do what the first does.")
 @click.option("--cut", is_flag=True, help="Nodes may depend on some that were cut off.")
 @click.option("--groups", type=click.Path(path_type=Path), help="Ranks of named groups, JSON.")

@@ -12,9 +12,10 @@ import click
 from cluster_sim.cli.again import Remembering, next_line
 from cluster_sim.cli.live import Bar, Panel
 from cluster_sim.cli.options import note_shadows, resolve_inputs, run_options
-from cluster_sim.cli.params import Window
+from cluster_sim.cli.params import Whole, Window
 from cluster_sim.cli.rows import print_rows
 from cluster_sim.cli.training import is_training, run_training
+from cluster_sim.specs.constraints import MOST_SEEDS
 
 if TYPE_CHECKING:
     from cluster_sim.output.timeline import Timeline
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Remembering)
 @run_options
-@click.option("--seeds", type=click.IntRange(min=1), help="Repeat with so many seeds.")
+@click.option("--seeds", type=Whole(MOST_SEEDS), help="Repeat with so many seeds.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")

@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from cluster_sim.specs.chip import Dtype
-from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
+from cluster_sim.specs.constraints import (
+    Layers,
+    LayersOrZero,
+    NonNegativeInt,
+    Parts,
+    PositiveFloat,
+    PositiveInt,
+    Text,
+    TokenCount,
+)
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 Bias = Literal["qkv", "attention_output", "mlp", "router", "norms", "head"]
@@ -34,12 +43,12 @@ class Moe:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    experts: PositiveInt
-    top_k: PositiveInt
+    experts: Parts
+    top_k: Parts
     expert_hidden: PositiveInt
     shared_hidden: NonNegativeInt = 0
     shared_gate: bool = False
-    layers: PositiveInt
+    layers: Layers
 
     def __post_init__(self) -> None:
         if self.top_k > self.experts:
@@ -59,8 +68,8 @@ class LocalAttention:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     kind: Literal["sliding", "chunked", "sparse"]
-    tokens: PositiveInt
-    layers: PositiveInt
+    tokens: TokenCount
+    layers: Layers
     sinks: bool = False
     index_heads: NonNegativeInt = 0
     index_dim: NonNegativeInt = 0
@@ -77,7 +86,7 @@ class LinearAttention:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    layers: PositiveInt
+    layers: Layers
     key_heads: PositiveInt
     key_dim: PositiveInt
     value_heads: PositiveInt
@@ -109,7 +118,7 @@ class Model:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     name: str
     title: Text
-    layers: PositiveInt
+    layers: Layers
     hidden: PositiveInt
     ffn_hidden: NonNegativeInt = 0
     gated: bool = True
@@ -124,12 +133,12 @@ class Model:
     output_gate: bool = False
     parallel_block: bool = False
     biases: tuple[Bias, ...] = ()
-    max_context: PositiveInt
+    max_context: TokenCount
     mla: Mla | None = None
     moe: Moe | None = None
     local: LocalAttention | None = None
     linear: LinearAttention | None = None
-    mtp_layers: NonNegativeInt = 0
+    mtp_layers: LayersOrZero = 0
     native_dtype: Dtype = "bf16"
     published: Published | None = None
     sources: dict[str, str] = field(default_factory=dict)

@@ -121,12 +121,13 @@ def in_range(value: float, kind: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """Marks a float field whose text form is a unit literal; ``minimum`` is exclusive unless
+    """Marks a float field whose text form is a unit literal; greater than zero, or zero if
     ``zero_ok``. A bare number is an error unless ``bare_ok``: where the key's name has the unit.
     """
 
     kind: str
     zero_ok: bool = False
+    minimum: float = 0.0
     maximum: float = math.inf
     bare_ok: bool = False
 
@@ -135,6 +136,8 @@ class Quantity:
         number = self._number(value)
         if number < 0 or (number == 0 and not self.zero_ok):
             raise ValueError("must not be negative" if self.zero_ok else "must be > 0")
+        if number < self.minimum:
+            raise ValueError(f"must be at least {self.minimum:g}")
         if number > self.maximum:
             raise ValueError(f"must be at most {self.maximum:g}")
         return number

@@ -67,7 +67,7 @@ class Amount(click.FloatRange):
     ) -> float:
         """The number."""
         if isinstance(value, str) and _plain_number(value) is None:
-            self.fail(f"must be a finite number (got {value[:40]})", param, ctx)
+            self.fail(f"not a number, or not finite (got {value[:40]})", param, ctx)
         number: float = super().convert(value, param, ctx)
         return number
 
@@ -209,7 +209,7 @@ def _positive(
 ) -> float:
     number = _plain_number(text)
     if number is None:
-        kind.fail(f"not a number (got {text[:40]})", param, ctx)
+        kind.fail(f"not a number, or not finite (got {text[:40]})", param, ctx)
     if number <= 0:
         kind.fail(f"must be > 0 (got {text[:40]})", param, ctx)
     return number

@@ -30,12 +30,15 @@ from cluster_sim.units import (
     NamedUsdPerKwMonth,
     NamedYears,
     PerSecond,
+    Quantity,
     Seconds,
     SecondsOrZero,
     Share,
     UsdPerKwh,
 )
 
+# Half of an interval that is narrower takes more requests than are ever played for it.
+SamplingError = Annotated[float, Quantity("share", minimum=0.001, maximum=1.0)]
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 
@@ -259,7 +262,7 @@ class Workload:
     arrivals: Arrivals
     slo: Slo = field(default_factory=Slo)
     requests: Requests | Literal["auto"] = "auto"
-    sampling_error: Share = 0.03
+    sampling_error: SamplingError = 0.03
     duration: Seconds | None = None
     seed: Seed = 0
     plan: Plan = field(default_factory=Plan)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster_sim.cli.options import set_machine
+from cluster_sim.cli.options import max_memory, set_machine
 from cluster_sim.cli.params import Amount, Name, Whole
 from cluster_sim.specs.constraints import MOST_CHIPS, MOST_PARTS, MOST_SEED
 
@@ -42,10 +42,12 @@ ELEMENT_BYTES = {"fp8": 1, "int8": 1, "fp16": 2, "bf16": 2, "fp32": 4, "int32": 
 @click.option("--plot", metavar="FILE", help="Draw the curve: .svg, .html or .png.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
 @set_machine
+@max_memory
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def collective(**options: Any) -> None:
     """Time a collective over message sizes, as nccl-tests would print it."""
     from cluster_sim.errors import counted
+    from cluster_sim.memory_need import check_collective_memory
     from cluster_sim.output.collective_text import (
         constants_text,
         csv_text,
@@ -64,6 +66,7 @@ def collective(**options: Any) -> None:
     topology, group = _group(options)
     _refuse_without_effect(options, group)
     call = _call(options).resolved(group)
+    check_collective_memory(group.shape.ranks, call.operation, options["max_memory"])
     measured = _measured(options)
     sizes = parse_sizes(options["sizes"], ELEMENT_BYTES[options["dtype"]])
     if measured:

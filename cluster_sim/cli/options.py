@@ -13,10 +13,12 @@ from cluster_sim.cli.params import (
     PlanType,
     Rate,
     Requests,
+    Size,
     SloType,
     Time,
     Whole,
 )
+from cluster_sim.memory_need import DEFAULT_MOST
 from cluster_sim.specs.constraints import (
     MOST_CHIPS,
     MOST_CLIENTS,
@@ -93,6 +95,15 @@ def _of_the_machine(
             )
     return overrides
 
+
+# What a command may take of memory.
+max_memory = click.option(
+    "--max-memory",
+    type=Size(),
+    default=DEFAULT_MOST,
+    show_default=True,
+    help="Refuse what would need more.",
+)
 
 # The option of commands that need a machine alone.
 set_machine = click.option(

@@ -113,6 +113,26 @@ class Time(click.ParamType[Any]):
         return f"{seconds!r} s"
 
 
+class Size(click.ParamType[Any]):
+    """An amount of memory: ``4 GiB`` or ``500 MB``."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Its bytes."""
+        from cluster_sim.units import Quantity
+
+        if isinstance(value, float):
+            return value
+        spaced = re.sub(r"(?<=[0-9.])(?=[A-Za-z])", " ", str(value), count=1)
+        try:
+            return Quantity("bytes", minimum=1.0).parse(spaced)
+        except ValueError as error:
+            self.fail(f"{error} (got {value})", param, ctx)
+
+
 class Window(click.ParamType[Any]):
     """A part of the simulated time: ``10s..20s``."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster_sim.cli.live import Bar
-from cluster_sim.cli.options import set_machine
+from cluster_sim.cli.options import max_memory, set_machine
 from cluster_sim.cli.params import Name, Whole
 from cluster_sim.cli.rows import print_rows
 from cluster_sim.specs.constraints import MOST_CHIPS
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--timeline", is_flag=True, help="Write a trace that Perfetto opens.")
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
 @set_machine
+@max_memory
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def replay(files: tuple[Path, ...], **options: Any) -> None:
     """Play execution traces (Chakra, SimAI, AICB) on a topology."""
@@ -119,6 +120,7 @@ def _played(
         cut=options["cut"],
         repeat=options["repeat"],
         folded=not options["unfold"],
+        most_bytes=options["max_memory"],
     )
     placed = tuple(range(devices))
     if options["placed"]:

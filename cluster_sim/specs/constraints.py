@@ -27,7 +27,7 @@ MOST_WIDTH = 10_000_000  # of a vector or a list of names: hidden sizes, heads, 
 MOST_PARTS = 100_000  # of one thing: ports, links, experts, dies
 MOST_SEED = 2**63 - 1
 MOST_SEEDS = 1_000  # runs of one command
-MOST_REPLICATIONS = 10_000
+MOST_REPLICATIONS = 1_000
 MOST_TEXT = 20_000  # characters of a title, a source or a note
 
 

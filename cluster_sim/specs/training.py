@@ -114,10 +114,15 @@ class TrainingPlan:
             raise ValueError("recompute_layers has no effect without recompute")
         if self.recompute_modules != ("core_attention",) and self.recompute != "selective":
             raise ValueError("recompute_modules belongs to recompute selective, and only there")
-        if self.layers and len(self.layers) != self.pp * self.vpp:
+        if self.layers and len(self.layers) != self.stages:
             raise ValueError(
-                f"layers names {len(self.layers)} virtual stages, pp x vpp is {self.pp * self.vpp}"
+                f"layers names {len(self.layers)} virtual stages, pp x vpp is {self.stages}"
             )
+
+    @property
+    def stages(self) -> int:
+        """Virtual stages of the pipeline."""
+        return self.pp * self.vpp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster_sim.errors import SpecError
+from cluster_sim.memory_need import check_replay_memory
 from cluster_sim.text_file import read_bytes, read_text
 from cluster_sim.training.aicb import POLICIES, read_workload
 from cluster_sim.training.aicb_csv import read_calls
@@ -26,6 +27,7 @@ def read_traces(
     cut: bool = False,
     repeat: bool = False,
     folded: bool = True,
+    most_bytes: float | None = None,
 ) -> TaskGraph:
     """The graph of some files, in whatever order they are given: one a rank, or one workload.
 
@@ -41,6 +43,8 @@ def read_traces(
         if not folded:
             raise SpecError("--unfold has no effect on Chakra traces: every rank is played")
         graph = read_chakra(files, ranks=ranks, groups=groups, cut=cut)
+        one = len(graph.nodes) // max(1, len(graph.files))
+        check_replay_memory(one * graph.ranks if repeat else len(graph.nodes), most_bytes)
         return repeated(graph, graph.ranks) if repeat else graph
     for name, given in (("--cut", cut), ("--repeat", repeat), ("--groups", groups)):
         if given:

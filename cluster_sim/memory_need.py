@@ -1,7 +1,8 @@
 """What a command will need of memory, told from counts before it starts.
 
 The bytes of one request, pair of ranks or task were measured as the growth of the peak resident set
-of whole commands (CPython 3.11, numpy 2, x86-64); a test holds them to a factor of two.
+of whole commands (CPython 3.11, numpy 2, x86-64); a test holds them to a factor of
+two.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from cluster_sim.errors import SpecError
 PROGRAM_BYTES = 60e6  # of a run with next to nothing in it
 DEFAULT_MOST = "4 GiB"
 GIB = 2.0**30
-REQUEST_BYTES = 2_000.0  # drawn, played and written; a third of it where all come at once
-RECORDED_REQUEST_BYTES = 8_000.0  # more of each with a timeline
+REQUEST_BYTES = 550.0  # drawn, played and written
+STEP_BYTES = 24.0  # of an engine
+RECORDED_STEP_BYTES = 130.0  # more of each with a timeline
 STEP_TASK_BYTES = 1_200.0  # a micro-batch in a virtual stage of a training step
 RECORDED_TASK_BYTES = 2_000.0  # more of each with a timeline
 PAIR_BYTES = 32.0  # two ranks of a collective in which everybody sends to everybody
@@ -58,10 +60,17 @@ def check_memory(needs: Sequence[Need], most_bytes: float | None, way_out: str) 
     )
 
 
-def check_run_memory(requests: int, most_bytes: float | None, *, record: bool) -> None:
-    """Raise SpecError for a serving run of too many requests; ``record``: for a timeline."""
-    each = REQUEST_BYTES + (RECORDED_REQUEST_BYTES if record else 0.0)
-    needs = [Need(requests, "requests", each)]
+def run_needs(requests: int, steps: float, *, record: bool) -> list[Need]:
+    """Of a serving run; ``record``: for a timeline."""
+    each = STEP_BYTES + (RECORDED_STEP_BYTES if record else 0.0)
+    return [Need(requests, "requests", REQUEST_BYTES), Need(steps, "engine steps", each)]
+
+
+def check_run_memory(
+    requests: int, steps: float, most_bytes: float | None, *, record: bool
+) -> None:
+    """Raise SpecError for a serving run of too many requests or steps."""
+    needs = run_needs(requests, steps, record=record)
     check_memory(needs, most_bytes, "run fewer with --requests")
 
 

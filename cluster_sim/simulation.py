@@ -24,6 +24,7 @@ from cluster_sim.memory_need import check_run_memory
 from cluster_sim.metrics import keeps_slo, latencies, targets
 from cluster_sim.overload import trend
 from cluster_sim.prepare import (
+    Prepared,
     make_requests,
     most_requests,
     prepare,
@@ -129,7 +130,7 @@ def play(
     wanted, size = job.workload, job.software.memory.block_tokens
     trace = read_requests(job, skip_bad_rows=skip_bad_rows)
     known = len(trace) if trace is not None else wanted.stated_requests or 0
-    check_run_memory(known, most_bytes, record=record)
+    check_run_memory(known, 0, most_bytes, record=record)
     weighed = planned(job, trace, block_tokens=size)
     prepared = prepare(machine, job, weighed, trace)
     choice, price, service = prepared.choice, prepared.price, prepared.service
@@ -144,7 +145,8 @@ def play(
     capacity, saturation = _limits(sample, choice, step_by_step, progress)
     rate, load_of = _offered_rate(wanted, choice, capacity, saturation)
     requests = trace or make_requests(job, choice, capacity, saturation, rate, seats)
-    check_run_memory(len(requests), most_bytes, record=record)
+    steps = _most_steps(prepared, requests)
+    check_run_memory(len(requests), steps, most_bytes, record=record)
     watch = _watcher(progress, "run", len(requests))
     run = serve(
         service,
@@ -176,6 +178,16 @@ def play(
         config_hash="",
         version=__version__,
     )
+
+
+def _most_steps(prepared: Prepared, requests: Requests) -> float:
+    """About how many steps engines do: one a token where each request is alone, and no more than
+    fit into the time in which requests come.
+    """
+    tokens = float(requests.osl.sum())
+    span_s = float(requests.arrival_s[-1]) if len(requests) else 0.0
+    fitting = prepared.service.replicas * span_s / float(prepared.price.decode_base_s[1])
+    return min(tokens, fitting + tokens / max(1, prepared.seats))
 
 
 def _in_doubt(job: WorkloadInput, run: Run, requests: Requests) -> bool:

@@ -28,6 +28,7 @@ MOST_PARTS = 100_000  # of one thing: ports, links, experts, dies
 MOST_SEED = 2**63 - 1
 MOST_SEEDS = 1_000  # runs of one command
 MOST_REPLICATIONS = 1_000
+LEAST = 1e-12  # of a number without a unit, zero apart
 MOST_TEXT = 20_000  # characters of a title, a source or a note
 
 
@@ -60,9 +61,17 @@ class Number:
     ) -> CoreSchema:
         from pydantic_core import core_schema
 
-        return core_schema.float_schema(
+        bounded = core_schema.float_schema(
             strict=True, allow_inf_nan=False, ge=self.least, le=self.most
         )
+        return core_schema.no_info_after_validator_function(_no_trace, bounded)
+
+
+def _no_trace(value: float) -> float:
+    """The value; raises ValueError for one next to nothing, whose square is lost."""
+    if 0 < abs(value) < LEAST:
+        raise ValueError(f"must be 0 or at least {LEAST:g}")
+    return value
 
 
 Chips = Annotated[int, Count(MOST_CHIPS)]  # also hosts, ranks, and degrees of a plan

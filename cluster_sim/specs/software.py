@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from cluster_sim.specs.chip import Dtype, KvDtype, Provenance
 from cluster_sim.specs.constraints import (
+    MOST_TOKENS,
     Chance,
     Count,
     Factor,
@@ -19,7 +20,6 @@ from cluster_sim.specs.constraints import (
     PositiveInt,
     Running,
     Text,
-    TokenCount,
 )
 from cluster_sim.specs.registered import Registered
 from cluster_sim.units import Bytes, BytesOrZero, BytesPerSecond, SecondsOrZero
@@ -27,6 +27,7 @@ from cluster_sim.units import Bytes, BytesOrZero, BytesPerSecond, SecondsOrZero
 SchedulerName = Annotated[str, Registered("scheduler")]
 RouterName = Annotated[str, Registered("router")]
 Utilisation = Annotated[float, Number(0.001, 1)]
+StepTokens = Annotated[int, Count(MOST_TOKENS, 16)]  # a step; engines take far more
 MOST_DRAFTS = 16  # a step; engines take fewer
 # Chance that a draft of DeepSeek-V3's own MTP layer is accepted if all before it were: 3.1 to 3.2
 # tokens a step with 7 drafts on MT-bench, HumanEval and GSM8K (model card of nebius/MTP-DeepSeek-
@@ -98,7 +99,7 @@ class SmallDevice:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     below: Bytes
     max_num_seqs: Running | None = None
-    max_num_batched_tokens: TokenCount | None = None
+    max_num_batched_tokens: StepTokens | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +174,7 @@ class Software:
     constants_of: str = ""
     scheduler: SchedulerName
     max_num_seqs: Running
-    max_num_batched_tokens: TokenCount
+    max_num_batched_tokens: StepTokens
     small_devices: tuple[SmallDevice, ...] = ()
     kv_dtype: dict[Dtype, KvDtype]
     preemption: Literal["recompute", "swap"] = "recompute"

@@ -1,9 +1,10 @@
-"""Bad input is refused: no traceback, no hang, no memory eaten, no half-written file, nothing absurd
-accepted. A small sample always, 3,000 cases with ``-m slow``.
+"""Bad input is refused: no traceback, no hang, no memory eaten, no half-written file, nothing
+absurd accepted. A small sample always, 3,000 cases with ``-m slow``.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pkgutil
@@ -18,6 +19,9 @@ from fuzz_cases import Case, cases
 from fuzz_child import MOST_RSS, Outcome, run_child
 
 import cluster_sim
+from cluster_sim.specs.collective_fits import load_collective_fits
+from cluster_sim.specs.load import load_economics, load_topology, load_workload
+from cluster_sim.specs.load_training import load_training
 
 SAMPLE, ALL = 60, 3_000
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -25,12 +29,18 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 NO_NUMBER = re.compile(r"(?:^|,)(?:nan|-?inf|-?[\d.]+e\+(?:[3-9]\d|\d{3}))(?=,|$)", re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def _loaded() -> None:
-    """All modules, so that children need not load them."""
+    """All modules and the validators of all specs, so that children need not make them."""
     for module in pkgutil.walk_packages(cluster_sim.__path__, "cluster_sim."):
         if "torch" not in module.name:
             importlib.import_module(module.name)
+    load_topology("h100_superpod")
+    load_collective_fits("h100_sxm")
+    load_workload("llama8b")
+    load_training("llama3_8b_train")
+    load_economics([])
+    gc.freeze()
 
 
 def faults(case: Case, found: Outcome, folder: Path) -> Iterator[str]:
@@ -72,18 +82,18 @@ def tried(count: int, seed: int, folder: Path) -> list[str]:
         found = run_child(case.arguments, place)
         ends[found.killed or found.code] += 1
         bad = list(faults(case, found, place))
-        wrong += (
-            [f"{number} ({seed}) {case.name}: {'; '.join(bad)}: {case.arguments}"] if bad else []
-        )
+        if bad:
+            wrong.append(f"{number} ({seed}) {case.name}: {'; '.join(bad)}: {case.arguments}")
+            print(wrong[-1], flush=True)
         shutil.rmtree(place, ignore_errors=True)
     print(f"{count} cases, {len(wrong)} faults, exit codes {dict(ends)}")
     return wrong
 
 
-def test_a_sample_of_bad_input(tmp_path: Path, _loaded: None) -> None:
+def test_a_sample_of_bad_input(tmp_path: Path) -> None:
     assert tried(SAMPLE, 7, tmp_path) == []
 
 
 @pytest.mark.slow
-def test_bad_input_of_every_kind(tmp_path: Path, _loaded: None) -> None:
+def test_bad_input_of_every_kind(tmp_path: Path) -> None:
     assert tried(int(os.environ.get("FUZZ_CASES", ALL)), 1, tmp_path) == []

@@ -30,6 +30,7 @@ from cluster_sim.serving.service import Service, too_large
 from cluster_sim.serving.stepper import ReplicaSpec
 from cluster_sim.serving.trace_rows import TraceOptions
 from cluster_sim.serving.traces import read_trace
+from cluster_sim.specs.constraints import MOST_REQUESTS as MOST_OF_A_RUN
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.workload import Workload
 
@@ -198,10 +199,10 @@ def make_requests(
     turns = wanted.mean_turns
     if arrivals.kind == "closed":
         clients = (arrivals.concurrency or 1) * turns
-        count = stated or max(CLOSED_LEAST, round(CLOSED_ROUNDS * clients))
+        count = _playable(stated or max(CLOSED_LEAST, round(CLOSED_ROUNDS * clients)))
         return draw_requests(wanted, count, seed=wanted.seed, block_tokens=size)
     if arrivals.kind == "offline":
-        count = stated or max(DEFAULT_REQUESTS, OFFLINE_ROUNDS * seats)
+        count = _playable(stated or max(DEFAULT_REQUESTS, OFFLINE_ROUNDS * seats))
         return all_at_once(draw_requests(wanted, count, seed=wanted.seed, block_tokens=size))
     inside = rate * turns * _stay_s(choice, capacity)
     best = next((c.requests_per_s for c in choice.candidates if c.layout == choice.layout), 0.0)
@@ -210,6 +211,16 @@ def make_requests(
     count = stated or min(MOST_REQUESTS, count)
     drawn = draw_requests(wanted, count, seed=wanted.seed, block_tokens=size)
     return _at_rate(drawn, wanted, rate, size)
+
+
+def _playable(count: int) -> int:
+    """The count; raises SpecError where no run can hold so many requests."""
+    if count > MOST_OF_A_RUN:
+        raise SpecError(
+            f"{count:,} requests are more than the {MOST_OF_A_RUN:,} that one run can hold; give "
+            "fewer with --requests, or a shorter --duration"
+        )
+    return count
 
 
 def _stay_s(choice: Choice, capacity: Capacity | None) -> float:
@@ -237,7 +248,8 @@ def _at_rate(requests: Requests, wanted: Workload, rate: float, block_tokens: in
         return requests.at_rate(rate)
     if wanted.stated_requests is None:
         expected = rate * wanted.duration * len(requests) / requests.starts
-        count = int(expected + 10 * (expected * len(requests) / requests.starts) ** 0.5) + 10
+        most = int(expected + 10 * (expected * len(requests) / requests.starts) ** 0.5) + 10
+        count = _playable(most)
         requests = draw_requests(wanted, count, seed=wanted.seed, block_tokens=block_tokens)
     timed = requests.at_rate(rate)
     return timed.first(max(1, int((timed.arrival_s <= wanted.duration).sum())))

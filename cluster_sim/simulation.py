@@ -18,10 +18,13 @@ from cluster_sim.capacity import (
     find_saturation,
     sample_of,
 )
+from cluster_sim.errors import SpecError
 from cluster_sim.facts import Facts
+from cluster_sim.memory_need import check_run_memory
 from cluster_sim.metrics import keeps_slo, latencies, targets
 from cluster_sim.overload import trend
 from cluster_sim.prepare import (
+    Prepared,
     make_requests,
     most_requests,
     prepare,
@@ -63,6 +66,7 @@ def simulate(
     keep: bool = False,
     processes: Sequence[Process] = (),
     background: Sequence[str] = (),
+    most_bytes: float | None = None,
 ) -> Result:
     """Simulate a workload on a topology.
 
@@ -70,7 +74,8 @@ def simulate(
     identical results. ``live`` sees the run itself, not the search for the capacity; ``record``
     keeps what a timeline needs in ``facts``, ``keep`` all but that. ``processes`` are generator
     functions of a ``Cluster`` that run on the same machine, ``background`` is traffic on it as on
-    the command line; both leave the search for the capacity alone. An interrupt from the keyboard
+    the command line; both leave the search for the capacity alone. ``most_bytes``: a run that would
+    need more memory is refused. An interrupt from the keyboard
     gives what is finished, marked partial. Raises SpecError, UnknownNameError, DoesNotFitError for
     what the user can mend.
     """
@@ -94,6 +99,7 @@ def simulate(
         record=record,
         processes=processes,
         background=background,
+        most_bytes=most_bytes,
     )
     facts = dataclasses.replace(facts, trace_sha256=trace_sha256, config_hash=hashed, others=others)
     summary, table, manifest = summarise_run(facts)
@@ -113,6 +119,7 @@ def play(
     record: bool = False,
     processes: Sequence[Process] = (),
     background: Sequence[str] = (),
+    most_bytes: float | None = None,
     check_load: bool = True,
 ) -> Facts:
     """What happens in a run, before anything is made of it and without what identifies it;
@@ -122,6 +129,8 @@ def play(
     job = dataclasses.replace(job, workload=job.workload.plain())
     wanted, size = job.workload, job.software.memory.block_tokens
     trace = read_requests(job, skip_bad_rows=skip_bad_rows)
+    known = len(trace) if trace is not None else wanted.stated_requests or 0
+    check_run_memory(known, 0, most_bytes, record=record)
     weighed = planned(job, trace, block_tokens=size)
     prepared = prepare(machine, job, weighed, trace)
     choice, price, service = prepared.choice, prepared.price, prepared.service
@@ -136,6 +145,8 @@ def play(
     capacity, saturation = _limits(sample, choice, step_by_step, progress)
     rate, load_of = _offered_rate(wanted, choice, capacity, saturation)
     requests = trace or make_requests(job, choice, capacity, saturation, rate, seats)
+    steps = _most_steps(prepared, requests)
+    check_run_memory(len(requests), steps, most_bytes, record=record)
     watch = _watcher(progress, "run", len(requests))
     run = serve(
         service,
@@ -169,6 +180,16 @@ def play(
     )
 
 
+def _most_steps(prepared: Prepared, requests: Requests) -> float:
+    """About how many steps engines do: one a token where each request is alone, and no more than
+    fit into the time in which requests come.
+    """
+    tokens = float(requests.osl.sum())
+    span_s = float(requests.arrival_s[-1]) if len(requests) else 0.0
+    fitting = prepared.service.replicas * span_s / float(prepared.price.decode_base_s[1])
+    return min(tokens, fitting + tokens / max(1, prepared.seats))
+
+
 def _in_doubt(job: WorkloadInput, run: Run, requests: Requests) -> bool:
     """Whether a run at a given rate must be held against saturation: those inside grow, or the SLO
     is missed.
@@ -187,7 +208,7 @@ def _digest(wanted: Workload) -> str | None:
         return None
     try:
         return trace_digest(Path(wanted.arrivals.trace or ""))
-    except OSError:
+    except SpecError:
         return None
 
 

@@ -11,6 +11,7 @@ from cluster_sim import __version__
 from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS
 from cluster_sim.economics import how_to_price, machine_usd_per_hour, price_columns, wall_power_w
 from cluster_sim.errors import DoesNotFitError, SpecError
+from cluster_sim.memory_need import check_step_memory
 from cluster_sim.perf.power import chip_power_w
 from cluster_sim.perf.train_flops import attention_flop, head_flop, model_flop_per_token
 from cluster_sim.perf.train_kernels import peak_dtype
@@ -74,11 +75,14 @@ def train(
     workload: TrainingInput | str,
     *,
     economics: Economics | None = None,
+    record: bool = False,
+    most_bytes: float | None = None,
 ) -> tuple[Result, TrainingFacts]:
-    """Simulate one training step of a workload on a topology.
+    """Simulate one training step of a workload on a topology; ``record``: a timeline is wanted.
 
     Raises DoesNotFitError for a plan that does not fit the devices or their memory, SpecError for
-    what the chip or the files lack, each with what works instead.
+    what the chip or the files lack, each with what works instead; SpecError for a step that would
+    need more than ``most_bytes`` to simulate.
     """
     machine = load_topology(topology) if isinstance(topology, str) else topology
     given = load_training(workload) if isinstance(workload, str) else workload
@@ -86,6 +90,10 @@ def train(
     hashed = config_hash(machine, given, money)
     try:
         job = make_job(machine, given)
+    except (SpecError, DoesNotFitError) as error:
+        raise with_ways_out(machine, given, error) from None
+    check_step_memory(job.micro_batches * given.workload.plan.stages, most_bytes, record=record)
+    try:
         priced = price(job)
         memory = memory_of(priced)
         check_memory(machine, given, memory)

@@ -44,6 +44,23 @@ UNITS: dict[str, Mapping[str, float]] = {
     "share": {"%": 0.01},
     "tokens": {"tokens": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12},
 }
+# What makes sense of each kind, in its first unit of scale 1: smaller and larger numbers are slips
+# of the pen, and lead to the ends of what floats can hold.
+RANGES = {
+    "time": (1e-12, 1e10, "s"),
+    "bytes": (1e-3, 1e18, "B"),
+    "bandwidth": (1e5, 1e18, "B/s"),
+    "compute": (1e9, 1e19, "FLOP/s"),
+    "power": (1e-3, 1e10, "W"),
+    "money_rate": (1e-4, 1e6, "USD/h"),
+    "money": (1e-2, 1e12, "USD"),
+    "energy_price": (1e-6, 1e3, "USD/kWh"),
+    "space_price": (1e-6, 1e6, "USD/kW-month"),
+    "years": (0.01, 1000.0, "years"),
+    "rate": (1e-6, 1e9, "requests/s"),
+    "share": (1e-9, 1e3, ""),
+    "tokens": (1.0, 1e17, "tokens"),
+}
 EXAMPLES = {
     "time": "'2.5 us' or '50 ms'",
     "bytes": "'143771 MiB' or '141 GB'",
@@ -59,13 +76,18 @@ EXAMPLES = {
     "share": "'70 %'",
     "tokens": "'15.6T' or '300B'",
 }
-_LITERAL = re.compile(r"\s*([-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*")
+# Thousands may be set apart: 143,771 or 143_771, but not 1,5.
+_LITERAL = re.compile(
+    r"\s*([-+]?(?:\d{1,3}(?:[,_]\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*",
+    re.ASCII,
+)
 
 
 def parse_quantity(text: object, kind: str) -> float:
     """Turn a unit literal of a kind such as ``bandwidth`` into a float in base units.
 
-    Raises ValueError with the way out: no unit, a unit of another kind, not a number, not finite.
+    Raises ValueError with the way out: no unit, a unit of another kind, not a number, not finite,
+    neither zero nor in the kind's range.
 
     >>> parse_quantity("400 Gb/s", "bandwidth")
     50000000000.0
@@ -84,19 +106,28 @@ def parse_quantity(text: object, kind: str) -> float:
     if unit not in UNITS[kind]:
         raise ValueError(f"'{unit}' is not a unit of {kind.replace('_', ' ')}; write {example}")
     value = float(number.replace("_", "").replace(",", "")) * UNITS[kind][unit]
+    return in_range(value, kind)
+
+
+def in_range(value: float, kind: str) -> float:
+    """The value, if its size is zero or in the range of its kind; raises ValueError."""
     if not math.isfinite(value):
         raise ValueError("must be finite")
+    least, most, unit = RANGES[kind]
+    if value and not least <= abs(value) <= most:
+        raise ValueError(f"must lie between {least:g} and {most:g} {unit}".rstrip())
     return value
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """Marks a float field whose text form is a unit literal; ``minimum`` is exclusive unless
+    """Marks a float field whose text form is a unit literal; greater than zero, or zero if
     ``zero_ok``. A bare number is an error unless ``bare_ok``: where the key's name has the unit.
     """
 
     kind: str
     zero_ok: bool = False
+    minimum: float = 0.0
     maximum: float = math.inf
     bare_ok: bool = False
 
@@ -105,6 +136,8 @@ class Quantity:
         number = self._number(value)
         if number < 0 or (number == 0 and not self.zero_ok):
             raise ValueError("must not be negative" if self.zero_ok else "must be > 0")
+        if number < self.minimum:
+            raise ValueError(f"must be at least {self.minimum:g}")
         if number > self.maximum:
             raise ValueError(f"must be at most {self.maximum:g}")
         return number
@@ -112,9 +145,9 @@ class Quantity:
     def _number(self, value: object) -> float:
         if not self.bare_ok or isinstance(value, bool) or not isinstance(value, int | float):
             return parse_quantity(value, self.kind)
-        if not math.isfinite(value):
-            raise ValueError("must be finite")
-        return float(value)
+        if isinstance(value, int) and abs(value) > RANGES[self.kind][1]:
+            value = math.copysign(math.inf, value)  # it may be too long for a float
+        return in_range(float(value), self.kind)
 
     def __get_pydantic_core_schema__(
         self, source: type[Any], handler: GetCoreSchemaHandler

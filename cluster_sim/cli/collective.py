@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster_sim.cli.options import set_machine
-from cluster_sim.cli.params import Name
+from cluster_sim.cli.options import max_memory, set_machine
+from cluster_sim.cli.params import Amount, Name, Whole
+from cluster_sim.specs.constraints import MOST_CHIPS, MOST_PARTS, MOST_SEED
 
 if TYPE_CHECKING:
     from cluster_sim.perf.collective_activity import Call
@@ -22,7 +23,7 @@ ELEMENT_BYTES = {"fp8": 1, "int8": 1, "fp16": 2, "bf16": 2, "fp32": 4, "int32": 
 
 @click.command()
 @click.option("--topo", type=Name("topology"), required=True, help="Topology, name or file.")
-@click.option("--chips", type=click.IntRange(min=1), help="Ranks on the first so many chips.")
+@click.option("--chips", type=Whole(MOST_CHIPS), help="Ranks on the first so many chips.")
 @click.option("--ranks", metavar="RANGE", help="Ranks on these devices: 0-63, 0-511:8, 0,4,8.")
 @click.option("--op", default="all_reduce", show_default=True, help="Operation.")
 @click.option("--bytes", "sizes", default="1KiB..16GiB", show_default=True, help="Sizes.")
@@ -31,20 +32,22 @@ ELEMENT_BYTES = {"fp8": 1, "int8": 1, "fp16": 2, "bf16": 2, "fp32": 4, "int32": 
 @click.option("--algo", help="Force an algorithm: ring, tree, nvls ...")
 @click.option("--proto", help="Force a protocol: LL, LL128, Simple.")
 @click.option("--sharp", is_flag=True, help="The switches of the fabric reduce.")
-@click.option("--top-k", type=click.IntRange(min=1), help="Experts of a token.")
-@click.option("--experts", type=click.IntRange(min=1), help="Experts in all.")
-@click.option("--node-limit", type=click.IntRange(min=1), help="Nodes that a token goes to.")
-@click.option("--imbalance", type=click.FloatRange(min=1), help="Fullest rank over the mean.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of hashed paths.")
+@click.option("--top-k", type=Whole(MOST_PARTS), help="Experts of a token.")
+@click.option("--experts", type=Whole(MOST_PARTS), help="Experts in all.")
+@click.option("--node-limit", type=Whole(MOST_PARTS), help="Nodes that a token goes to.")
+@click.option("--imbalance", type=Amount(1, 1000), help="Fullest rank over the mean.")
+@click.option("--seed", type=Whole(MOST_SEED, 0), default=0, help="Seed of hashed paths.")
 @click.option("--background", multiple=True, metavar="SPEC", help="Other traffic at the same time.")
 @click.option("--against", type=click.Path(path_type=Path), help="Compare with nccl-tests output.")
 @click.option("--plot", metavar="FILE", help="Draw the curve: .svg, .html or .png.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
 @set_machine
+@max_memory
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def collective(**options: Any) -> None:
     """Time a collective over message sizes, as nccl-tests would print it."""
     from cluster_sim.errors import counted
+    from cluster_sim.memory_need import check_collective_memory
     from cluster_sim.output.collective_text import (
         constants_text,
         csv_text,
@@ -63,6 +66,7 @@ def collective(**options: Any) -> None:
     topology, group = _group(options)
     _refuse_without_effect(options, group)
     call = _call(options).resolved(group)
+    check_collective_memory(group.shape.ranks, call.operation, options["max_memory"])
     measured = _measured(options)
     sizes = parse_sizes(options["sizes"], ELEMENT_BYTES[options["dtype"]])
     if measured:

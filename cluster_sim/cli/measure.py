@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_sim.cli.params import Amount, Whole
+from cluster_sim.specs.constraints import MOST_LAYERS
+
 if TYPE_CHECKING:
     from cluster_sim.studies.measure_torch import Device
 
@@ -26,8 +29,8 @@ Done = tuple[str, dict[str, object] | None, str]
 @click.option("--shapes", type=click.Path(path_type=Path), help="A CSV of shapes instead.")
 @click.option("--steps", is_flag=True, help="Whole steps of a decoder instead of operators.")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Whose steps.")
-@click.option("--layers", type=click.IntRange(min=1), help="Steps of so many layers.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after these.")
+@click.option("--layers", type=Whole(MOST_LAYERS), help="Steps of so many layers.")
+@click.option("--seconds", type=Amount(0.001, 1e9), help="Stop after these.")
 @click.option("--out", type=click.Path(path_type=Path), help="CSV to which rows are added.")
 @click.option("--compare", type=click.Path(path_type=Path), help="Predict the steps of a file.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")

@@ -7,7 +7,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cluster_sim.cli.params import Count, Factor, Name, PlanType, Rate, SloType, Time
+from cluster_sim.cli.params import (
+    Factor,
+    Name,
+    PlanType,
+    Rate,
+    Requests,
+    Size,
+    SloType,
+    Time,
+    Whole,
+)
+from cluster_sim.memory_need import DEFAULT_MOST
+from cluster_sim.specs.constraints import (
+    MOST_CHIPS,
+    MOST_CLIENTS,
+    MOST_SEED,
+    MOST_SEQUENCES,
+    MOST_TOKENS,
+)
 
 if TYPE_CHECKING:
     from cluster_sim.specs.find import FileRecord
@@ -41,30 +59,30 @@ _OPTIONS = (
     click.option("--model", type=Name("model"), help="Another model."),
     model_like,
     click.option("--software", type=Name("software"), help="Another engine, as vllm or vllm-0.19."),
-    click.option("--chips", type=click.IntRange(min=1), help="Use so many chips of the topology."),
-    click.option("--tp", type=click.IntRange(min=1), help="Tensor parallel degree."),
-    click.option("--pp", type=click.IntRange(min=1), help="Pipeline stages."),
-    click.option("--ep", type=click.IntRange(min=1), help="Devices that experts are spread over."),
-    click.option("--attn-dp", type=click.IntRange(min=1), help="Attention groups of a replica."),
-    click.option(
-        "--vpp", type=click.IntRange(min=1), help="Chunks of a pipeline stage (training)."
-    ),
-    click.option("--cp", type=click.IntRange(min=1), help="Context parallel degree (training)."),
-    click.option("--dp", type=click.IntRange(min=1), help="Data parallel replicas (training)."),
-    click.option("--micro-batch", type=click.IntRange(min=1), help="Sequences (training)."),
-    click.option("--global-batch", type=click.IntRange(min=1), help="Sequences (training)."),
-    click.option("--seq-len", type=click.IntRange(min=1), help="Tokens (training)."),
+    click.option("--chips", type=Whole(MOST_CHIPS), help="Use so many chips of the topology."),
+    click.option("--tp", type=Whole(MOST_CHIPS), help="Tensor parallel degree."),
+    click.option("--pp", type=Whole(MOST_CHIPS), help="Pipeline stages."),
+    click.option("--ep", type=Whole(MOST_CHIPS), help="Devices that experts are spread over."),
+    click.option("--attn-dp", type=Whole(MOST_CHIPS), help="Attention groups of a replica."),
+    click.option("--vpp", type=Whole(MOST_CHIPS), help="Chunks of a pipeline stage (training)."),
+    click.option("--cp", type=Whole(MOST_CHIPS), help="Context parallel degree (training)."),
+    click.option("--dp", type=Whole(MOST_CHIPS), help="Data parallel replicas (training)."),
+    click.option("--micro-batch", type=Whole(MOST_SEQUENCES), help="Sequences (training)."),
+    click.option("--global-batch", type=Whole(MOST_SEQUENCES), help="Sequences (training)."),
+    click.option("--seq-len", type=Whole(MOST_TOKENS), help="Tokens (training)."),
     click.option("--until", metavar="TOKENS", help="Simulate the run to 15.6T tokens (training)."),
-    click.option("--replicas", type=click.IntRange(min=1), help="Copies of the model."),
+    click.option("--replicas", type=Whole(MOST_CHIPS), help="Copies of the model."),
     click.option("--plan", help="auto, tp2, tp2x4 or tp1-ep8-dp8x1; of training a preset's name."),
     click.option("--precision", type=click.Choice(PRECISIONS)),
     click.option("--slo", type=SloType(), help="ttft=2s,tpot=50ms,attainment=99%."),
     click.option("--rate", type=Rate(), help="Open traffic at so many requests/s."),
-    click.option("--concurrency", type=click.IntRange(min=1), help="Closed loop of clients."),
-    click.option("--requests", type=Count(), help="Number of requests; auto: as many as it takes."),
+    click.option("--concurrency", type=Whole(MOST_CLIENTS), help="Closed loop of clients."),
+    click.option(
+        "--requests", type=Requests(), help="Number of requests; auto: as many as it takes."
+    ),
     click.option("--precise", is_flag=True, help="Half the sampling error of what it can serve."),
     click.option("--duration", type=Time(), help="Traffic for so long, such as '10 min'."),
-    click.option("--seed", type=click.IntRange(min=0), help="Seed of the random streams."),
+    click.option("--seed", type=Whole(MOST_SEED, 0), help="Seed of the random streams."),
     click.option("--set", "overrides", multiple=True, metavar="ROOT.KEY=VALUE", help="Any input."),
     click.option("--debug", is_flag=True, help="Show the traceback of an error."),
 )
@@ -82,6 +100,15 @@ def _of_the_machine(
             )
     return overrides
 
+
+# What a command may take of memory.
+max_memory = click.option(
+    "--max-memory",
+    type=Size(),
+    default=DEFAULT_MOST,
+    show_default=True,
+    help="Refuse what would need more.",
+)
 
 # The option of commands that need a machine alone.
 set_machine = click.option(

@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from cluster_sim.errors import SpecError, UnknownNameError
+from cluster_sim.specs.constraints import MOST_REQUESTS
 from cluster_sim.specs.find import find, names
 
 SLO_NAMES = ("ttft", "tpot", "e2e")
@@ -35,6 +36,40 @@ class Name(click.ParamType[Any]):
         """Names that begin with what was typed."""
         known = names(self.family)
         return [CompletionItem(name) for name in known if name.startswith(incomplete)]
+
+
+class Whole(click.IntRange):
+    """A whole number from ``least`` to ``most``, in digits alone: int() also takes 8_0."""
+
+    name = "number"
+
+    def __init__(self, most: int, least: int = 1) -> None:
+        super().__init__(least, most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        if isinstance(value, str) and not re.fullmatch(r"[-+]?[0-9]{1,30}", value.strip()):
+            self.fail(f"must be a whole number (got {value[:40]})", param, ctx)
+        number: int = super().convert(value, param, ctx)
+        return number
+
+
+class Amount(click.FloatRange):
+    """A plain number from ``least`` to ``most``; never infinite or nan."""
+
+    name = "number"
+
+    def __init__(self, least: float, most: float) -> None:
+        super().__init__(least, most)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number."""
+        if isinstance(value, str) and _plain_number(value) is None:
+            self.fail(f"not a number, or not finite (got {value[:40]})", param, ctx)
+        number: float = super().convert(value, param, ctx)
+        return number
 
 
 class Rate(click.ParamType[Any]):
@@ -76,6 +111,26 @@ class Time(click.ParamType[Any]):
         if seconds <= 0:
             self.fail(f"must be > 0 (got {value})", param, ctx)
         return f"{seconds!r} s"
+
+
+class Size(click.ParamType[Any]):
+    """An amount of memory: ``4 GiB`` or ``500 MB``."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Its bytes."""
+        from cluster_sim.units import Quantity
+
+        if isinstance(value, float):
+            return value
+        spaced = re.sub(r"(?<=[0-9.])(?=[A-Za-z])", " ", str(value), count=1)
+        try:
+            return Quantity("bytes", minimum=1.0).parse(spaced)
+        except ValueError as error:
+            self.fail(f"{error} (got {value})", param, ctx)
 
 
 class Window(click.ParamType[Any]):
@@ -172,17 +227,27 @@ class SloType(click.ParamType[Any]):
 def _positive(
     kind: click.ParamType[Any], text: str, param: click.Parameter | None, ctx: click.Context | None
 ) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        kind.fail(f"not a number (got {text})", param, ctx)
-    if not math.isfinite(number) or number <= 0:
-        kind.fail(f"must be > 0 and finite (got {text})", param, ctx)
+    number = _plain_number(text)
+    if number is None:
+        kind.fail(f"not a number, or not finite (got {text[:40]})", param, ctx)
+    if number <= 0:
+        kind.fail(f"must be > 0 (got {text[:40]})", param, ctx)
     return number
 
 
-class Count(click.ParamType[Any]):
-    """A whole number of at least 1, or ``auto``."""
+def _plain_number(text: str) -> float | None:
+    """A number in digits, point and exponent, if it is one and finite: float() takes more."""
+    if len(text) > 100 or not re.fullmatch(r"\s*[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s*", text):
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+class Requests(click.ParamType[Any]):
+    """A number of requests, or ``auto``."""
 
     name = "number|auto"
 
@@ -192,10 +257,9 @@ class Count(click.ParamType[Any]):
         """See click; raises BadParameter."""
         if value == "auto":
             return "auto"
-        try:
-            count = int(str(value))
-        except ValueError:
-            count = 0
-        if count < 1:
-            self.fail(f"must be a whole number from 1 on, or auto (got {value})", param, ctx)
+        text = str(value).strip()
+        count = int(text) if re.fullmatch(r"[0-9]{1,30}", text) else 0
+        if not 1 <= count <= MOST_REQUESTS:
+            words = f"a whole number from 1 to {MOST_REQUESTS:,}, or auto (got {text[:40]})"
+            self.fail(f"must be {words}", param, ctx)
         return count

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster_sim.cli.live import Bar
-from cluster_sim.cli.options import set_machine
-from cluster_sim.cli.params import Name
+from cluster_sim.cli.options import max_memory, set_machine
+from cluster_sim.cli.params import Name, Whole
 from cluster_sim.cli.rows import print_rows
+from cluster_sim.specs.constraints import MOST_CHIPS
 
 if TYPE_CHECKING:
     from cluster_sim.machine.classes import Machine
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--topo", type=Name("topology"), required=True, help="Topology, name or file.")
-@click.option("--chips", type=click.IntRange(min=1), help="So many chips; a pod grows to it.")
+@click.option("--chips", type=Whole(MOST_CHIPS), help="So many chips; a pod grows to it.")
 @click.option(
     "--trace-format",
     type=click.Choice(["chakra", "simai", "aicb"]),
     help="Recognised from the content unless given.",
 )
-@click.option("--ranks", type=click.IntRange(min=1), help="Ranks in all.")
+@click.option("--ranks", type=Whole(MOST_CHIPS), help="Ranks in all.")
 @click.option("--repeat", is_flag=True, help="Ranks without a file do what the first does.")
 @click.option("--cut", is_flag=True, help="Nodes may depend on some that were cut off.")
 @click.option("--groups", type=click.Path(path_type=Path), help="Ranks of named groups, JSON.")
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--timeline", is_flag=True, help="Write a trace that Perfetto opens.")
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
 @set_machine
+@max_memory
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def replay(files: tuple[Path, ...], **options: Any) -> None:
     """Play execution traces (Chakra, SimAI, AICB) on a topology."""
@@ -118,6 +120,7 @@ def _played(
         cut=options["cut"],
         repeat=options["repeat"],
         folded=not options["unfold"],
+        most_bytes=options["max_memory"],
     )
     placed = tuple(range(devices))
     if options["placed"]:
@@ -202,10 +205,11 @@ def _manifest(files: tuple[Path, ...], played: Replay) -> dict[str, Any]:
     from dataclasses import asdict
 
     from cluster_sim import __version__
+    from cluster_sim.text_file import digest
 
     graph, place = played.graph, played.place
     ordered = sorted(files, key=lambda file: file.name)
-    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in ordered}
+    hashes = {file.name: digest(file) for file in ordered}
     options = {
         "form": graph.form,
         "ranks": graph.ranks,

@@ -11,10 +11,11 @@ import click
 
 from cluster_sim.cli.again import Remembering, next_line
 from cluster_sim.cli.live import Bar, Panel
-from cluster_sim.cli.options import note_shadows, resolve_inputs, run_options
-from cluster_sim.cli.params import Window
+from cluster_sim.cli.options import max_memory, note_shadows, resolve_inputs, run_options
+from cluster_sim.cli.params import Whole, Window
 from cluster_sim.cli.rows import print_rows
 from cluster_sim.cli.training import is_training, run_training
+from cluster_sim.specs.constraints import MOST_SEEDS
 
 if TYPE_CHECKING:
     from cluster_sim.output.timeline import Timeline
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Remembering)
 @run_options
-@click.option("--seeds", type=click.IntRange(min=1), help="Repeat with so many seeds.")
+@click.option("--seeds", type=Whole(MOST_SEEDS), help="Repeat with so many seeds.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     help="Run it 16 more times with other constants (capacity: the search for it too).",
 )
 @click.option("--background", multiple=True, metavar="SPEC", help="Other traffic at the same time.")
+@max_memory
 @click.option("--live", is_flag=True, help="Show the replicas while the run goes on.")
 def run(
     seeds: int | None,
@@ -50,6 +52,7 @@ def run(
     band: Literal["run", "capacity"] | None,
     background: tuple[str, ...],
     live: bool,
+    max_memory: float,
     **options: Any,
 ) -> None:
     """Simulate a workload on a topology."""
@@ -64,7 +67,9 @@ def run(
             background=background,
             live=live,
         )
-        run_training(options, out=out, form=form, quiet=quiet, timeline=timeline)
+        run_training(
+            options, out=out, form=form, quiet=quiet, timeline=timeline, most_bytes=max_memory
+        )
         return
     from cluster_sim.output.results import ResultWriter, check_writable
     from cluster_sim.simulation import simulate
@@ -98,6 +103,7 @@ def run(
                 record=timeline,
                 keep=band is not None,
                 background=background,
+                most_bytes=max_memory,
             )
             if band and not result.partial:
                 whole = _add_band(result, band, bar)

@@ -77,7 +77,7 @@ def resolve_training(
 
 
 def run_training(
-    options: dict[str, Any], *, out: Path, form: str, quiet: bool, timeline: bool
+    options: dict[str, Any], *, out: Path, form: str, quiet: bool, timeline: bool, most_bytes: float
 ) -> None:
     """Simulate a training step, and with ``--until`` the run; print and write what came out."""
     from cluster_sim.output.results import ResultWriter, check_writable
@@ -90,7 +90,9 @@ def run_training(
         note_shadows((*machine.files, *given.files))
     started = time.perf_counter()
     try:
-        result, facts = train(machine, given, economics=economics)
+        result, facts = train(
+            machine, given, economics=economics, record=timeline, most_bytes=most_bytes
+        )
         if options["until"] is not None:
             result = _add_run(result, facts, options["until"], Bar(quiet))
     except KeyboardInterrupt:

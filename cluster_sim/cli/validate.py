@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster_sim.cli.live import Bar
+from cluster_sim.cli.params import Whole
+from cluster_sim.specs.constraints import MOST_REQUESTS
 
 if TYPE_CHECKING:
     from cluster_sim.studies.validate_scores import Replayed
 
+MOST_WORKERS = 1_024  # processes; more than the cores of any machine only take turns
 INTERRUPTED = "interrupted"
 
 
@@ -48,8 +51,8 @@ class _Where(click.ParamType[Any]):
     help="Score rows with this flag too.",
 )
 @click.option("--strict", is_flag=True, help="Refuse rows of chips and models not known here.")
-@click.option("--limit", type=click.IntRange(min=1), help="A seeded sample of so many runs.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes (default: one a core).")
+@click.option("--limit", type=Whole(MOST_REQUESTS), help="A seeded sample of so many runs.")
+@click.option("--workers", type=Whole(MOST_WORKERS), help="Processes (default: one a core).")
 @click.option("--out", type=click.Path(path_type=Path), help="Write a row for every case.")
 @click.option(
     "--format",

@@ -121,16 +121,18 @@ class Source:
             return self.problem(path, text + shown + hint_at(short(got), known))
         if code == "value_error":
             return self.problem(path, str(context["error"]) + (shown if path else ""))
-        bounds = {
-            "greater_than": ("must be > {gt:g}", "gt"),
-            "greater_than_equal": ("must be at least {ge:g}", "ge"),
-            "less_than_equal": ("must be at most {le:g}", "le"),
-        }
-        if code in bounds:
-            return self.problem(path, bounds[code][0].format(**context) + shown)
+        if code in _BOUNDS:
+            words, key = _BOUNDS[code]
+            return self.problem(path, f"{words} {_plain(context[key])}{shown}")
         return self.problem(path, _WORDS.get(code, entry["msg"]) + shown)
 
 
+_BOUNDS = {
+    "greater_than": ("must be >", "gt"),
+    "greater_than_equal": ("must be at least", "ge"),
+    "less_than_equal": ("must be at most", "le"),
+    "string_too_long": ("may have so many characters at most:", "max_length"),
+}
 _WORDS = {
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
@@ -177,6 +179,16 @@ def _point(share: object, tokens: object) -> tuple[object, object]:
         return parse_quantity(share, "share"), tokens
     except ValueError:
         return share, tokens
+
+
+def _plain(bound: float) -> str:
+    """A bound as people write it: 100,000 or 0.001.
+
+    >>> _plain(100_000), _plain(1e5), _plain(0.001)
+    ('100,000', '100,000', '0.001')
+    """
+    whole = float(bound).is_integer() and abs(bound) < 1e15
+    return f"{int(bound):,}" if whole else f"{bound:g}"
 
 
 def _dotted(path: tuple[str | int, ...]) -> str:

@@ -6,9 +6,19 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le
-
-from cluster_sim.specs.constraints import Fraction, PositiveInt, Text
+from cluster_sim.specs.constraints import (
+    MOST_DEVICES_PER_CHIP,
+    Chance,
+    Chips,
+    Count,
+    Factor,
+    FactorOrZero,
+    Fraction,
+    OneOrMore,
+    PositiveInt,
+    Text,
+    TokenCount,
+)
 from cluster_sim.specs.fabric import Board
 from cluster_sim.specs.seen import Seen
 from cluster_sim.specs.topology import ScaleUp
@@ -98,7 +108,7 @@ class Host:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    chips: PositiveInt
+    chips: Chips
     power: WattsOrZero | None = None
     board: Board | None = None
 
@@ -122,7 +132,7 @@ class Chip:
     process: str = ""
     dies: PositiveInt | None = None
     die_area_mm2: PositiveInt | None = None
-    devices_per_chip: PositiveInt = 1
+    devices_per_chip: Annotated[int, Count(MOST_DEVICES_PER_CHIP)] = 1
     memory: Memory
     peak: dict[PeakDtype, FlopPerSecond] = field(default_factory=dict)
     scale_up: ScaleUp | None = None
@@ -236,9 +246,9 @@ class GemmCurve:
     per_k: SecondsOrZero = 0.0
     compute: Fraction
     memory: Fraction
-    knee: Annotated[float, Ge(1)] | None = None
-    tiles: Annotated[float, Ge(0), Le(1)] | None = None
-    quantise: Annotated[float, "share of bandwidth"] | None = None
+    knee: OneOrMore | None = None
+    tiles: Chance | None = None
+    quantise: Factor | None = None
     provenance: Provenance
     fit: FitError | None = None
     taken: Taken | None = None
@@ -288,7 +298,7 @@ class PrefillCurve:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     floor: Seconds
     compute: Fraction
-    half_length: PositiveInt
+    half_length: TokenCount
     provenance: Provenance
     fit: FitError | None = None
     taken: Taken | None = None
@@ -365,7 +375,7 @@ class TrainingRate:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     sustained: Fraction
     precision: dict[str, Fraction] = field(default_factory=dict)
-    attention: Annotated[float, Ge(0)] = 1.0
+    attention: FactorOrZero = 1.0
     provenance: Provenance
     fit: FitError | None = None
     taken: Taken | None = None
@@ -385,7 +395,7 @@ class Change:
     activations: Fraction | None = None
     quantise: Fraction | None = None
     queries: Fraction | None = None
-    half_length: PositiveInt | None = None
+    half_length: TokenCount | None = None
     provenance: Provenance | None = None
     source: Text
 

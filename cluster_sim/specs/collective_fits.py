@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, cast
-
-from annotated_types import Ge, Gt
+from typing import Any, ClassVar, Literal, cast
 
 from cluster_sim.errors import SpecError, UnknownNameError
 from cluster_sim.specs.chip import Provenance
-from cluster_sim.specs.constraints import PositiveInt, Text
+from cluster_sim.specs.constraints import Factor, FactorOrZero, PositiveInt, Text
 from cluster_sim.specs.seen import Seen
 from cluster_sim.units import Bytes, BytesPerSecond, Seconds, SecondsOrZero
 
@@ -57,8 +55,8 @@ class Large:
     latency: Seconds
     per_peer: SecondsOrZero
     bandwidth: BytesPerSecond
-    power: Annotated[float, Gt(0)]
-    copy: Annotated[float, Ge(0)] = 0.0
+    power: Factor
+    copy: FactorOrZero = 0.0
     measured: tuple[Seen, ...] = ()
 
 
@@ -91,8 +89,8 @@ class Hierarchy:
     hop: dict[str, Seconds]
     domain_bandwidth: BytesPerSecond
     nic_bandwidth: BytesPerSecond
-    overlap: Annotated[float, Ge(0)]
-    power: Annotated[float, Gt(0)]
+    overlap: FactorOrZero
+    power: Factor
     measured: tuple[Seen, ...] = ()
     provenance: Provenance
     source: Text
@@ -109,9 +107,9 @@ class HostsRing:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     step: Seconds
     hop: Seconds
-    growth: Annotated[float, Ge(0)]
+    growth: FactorOrZero
     chunk: Bytes
-    spread: Annotated[float, Ge(0)]
+    spread: FactorOrZero
     fill: SecondsOrZero
     domain_bandwidth: BytesPerSecond
     nic_bandwidth: BytesPerSecond
@@ -185,7 +183,7 @@ class Exchange:
     latency: Seconds
     per_doubling: SecondsOrZero = 0.0
     per_expert: SecondsOrZero = 0.0
-    local: Annotated[float, Ge(0)] = 0.0
+    local: FactorOrZero = 0.0
     bandwidth: BytesPerSecond
     measured: tuple[Seen, ...] = ()
     provenance: Provenance

@@ -7,6 +7,8 @@ import re
 from typing import Any
 
 from cluster_sim.errors import SpecError
+from cluster_sim.specs.constraints import MOST_LAYERS
+from cluster_sim.text_file import parse_json
 
 Data = dict[str, Any]
 # Left-over keys with these words may change what a token costs, unless they are listed as harmless.
@@ -42,7 +44,6 @@ _HARMLESS_KEYS = frozenset(
 
 
 MOST = 10**10  # of any number that a config counts, so that sums stay numbers
-MOST_LAYERS = 10_000  # readers say the kind of each layer
 
 
 def json_object(text: str, shown: str) -> Data:
@@ -51,21 +52,7 @@ def json_object(text: str, shown: str) -> Data:
     Infinity and NaN are numbers here, as in Python, which writes them in public configs (limits of
     time steps); whoever reads a key refuses them.
     """
-
-    def no_twins(pairs: list[tuple[str, Any]]) -> Data:
-        found: Data = {}
-        for key, inner in pairs:
-            if key in found:
-                raise ValueError(f"duplicate key '{key}'")
-            found[key] = inner
-        return found
-
-    try:
-        value = json.loads(text, object_pairs_hook=no_twins)
-    except json.JSONDecodeError as error:
-        raise SpecError(f"{shown}:{error.lineno}: not valid JSON: {error.msg}") from None
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"{shown}: not valid JSON: {error}") from None
+    value = parse_json(text, shown, infinite=True)
     if not isinstance(value, dict):
         raise SpecError(f"{shown}: must be a JSON object, as Hugging Face's config.json is")
     return value

@@ -7,9 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge
-
-from cluster_sim.specs.constraints import PositiveInt, Text
+from cluster_sim.specs.constraints import MOST_PARTS, Count, OneOrMore, Parts, Text
 from cluster_sim.units import BytesPerSecond, SecondsOrZero
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
@@ -31,7 +29,7 @@ class Board:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    cpus: PositiveInt
+    cpus: Parts
     cpu: Text
     cpu_bandwidth: BytesPerSecond
     cpu_interconnect: BytesPerSecond | None = None
@@ -39,7 +37,7 @@ class Board:
     pcie_switch: bool = True
     nic: Text
     nic_bandwidth: BytesPerSecond | None = None
-    chips_per_nic: PositiveInt = 1
+    chips_per_nic: Parts = 1
     pcie_latency: SecondsOrZero = 0.0
 
 
@@ -56,12 +54,12 @@ class Inner:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     kind: Literal["two_tier", "crossed", "torus"]
-    spines: PositiveInt | None = None
-    uplinks: PositiveInt = 1
-    links_per_cable: PositiveInt = 1
-    parts: PositiveInt | None = None
-    shape: tuple[PositiveInt, ...] = ()
-    spine_ports: PositiveInt | None = None
+    spines: Parts | None = None
+    uplinks: Parts = 1
+    links_per_cable: Parts = 1
+    parts: Parts | None = None
+    shape: tuple[Parts, ...] = ()
+    spine_ports: Parts | None = None
     uplink_latency: SecondsOrZero | None = None
 
     def __post_init__(self) -> None:
@@ -92,14 +90,14 @@ class Fabric:
     kind: Kind
     technology: Text = "Ethernet"
     link: BytesPerSecond | None = None
-    ports: PositiveInt | None = None
-    rails: PositiveInt | None = None
-    hosts_per_leaf: PositiveInt | None = None
-    oversubscription: Annotated[float, Ge(1)] = 1.0
-    groups: Annotated[int, Ge(2)] | None = None
-    leaves: PositiveInt | None = None
-    spines: PositiveInt | None = None
-    global_links: PositiveInt | None = None
+    ports: Parts | None = None
+    rails: Parts | None = None
+    hosts_per_leaf: Parts | None = None
+    oversubscription: OneOrMore = 1.0
+    groups: Annotated[int, Count(MOST_PARTS, 2)] | None = None
+    leaves: Parts | None = None
+    spines: Parts | None = None
+    global_links: Parts | None = None
     file: str = ""
     routing: Literal["ecmp", "adaptive"] = "ecmp"
     pxn: bool = True

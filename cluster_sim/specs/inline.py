@@ -10,10 +10,10 @@ from typing import Any
 
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.chip import Chip
+from cluster_sim.specs.constraints import MOST_CHIPS, is_count
 from cluster_sim.specs.find import FileRecord, find
 from cluster_sim.units import parse_quantity
 
-MOST_CHIPS = 100_000
 FORMS = "'4 x h200_sxm' or '16 x h100_sxm, 8 per host'"
 _BEGUN = re.compile(r"\s*([-+]?\d[\d.]*)\s*[x×*]\s*(.*)", re.IGNORECASE)
 _PER_HOST = re.compile(r"([-+]?\d[\d.]*)\s*per[ _-]?host", re.IGNORECASE)
@@ -104,8 +104,8 @@ def with_chip_facts(
     if board and isinstance(data.get("board", {}), dict):
         full["board"] = {**board, **data.get("board", {})}
     chips, per_host = data.get("chips"), data.get("chips_per_host")
-    if chip.host is None or not isinstance(chips, int) or chips < 1:
-        return full
+    if chip.host is None or not is_count(chips, MOST_CHIPS):
+        return full  # the count itself is refused with its place
     if per_host is None:
         per_host = full["chips_per_host"] = min(chips, chip.host.chips)
     if links and "domain" not in given and isinstance(per_host, int):
@@ -123,7 +123,7 @@ def slice_of(whole: Sequence[int], data: Mapping[str, Any]) -> list[int]:
     Raises SpecError when no block of the pod has so many chips.
     """
     chips = data.get("chips")
-    if not isinstance(chips, int) or chips < 1:
+    if not is_count(chips, MOST_CHIPS):
         return list(whole)  # the count itself is refused with its place
     blocks: list[list[int]] = [[]]
     for size in whole[:-1]:

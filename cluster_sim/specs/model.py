@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from cluster_sim.specs.chip import Dtype, KvDtype
-from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
+from cluster_sim.specs.constraints import (
+    Count,
+    Layers,
+    LayersOrZero,
+    NonNegativeInt,
+    Parts,
+    PositiveFloat,
+    PositiveInt,
+    Text,
+    TokenCount,
+)
 from cluster_sim.specs.kept import Kept, check_kept
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
+MOST_BYTES = 10**14  # of a checkpoint
 Bias = Literal["qkv", "attention_output", "mlp", "router", "norms", "head"]
 
 
@@ -112,14 +123,14 @@ class Moe:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    experts: PositiveInt
-    top_k: PositiveInt
+    experts: Parts
+    top_k: Parts
     expert_hidden: PositiveInt
     latent: NonNegativeInt = 0
     idle_hidden: NonNegativeInt = 0
     shared_hidden: NonNegativeInt = 0
     shared_gate: bool = False
-    layers: PositiveInt
+    layers: Layers
 
     def __post_init__(self) -> None:
         if self.top_k > self.experts:
@@ -139,8 +150,8 @@ class LocalAttention:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     kind: Literal["sliding", "chunked", "sparse"]
-    tokens: PositiveInt
-    layers: PositiveInt
+    tokens: TokenCount
+    layers: Layers
     sinks: bool = False
     index_heads: NonNegativeInt = 0
     index_dim: NonNegativeInt = 0
@@ -169,7 +180,7 @@ class LinearAttention:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    layers: PositiveInt
+    layers: Layers
     key_heads: PositiveInt
     key_dim: PositiveInt
     value_heads: PositiveInt
@@ -269,7 +280,7 @@ class Model:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     name: str
     title: Text
-    layers: PositiveInt
+    layers: Layers
     hidden: PositiveInt
     ffn_hidden: NonNegativeInt = 0
     gated: bool = True
@@ -291,7 +302,7 @@ class Model:
     residual_kept_every: NonNegativeInt = 0
     layer_embedding: NonNegativeInt = 0
     biases: tuple[Bias, ...] = ()
-    max_context: PositiveInt
+    max_context: TokenCount
     mla: Mla | None = None
     compressed: Compressed | None = None
     other_attention: tuple[Attention, ...] = ()
@@ -299,16 +310,16 @@ class Model:
     local: LocalAttention | None = None
     linear: LinearAttention | None = None
     state_space: StateSpace | None = None
-    attention_layers: PositiveInt | None = None
+    attention_layers: Layers | None = None
     mlps: tuple[DenseMlp, ...] | None = None
-    projections: NonNegativeInt = 0
-    mtp_layers: NonNegativeInt = 0
+    projections: LayersOrZero = 0
+    mtp_layers: LayersOrZero = 0
     mtp_dense: bool = False
     native_dtype: Dtype = "bf16"
     kept: tuple[Kept, ...] = ()
     bytes_per_element: dict[Dtype, PositiveFloat] = field(default_factory=dict)
     kv_dtype: KvDtype | None = None
-    checkpoint_bytes: PositiveInt | None = None
+    checkpoint_bytes: Annotated[int, Count(MOST_BYTES)] | None = None
     checkpoint_drafts: bool = False
     notes: tuple[Text, ...] = ()
     published: Published | None = None

@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.chip import Chip
+from cluster_sim.specs.constraints import MOST_CHIPS, is_count
 from cluster_sim.specs.find import FileRecord, find
 from cluster_sim.units import parse_quantity
 
@@ -49,10 +50,13 @@ def with_chips(data: dict[str, Any], chip: Chip, problem: Problem) -> dict[str, 
     whole, hosts, chips = data.pop("_whole"), data.pop("hosts", None), data.get("chips")
     per_host = data.get("chips_per_host") or (chip.host.chips if chip.host else whole)
     for key, value in (("hosts", hosts), ("chips", chips)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise SpecError(problem((key,), f"must be a whole number > 0 (got {value!r})"))
-    if not isinstance(per_host, int) or per_host < 1:
+        if value is not None and not is_count(value, MOST_CHIPS):
+            limits = f"must be a whole number > 0 and at most {MOST_CHIPS:,}"
+            raise SpecError(problem((key,), f"{limits} (got {value!r})"))
+    if not is_count(per_host, MOST_CHIPS):
         raise SpecError(problem(("chips_per_host",), f"must be > 0 (got {per_host!r})"))
+    if not is_count(whole, MOST_CHIPS):
+        raise SpecError(problem(("host",), f"its chips must be > 0 (got {whole!r})"))
     per_host = min(per_host, whole)
     if chips is None:
         chips = hosts * per_host

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cluster_sim.specs.constraints import PositiveInt
+from cluster_sim.specs.constraints import Chips
 from cluster_sim.units import Bytes
 
 
@@ -14,9 +14,9 @@ class Seen:
     """Least and most ranks, bytes of message and scale-up domains of one series of timings."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-    ranks: tuple[PositiveInt, PositiveInt]
+    ranks: tuple[Chips, Chips]
     bytes: tuple[Bytes, Bytes] | None = None
-    domains: tuple[PositiveInt, PositiveInt] = (1, 1)
+    domains: tuple[Chips, Chips] = (1, 1)
 
     def __post_init__(self) -> None:
         for what, ends in (("ranks", self.ranks), ("bytes", self.bytes), ("domains", self.domains)):

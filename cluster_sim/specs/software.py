@@ -8,17 +8,27 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le
-
 from cluster_sim.specs.chip import Dtype, KvDtype, Provenance
-from cluster_sim.specs.constraints import PositiveInt, Text
+from cluster_sim.specs.constraints import (
+    MOST_TOKENS,
+    Chance,
+    Count,
+    Factor,
+    FactorOrZero,
+    Number,
+    PositiveInt,
+    Running,
+    Text,
+    TokenCount,
+)
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.registered import Registered
 from cluster_sim.units import Bytes, BytesOrZero, BytesPerSecond, SecondsOrZero
 
 SchedulerName = Annotated[str, Registered("scheduler")]
 RouterName = Annotated[str, Registered("router")]
-Utilisation = Annotated[float, Gt(0), Le(1)]
+Utilisation = Annotated[float, Number(0.001, 1)]
+StepTokens = Annotated[int, Count(MOST_TOKENS, 16)]  # a step; engines take far more
 MOST_DRAFTS = 16  # a step; engines take fewer
 # Chance that a draft of DeepSeek-V3's own MTP layer is accepted if all before it were: 3.1 to 3.2
 # tokens a step with 7 drafts on MT-bench, HumanEval and GSM8K (model card of nebius/MTP-DeepSeek-
@@ -47,8 +57,8 @@ class Overhead:
     peers: BytesOrZero = 0.0
     experts: BytesOrZero = 0.0
     expert_tokens: PositiveInt = 1 << 15
-    forward: Annotated[float, Ge(0)] = 0.0
-    sampling: Annotated[float, Ge(0)] = 0.0
+    forward: FactorOrZero = 0.0
+    sampling: FactorOrZero = 0.0
     graphs: BytesOrZero = 0.0
     error: BytesOrZero = 0.0
 
@@ -118,8 +128,8 @@ class SmallDevice:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     below: Bytes
     chips: tuple[Text, ...] = ()
-    max_num_seqs: PositiveInt | None = None
-    max_num_batched_tokens: PositiveInt | None = None
+    max_num_seqs: Running | None = None
+    max_num_batched_tokens: StepTokens | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +164,7 @@ class ClientTime:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     idle: SecondsOrZero
-    loaded_steps: Annotated[float, Ge(0)]
+    loaded_steps: FactorOrZero
     source: Text
 
 
@@ -166,8 +176,8 @@ class InSitu:
     """What kernels cost inside the engine over their bench timing."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    attention_floor_factor: Annotated[float, Gt(0)]
-    all_reduce_factor: Annotated[float, Gt(0)]
+    attention_floor_factor: Factor
+    all_reduce_factor: Factor
     all_reduce_skew: SecondsOrZero
     glue_kernels_per_layer: PositiveInt
     source: Text
@@ -195,18 +205,18 @@ class Software:
     vendors: tuple[Text, ...] = ()
     constants_of: str = ""
     scheduler: SchedulerName
-    max_num_seqs: PositiveInt
-    max_num_batched_tokens: PositiveInt
-    max_model_len: PositiveInt | Literal["auto"] = "auto"
+    max_num_seqs: Running
+    max_num_batched_tokens: StepTokens
+    max_model_len: TokenCount | Literal["auto"] = "auto"
     small_devices: tuple[SmallDevice, ...] = ()
     kv_dtype: dict[Dtype, KvDtype]
     kv_dtype_given: KvDtype | None = None
     preemption: Literal["recompute", "swap"] = "recompute"
     prefix_cache: bool = True
-    new_token_ratio: Annotated[float, Gt(0), Le(1)] = 1.0
-    draft_tokens: Annotated[int, Ge(0), Le(MOST_DRAFTS)] = 0
-    draft_acceptance: Annotated[float, Ge(0), Le(1)] = DRAFT_ACCEPTANCE
-    cuda_graph_sizes: tuple[PositiveInt, ...] = ()
+    new_token_ratio: Annotated[float, Number(0.001, 1)] = 1.0
+    draft_tokens: Annotated[int, Count(MOST_DRAFTS, 0)] = 0
+    draft_acceptance: Chance = DRAFT_ACCEPTANCE
+    cuda_graph_sizes: tuple[Running, ...] = ()
     memory: MemoryRule
     host: HostTime
     client: ClientTime = IN_PROCESS

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from cluster_sim.specs.constraints import PositiveInt, Text
+from cluster_sim.specs.constraints import Chips, Parts, Text
 from cluster_sim.specs.fabric import Board, Fabric, Inner
 from cluster_sim.units import BytesPerSecond, SecondsOrZero, WattsOrZero
 
@@ -32,12 +32,12 @@ class ScaleUp:
     technology: Text
     kind: Literal["switched", "mesh", "host", "torus"] = "switched"
     switch: str = ""
-    links_per_switch: tuple[PositiveInt, ...] = ()
-    links_per_peer: PositiveInt | None = None
+    links_per_switch: tuple[Parts, ...] = ()
+    links_per_peer: Parts | None = None
     link_bandwidth: BytesPerSecond
     package_bandwidth: BytesPerSecond | None = None
     in_switch_reduction: bool = False
-    domain: PositiveInt | None = None
+    domain: Chips | None = None
     inner: Inner | None = None
     switch_latency: SecondsOrZero = SCALE_UP_SWITCH_S
     link_latency: SecondsOrZero = SCALE_UP_LINK_S
@@ -97,8 +97,8 @@ class Topology:
     name: str
     title: Text
     chip: Text
-    chips: PositiveInt
-    chips_per_host: PositiveInt | None = None
+    chips: Chips
+    chips_per_host: Chips | None = None
     scale_up: ScaleUp
     host_power: WattsOrZero | None = None
     board: Board | None = None

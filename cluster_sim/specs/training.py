@@ -5,10 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge
-
 from cluster_sim.specs.campaign import Campaign
-from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
+from cluster_sim.specs.constraints import (
+    Chips,
+    Count,
+    Factor,
+    Layers,
+    LayersOrZero,
+    NonNegativeInt,
+    Number,
+    OneOrMore,
+    Parts,
+    Seed,
+    Sequences,
+    Text,
+    TokenCount,
+)
 from cluster_sim.units import Bytes, ShareOrZero
 
 ScheduleName = Literal["auto", "gpipe", "1f1b", "interleaved", "zb_h1", "dualpipe", "dualpipe_v"]
@@ -34,9 +46,9 @@ class Routing:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     kind: Literal["balanced", "power_law"] = "balanced"
-    imbalance: Annotated[float, Ge(1)] = 1.0
+    imbalance: OneOrMore = 1.0
     dropped: ShareOrZero = 0.0
-    nodes: PositiveInt | None = None
+    nodes: Chips | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,22 +77,22 @@ class TrainingPlan:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    tp: PositiveInt = 1
-    pp: PositiveInt = 1
-    vpp: PositiveInt = 1
-    cp: PositiveInt = 1
-    ep: PositiveInt = 1
-    etp: PositiveInt = 1
-    dp: PositiveInt | None = None
-    micro_batch: PositiveInt = 1
+    tp: Chips = 1
+    pp: Chips = 1
+    vpp: Chips = 1
+    cp: Chips = 1
+    ep: Chips = 1
+    etp: Chips = 1
+    dp: Chips | None = None
+    micro_batch: Sequences = 1
     sequence_parallel: bool = True
     context: ContextKind = "ring"
-    zero: Annotated[int, Ge(0)] = 1
-    shard: PositiveInt | None = None
+    zero: Annotated[int, Count(3, 0)] = 1
+    shard: Chips | None = None
     schedule: ScheduleName = "auto"
-    layers: tuple[NonNegativeInt, ...] = ()
+    layers: tuple[LayersOrZero, ...] = ()
     recompute: Recompute = "none"
-    recompute_layers: NonNegativeInt | None = None
+    recompute_layers: LayersOrZero | None = None
     recompute_modules: tuple[Module, ...] = ("core_attention",)
     offload: Offload = field(default_factory=Offload)
     overlap_gradients: bool = True
@@ -94,8 +106,6 @@ class TrainingPlan:
     placement: tuple[NonNegativeInt, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.zero > 3:
-            raise ValueError(f"zero must be 0, 1, 2 or 3 (got {self.zero})")
         if sorted(self.order) != sorted(ORDER):
             raise ValueError(f"order must name each of {', '.join(ORDER)} once")
         if self.shard is not None and self.zero == 0:
@@ -104,10 +114,15 @@ class TrainingPlan:
             raise ValueError("recompute_layers has no effect without recompute")
         if self.recompute_modules != ("core_attention",) and self.recompute != "selective":
             raise ValueError("recompute_modules belongs to recompute selective, and only there")
-        if self.layers and len(self.layers) != self.pp * self.vpp:
+        if self.layers and len(self.layers) != self.stages:
             raise ValueError(
-                f"layers names {len(self.layers)} virtual stages, pp x vpp is {self.pp * self.vpp}"
+                f"layers names {len(self.layers)} virtual stages, pp x vpp is {self.stages}"
             )
+
+    @property
+    def stages(self) -> int:
+        """Virtual stages of the pipeline."""
+        return self.pp * self.vpp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +130,7 @@ class Lora:
     """Adapters of low rank on the products of attention (and of the MLP), the rest frozen."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    rank: PositiveInt = 16
+    rank: Parts = 16
     mlp: bool = False
 
 
@@ -142,17 +157,17 @@ class TrainingWorkload:
     lora: Lora | None = None
     precision: TrainDtype = "bf16"
     precisions: dict[Part, TrainDtype] = field(default_factory=dict)
-    seq_len: PositiveInt
-    global_batch: PositiveInt
-    layers: PositiveInt | None = None
+    seq_len: TokenCount
+    global_batch: Sequences
+    layers: Layers | None = None
     mtp: bool = False
     dropout: bool = False
-    machine_rate: PositiveFloat = 1.0
+    machine_rate: Factor = 1.0
     plan: TrainingPlan = field(default_factory=TrainingPlan)
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     run: Campaign | None = None
-    seed: NonNegativeInt = 0
-    jitter: Annotated[float, Ge(0)] | None = None
+    seed: Seed = 0
+    jitter: Annotated[float, Number(0, 10)] | None = None
     sources: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

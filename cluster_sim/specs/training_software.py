@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from annotated_types import Ge, Le
-
-from cluster_sim.specs.constraints import PositiveFloat, Text
+from cluster_sim.specs.constraints import Chance, Factor, FactorOrZero, Text
 from cluster_sim.units import Seconds, SecondsOrZero
 
-Exposed = Annotated[float, Ge(0), Le(1)]
+Exposed = Chance
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 
@@ -24,11 +22,11 @@ class AttentionKernel:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     kind: Literal["flash", "unfused"] = "flash"
-    rate: PositiveFloat = 1.0
-    rates: dict[str, PositiveFloat] = field(default_factory=dict)
-    score_bytes: Annotated[float, Ge(0)] = 0.0
-    backward_flop: PositiveFloat = 2.5
-    backward_rate: PositiveFloat = 0.75
+    rate: Factor = 1.0
+    rates: dict[str, Factor] = field(default_factory=dict)
+    score_bytes: FactorOrZero = 0.0
+    backward_flop: Factor = 2.5
+    backward_rate: Factor = 0.75
     source: Text
 
     def rate_on(self, architecture: str) -> float:
@@ -48,11 +46,11 @@ class ExpertKernels:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     sync: SecondsOrZero
     launch: SecondsOrZero
-    permute_bytes: PositiveFloat
+    permute_bytes: Factor
     exposed: Exposed
     exposed_nic: Exposed
-    rate: PositiveFloat
-    width_power: Annotated[float, Ge(0)]
+    rate: Factor
+    width_power: FactorOrZero
     source: Text
 
 
@@ -78,20 +76,20 @@ class TrainingSoftware:
     version: Text
     date: Text
     measured_on: tuple[Text, ...] = ()
-    step_factor: PositiveFloat = 1.0
+    step_factor: Factor = 1.0
     launch: Seconds
     layer: SecondsOrZero
     step: SecondsOrZero
     attention: AttentionKernel
-    elementwise: PositiveFloat
-    quantise: dict[str, Annotated[float, Ge(0)]]
-    exposed_tp: Annotated[float, Ge(0)]
+    elementwise: Factor
+    quantise: dict[str, FactorOrZero]
+    exposed_tp: FactorOrZero
     exposed_cp: Exposed
     experts: ExpertKernels
-    optimizer_bytes: PositiveFloat
+    optimizer_bytes: Factor
     comm_sms: Exposed
-    scale: Annotated[float, Ge(0)]
-    scale_fp8: Annotated[float, Ge(0)]
+    scale: FactorOrZero
+    scale_fp8: FactorOrZero
     sources: dict[str, str]
 
     def stands_in(self, vendor: str) -> str | None:

@@ -7,10 +7,22 @@ from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le
-
 from cluster_sim.specs.chip import Dtype
-from cluster_sim.specs.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Text
+from cluster_sim.specs.constraints import (
+    MOST_PARTS,
+    MOST_TOKENS,
+    Chance,
+    Chips,
+    Clients,
+    Count,
+    Number,
+    Requests,
+    Seed,
+    Text,
+    TokenCount,
+    Variation,
+    VariationOrZero,
+)
 from cluster_sim.specs.software import RouterName
 from cluster_sim.units import (
     NamedShare,
@@ -18,12 +30,15 @@ from cluster_sim.units import (
     NamedUsdPerKwMonth,
     NamedYears,
     PerSecond,
+    Quantity,
     Seconds,
     SecondsOrZero,
     Share,
     UsdPerKwh,
 )
 
+# Half of an interval that is narrower takes more requests than are ever played for it.
+SamplingError = Annotated[float, Quantity("share", minimum=0.001, maximum=1.0)]
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 
@@ -37,11 +52,11 @@ class Lengths:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    fixed: PositiveInt | None = None
-    quantiles: tuple[tuple[Annotated[float, Ge(0)], PositiveInt], ...] | None = None
-    mean: PositiveFloat | None = None
-    cv: PositiveFloat | None = None
-    max: PositiveInt | None = None
+    fixed: TokenCount | None = None
+    quantiles: tuple[tuple[Chance, TokenCount], ...] | None = None
+    mean: Annotated[float, Number(1, MOST_TOKENS)] | None = None
+    cv: Variation | None = None
+    max: TokenCount | None = None
 
     def __post_init__(self) -> None:
         forms = sum(form is not None for form in (self.fixed, self.quantiles, self.mean))
@@ -109,7 +124,7 @@ class Pause:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     mean: SecondsOrZero
-    cv: Annotated[float, Ge(0)] = 0.0
+    cv: VariationOrZero = 0.0
     max: Seconds | None = None
 
 
@@ -134,8 +149,8 @@ class Prefix:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    tokens: PositiveInt
-    groups: Annotated[int, Gt(0), Le(1_000_000)] = 1
+    tokens: TokenCount
+    groups: Annotated[int, Count(1_000_000)] = 1
     share: Share = 1.0
 
 
@@ -152,13 +167,13 @@ class Arrivals:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     kind: Literal["open", "closed", "offline", "trace"]
-    cv: PositiveFloat = 1.0
+    cv: Variation = 1.0
     rate: PerSecond | None = None
     load: Share | None = None
-    concurrency: PositiveInt | None = None
+    concurrency: Clients | None = None
     trace: str | None = None
     trace_format: TraceFormat | None = None
-    time_scale: PositiveFloat = 1.0
+    time_scale: Annotated[float, Number(1e-6, 1e6)] = 1.0
 
     def __post_init__(self) -> None:
         if self.kind == "open" and (self.rate is None) == (self.load is None):
@@ -169,8 +184,6 @@ class Arrivals:
             raise ValueError("trace arrivals need 'trace', the path of a trace")
         if self.kind != "trace" and (self.trace_format is not None or self.time_scale != 1):
             raise ValueError("'trace_format' and 'time_scale' belong to trace arrivals")
-        if not math.isfinite(self.time_scale):
-            raise ValueError("'time_scale' must be finite")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +216,7 @@ class TrafficClass:
     prefix: Prefix | None = None
     sessions: Sessions | None = None
     slo: Slo | None = None
-    priority: int = 0
+    priority: Annotated[int, Count(MOST_PARTS, -MOST_PARTS)] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,11 +226,11 @@ class Plan:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    tp: PositiveInt | None = None
-    pp: PositiveInt | None = None
-    ep: PositiveInt | None = None
-    attn_dp: PositiveInt | None = None
-    replicas: PositiveInt | None = None
+    tp: Chips | None = None
+    pp: Chips | None = None
+    ep: Chips | None = None
+    attn_dp: Chips | None = None
+    replicas: Chips | None = None
     router: RouterName = "round_robin"
 
 
@@ -250,10 +263,10 @@ class Workload:
     classes: tuple[TrafficClass, ...] = ()
     arrivals: Arrivals
     slo: Slo = field(default_factory=Slo)
-    requests: PositiveInt | Literal["auto"] = "auto"
-    sampling_error: Share = 0.03
+    requests: Requests | Literal["auto"] = "auto"
+    sampling_error: SamplingError = 0.03
     duration: Seconds | None = None
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     plan: Plan = field(default_factory=Plan)
     engine: dict[str, Any] = field(default_factory=dict)
     engine_args: str = ""
@@ -339,7 +352,7 @@ class Economics:
     basis: Literal["rented", "owned"] = "rented"
     usd_per_chip_hour: NamedUsdPerHour | None = None
     electricity: UsdPerKwh = 0.091
-    pue: Annotated[float, Ge(1)] = 1.2
+    pue: Annotated[float, Number(1, 100)] = 1.2
     life_years: NamedYears = 5.0
     wacc: NamedShare = 0.09
     host_share: NamedShare = 0.35

@@ -55,6 +55,7 @@ OWNERS = (
     "idle",
 )
 CLOSES = 1e-9  # relative: owners against what is paid
+MOST_STRIKES = 1_000_000  # failures that are played, all replications together: some minutes
 LEAST_ETTR = 0.01  # below it a run makes no progress to speak of
 HOUR_S = 3600.0
 
@@ -181,13 +182,11 @@ def prepare_campaign(
     made = Prepared(
         site=site, strikes=strikes, tiers=tiers, units=units, schedule=schedule, rules=rules
     )
-    _check_progress(made)
+    _check_progress(made, campaign.replications)
     return made
 
 
-def _check_progress(made: Prepared) -> None:
-    if not made.strikes.total_per_s:
-        return
+def _check_progress(made: Prepared, replications: int) -> None:
     forms = closed_forms(made)
     if forms["ettr_exact"] < LEAST_ETTR:
         raise SpecError(
@@ -195,6 +194,15 @@ def _check_progress(made: Prepared) -> None:
             f"takes {forms['down_s']:.4g} s to come back and writes checkpoints every "
             f"{forms['interval_s']:.4g} s; checkpoint more often, or lower failures.restart or "
             "the failure rates"
+        )
+    slow_per_s = sum(one.per_1000_host_days for _, one in made.rules.slow) / 1e3 / DAY_S
+    per_s = made.strikes.total_per_s + slow_per_s * made.rules.hosts
+    expected = per_s * made.schedule.end_s / forms["ettr_exact"]
+    if expected * replications > MOST_STRIKES:
+        raise SpecError(
+            f"run.failures: some {expected:,.0f} failures in each of {replications:,} replications "
+            f"are more than the {MOST_STRIKES:,} that are played; lower run.replications, "
+            "failures.factor or the failure rates, or shorten the run"
         )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.campaign import Blast, Component, Failures
@@ -115,7 +116,7 @@ def units_of(failures: Failures, hosts: int, domain_hosts: int, loss_per_s: floa
     each = 1 if blast == "host" else domain_hosts
     working = -(-hosts // (each - inner))
     lost = loss_per_s / working * failures.repair
-    out = 1.0 - math.exp(-lost) * math.fsum(lost**k / math.factorial(k) for k in range(inner + 1))
+    out = 1.0 - math.exp(-lost) * math.fsum(islice(_powers(lost), inner + 1))
     spares = failures.spares
     if spares is None:
         spares = poisson_quantile(working * max(0.0, out), COVERED)
@@ -127,6 +128,14 @@ def blast_of(failures: Failures, domain_hosts: int) -> Blast:
     given.
     """
     return failures.blast or ("host" if domain_hosts == 1 else "tray")
+
+
+def _powers(mean: float) -> Iterator[float]:
+    """mean^k / k! for k = 0, 1, 2 ..."""
+    term = 1.0
+    for k in count(1):
+        yield term
+        term *= mean / k
 
 
 def poisson_quantile(mean: float, share: float) -> int:

@@ -17,7 +17,7 @@ from cluster_sim.perf.train_memory import (
 )
 from cluster_sim.perf.train_stage import Stage
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
-from cluster_sim.specs.training import Offload, TrainingPlan
+from cluster_sim.specs.training import Module, Offload, TrainingPlan
 from cluster_sim.training.job import Job, make_job
 from cluster_sim.training.priced import Priced, player_of, price, schedule_of
 from cluster_sim.training.schedule import Schedule
@@ -170,7 +170,7 @@ def _changes(plan: TrainingPlan) -> Iterator[tuple[str, TrainingPlan]]:
         less = plan.micro_batch // 2
         yield f"micro_batch={less}", replace(plan, micro_batch=less)
     if plan.recompute != "full":
-        yield "recompute=full", replace(plan, recompute="full", recompute_layers=None)
+        yield "recompute=full", _all_again(plan)
     yield f"tp={2 * plan.tp}", replace(free, tp=2 * plan.tp)
     yield f"pp={2 * plan.pp}", replace(free, pp=2 * plan.pp)
     yield f"cp={2 * plan.cp}", replace(free, cp=2 * plan.cp)
@@ -182,16 +182,19 @@ def _changes(plan: TrainingPlan) -> Iterator[tuple[str, TrainingPlan]]:
         yield "offload.optimizer=100 %", replace(plan, offload=Offload(optimizer=1.0))
 
 
+def _all_again(plan: TrainingPlan) -> TrainingPlan:
+    """The plan with full recomputation, without what only other kinds of it read."""
+    modules: tuple[Module, ...] = ("core_attention",)
+    return replace(plan, recompute="full", recompute_layers=None, recompute_modules=modules)
+
+
 def _together(machine: TopologyInput, given: TrainingInput) -> Iterator[tuple[str, TrainingPlan]]:
     """Changes of several keys: smaller and smaller parts of the model on a device, with full
     recomputation, experts over as many devices as can be, and at last sharded weights.
     """
     plan, moe = given.workload.plan, given.model.moe
     devices = machine.topology.chips * machine.chip.devices_per_chip
-    free = replace(
-        plan, dp=None, vpp=1, schedule="auto", layers=(), placement=(),
-        recompute="full", recompute_layers=None,
-    )  # fmt: skip
+    free = replace(_all_again(plan), dp=None, vpp=1, schedule="auto", layers=(), placement=())
     counts = [2**n for n in range(devices.bit_length())]
     degrees = [
         (tp, pp) for pp in counts for tp in counts if tp <= domain_devices(machine) and tp * pp > 1

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster_sim.errors import SpecError
-from cluster_sim.text_file import read_text
+from cluster_sim.memory_need import check_replay_memory
+from cluster_sim.text_file import read_bytes, read_text
 from cluster_sim.training.aicb import POLICIES, read_workload
 from cluster_sim.training.aicb_csv import read_calls
 from cluster_sim.training.chakra import read_chakra
@@ -26,13 +27,14 @@ def read_traces(
     cut: bool = False,
     repeat: bool = False,
     folded: bool = True,
+    most_bytes: float | None = None,
 ) -> TaskGraph:
     """The graph of some files, in whatever order they are given: one a rank, or one workload.
 
     Raises SpecError for files that cannot be read, are broken, or do not go together, and for
     options that have no effect on them.
     """
-    files = sorted(((path, _bytes(path)) for path in paths), key=lambda file: str(file[0]))
+    files = sorted(((path, read_bytes(path)) for path in paths), key=lambda file: str(file[0]))
     forms = {form or recognise(path, data) for path, data in files}
     if len(forms) > 1:
         raise SpecError(f"files of several formats ({', '.join(sorted(forms))}); play them apart")
@@ -41,6 +43,8 @@ def read_traces(
         if not folded:
             raise SpecError("--unfold has no effect on Chakra traces: every rank is played")
         graph = read_chakra(files, ranks=ranks, groups=groups, cut=cut)
+        one = len(graph.nodes) // max(1, len(graph.files))
+        check_replay_memory(one * graph.ranks if repeat else len(graph.nodes), most_bytes)
         return repeated(graph, graph.ranks) if repeat else graph
     for name, given in (("--cut", cut), ("--repeat", repeat), ("--groups", groups)):
         if given:
@@ -99,10 +103,3 @@ def read_map(path: Path, ranks: int) -> tuple[int, ...]:
     if absent:
         raise SpecError(f"{path}: no device for rank {absent[0]}; there are {ranks} ranks")
     return tuple(found[rank] for rank in range(ranks))
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None

@@ -27,7 +27,7 @@ OPTIONS = [
     (f"{RUN} --rate nan", "finite"),
     (f"{RUN} --rate inf", "finite"),
     (f"{RUN} --rate many", "not a number"),
-    (f"{RUN} --requests 0", "must be a whole number from 1 on, or auto (got 0)"),
+    (f"{RUN} --requests 0", "must be a whole number from 1 to 10,000,000, or auto (got 0)"),
     (f"{RUN} --concurrency 0", "0 is not in the range"),
     (f"{RUN} --seed -1", "-1 is not in the range"),
     (f"{RUN} --seeds 0", "0 is not in the range"),

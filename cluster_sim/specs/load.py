@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from cluster_sim.errors import SpecError, UnknownNameError, warn
+from cluster_sim.specs import astra
 from cluster_sim.specs.build import Lines, Source, Spec, build, hint_at, short
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT, Chip, Fits, KvDtype
 from cluster_sim.specs.effects import (
@@ -61,14 +62,22 @@ DRAFT_FLAGS = {"trtllm": ("num_nextn_predict_layers",), "sglang": ("speculative_
 
 def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     """A topology by name, path or inline text (``4 x h200_sxm``), with its chip and curves;
-    ``overrides`` are texts with the roots topology. and chip.
+    ``overrides`` are texts with the roots topology. and chip. An ASTRA-sim network is one once
+    ``topology.chip`` is set.
     """
     record, data, lines = read("topology", name)
     source, parts = Source(record.path, lines), split_overrides(overrides)
+    network = astra.is_astra(data)
+    if network:
+        keys = [keys for keys, _ in parts["topology"]]
+        data, source = astra.as_topology(data, lines, record.path, keys), Source(record.path, {})
+    refuse_graph(data, record.path)
     if any(keys == ["chips"] for keys, _ in parts["topology"]):
         data.pop("hosts", None)
     apply_overrides(data, parts, "topology", source)
     data, host_records = with_host(data, source.problem)
+    if network:
+        astra.check_chip(record.path, data.get("chip"))
     if not isinstance(data.get("chip"), str):
         build(Topology, data, source, record.name)  # raises, with all other problems
     chip_record, facts, chip_lines = read("chip", data["chip"])
@@ -77,6 +86,8 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     file_tdp = facts.get("tdp")
     apply_overrides(facts, parts, "chip", chip_source)
     chip = build(Chip, facts, chip_source, chip_record.name)
+    if network:
+        astra.check_chip(record.path, chip.name, chip.devices_per_chip)
     if chip.scale_up is None and "scale_up" not in data:
         raise SpecError(
             f"{record.path}: the file of {chip.name} gives no scale-up links; "
@@ -87,6 +98,15 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     fits, fits_records = load_fits(chip, tdp_w=_watts(file_tdp))
     files = (record, *host_records, chip_record, *fits_records)
     return TopologyInput(topology=topology, chip=chip, fits=fits, files=files)
+
+
+def refuse_graph(data: Mapping[str, Any], shown: str) -> None:
+    """Raise SpecError for a node-link graph, which says neither chip nor scale-up links."""
+    if "nodes" in data and {"edges", "links"} & data.keys():
+        raise SpecError(
+            f"{shown}: is a graph of nodes and links, which names no chip; write a topology with "
+            f"chip, chips and fabric: {{kind: graph, file: {shown}}}"
+        )
 
 
 def _watts(text: object) -> float | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.specs.build import Lines
+from cluster_sim.specs.chip import Chip
 
 KINDS = ("Ring", "FullyConnected", "Switch")
 KEYS = ("topology", "npus_count", "bandwidth", "latency")
@@ -90,9 +91,9 @@ def domain_dimensions(found: Sequence[Dimension]) -> tuple[Dimension, ...]:
 def as_topology(
     data: Mapping[str, Any], lines: Lines, shown: str, keys: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
-    """The topology that a network file makes, in file form but for its chip. Inner dimensions are
-    the scale-up domain, outer ones a fabric that each NPU reaches over a NIC as fast as the slowest
-    of them.
+    """The topology that a network file makes, in file form but for its chip: its links as a fabric
+    of kind graph, inner dimensions the scale-up domain. What an NPU can send beyond its domain, as
+    from a NIC, is that of the slowest outer dimension.
 
     ``keys`` are those that the user sets; raises SpecError for one that the file itself gives.
     """
@@ -112,27 +113,40 @@ def as_topology(
         "chips": total,
         "chips_per_host": domain,
         "scale_up": _scale_up(inner or found[:1]) | {"domain": domain},
+        "fabric": {"kind": "graph", "file": shown, "technology": "ASTRA-sim"},
         "sources": {"all": f"{shown}, and the file of the chip"},
     }
     if outer:
         slowest = min(one.out_bytes_per_s for one in outer)
         nic = {"nic": "outer dimensions", "nic_bandwidth": f"{slowest!r} B/s", "chips_per_nic": 1}
         made["board"] = nic
-        made["fabric"] = {"kind": "graph", "file": shown, "technology": "ASTRA-sim"}
     return made
 
 
-def check_chip(shown: str, chip: object, devices_per_chip: int = 1) -> None:
-    """Raise SpecError unless a topology of a network file has a chip of one device."""
+def check_chip(shown: str, chip: object) -> None:
+    """Raise SpecError unless the topology of a network file names a chip."""
     if not isinstance(chip, str):
         raise SpecError(
             f"{shown}: an ASTRA-sim network names no chip; add --set topology.chip=NAME, such as "
             "h100_sxm ('cluster-sim list chips')"
         )
-    if devices_per_chip > 1:
+
+
+def check_host(shown: str, chip: Chip, data: Mapping[str, Any]) -> None:
+    """Raise SpecError for a chip of several devices, and for one without a host on a network that
+    has NICs; ``data`` is the topology with all that it takes from the chip.
+    """
+    if chip.devices_per_chip > 1:
         raise SpecError(
-            f"{shown}: an NPU of the network is one device, a {chip} has {devices_per_chip}; "
-            "take a chip of one"
+            f"{shown}: an NPU of the network is one device, {chip.name} has "
+            f"{chip.devices_per_chip}; take a chip of one"
+        )
+    board = data.get("board") or {}
+    lacks = [key for key in ("cpus", "cpu", "cpu_bandwidth", "pcie") if board and key not in board]
+    if lacks:
+        raise SpecError(
+            f"{shown}: the file of {chip.name} describes no host, and the network goes beyond one; "
+            f"add --set for {', '.join('topology.board.' + key for key in lacks)}"
         )
 
 

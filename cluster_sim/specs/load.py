@@ -86,15 +86,16 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     file_tdp = facts.get("tdp")
     apply_overrides(facts, parts, "chip", chip_source)
     chip = build(Chip, facts, chip_source, chip_record.name)
-    if network:
-        astra.check_chip(record.path, chip.name, chip.devices_per_chip)
     if chip.scale_up is None and "scale_up" not in data:
         raise SpecError(
             f"{record.path}: the file of {chip.name} gives no scale-up links; "
             "write a topology with scale_up"
         )
     data = with_chips(data, chip, source.problem)
-    topology = build(Topology, with_chip_facts(data, chip, facts), source, record.name)
+    data = with_chip_facts(data, chip, facts)
+    if network:
+        astra.check_host(record.path, chip, data)
+    topology = build(Topology, data, source, record.name)
     fits, fits_records = load_fits(chip, tdp_w=_watts(file_tdp))
     files = (record, *host_records, chip_record, *fits_records)
     return TopologyInput(topology=topology, chip=chip, fits=fits, files=files)

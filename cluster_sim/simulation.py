@@ -18,6 +18,7 @@ from cluster_sim.capacity import (
     find_saturation,
     sample_of,
 )
+from cluster_sim.errors import SpecError
 from cluster_sim.facts import Facts
 from cluster_sim.metrics import keeps_slo, latencies, targets
 from cluster_sim.overload import trend
@@ -187,7 +188,7 @@ def _digest(wanted: Workload) -> str | None:
         return None
     try:
         return trace_digest(Path(wanted.arrivals.trace or ""))
-    except OSError:
+    except SpecError:
         return None
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_sim.text_file import is_file, read_text
+
 if TYPE_CHECKING:
     from cluster_sim.machine.classes import Machine
     from cluster_sim.specs.find import FileRecord
@@ -68,20 +70,18 @@ def checked_machine(name: str, overrides: Sequence[str]) -> tuple[Machine, Topol
 
 def is_graph(name: str) -> bool:
     """Whether a name is a graph file: JSON with nodes, or YAML with the keys of ASTRA-sim."""
-    return is_network(name) or _has(name, (".json",), r'"nodes"\s*:')
+    return is_network(name) or (name.endswith(".json") and _has(name, r'"nodes"\s*:'))
 
 
 def is_network(name: str) -> bool:
     """Whether a name is an ASTRA-sim network, which is a topology once it is given a chip."""
-    return _has(name, (".yaml", ".yml", ".txt"), r"^ *[\"']?npus_count[\"']? *:")
+    return _has(name, r"^ *[\"']?npus_count[\"']? *:")
 
 
-def _has(name: str, endings: tuple[str, ...], mark: str) -> bool:
-    path = Path(name)
-    if path.suffix not in endings or not path.is_file():
+def _has(name: str, mark: str) -> bool:
+    if not is_file(name):
         return False
-    text = path.read_text("utf-8", errors="replace")
-    return bool(re.search(mark, text, re.MULTILINE))
+    return bool(re.search(mark, read_text(Path(name)), re.MULTILINE))
 
 
 def print_file(record: FileRecord, data: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from cluster_sim.serving.trace_rows import (
     seconds,
     whole,
 )
+from cluster_sim.text_file import json_value
 
 MOONCAKE_UNIT = 512  # tokens of a block of hash_ids
 COMPONENTS = ("sys_prompt", "passages_ids", "history", "web_search", "user_input")
@@ -67,10 +68,10 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _object(line: str, keys: tuple[str, ...]) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = json_value(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"must be an object with {', '.join(keys)} (got {_short(value)})")

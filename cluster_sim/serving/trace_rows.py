@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from cluster_sim import text_file
 from cluster_sim.errors import SpecError
 from cluster_sim.serving.requests import (
     FloatArray,
@@ -73,16 +75,9 @@ class Rows:
 
 def read_text(path: Path) -> str:
     """A trace as text; raises SpecError for what is none."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise SpecError(f"{path}: no such trace file") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: not a text file (not UTF-8)") from None
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
-    if "\0" in text:
-        raise SpecError(f"{path}: not a text file (holds NUL bytes)")
+    if not os.path.lexists(path):
+        raise SpecError(f"{path}: no such trace file")
+    text = text_file.read_text(path)
     if not text.strip():
         raise SpecError(f"{path}: empty file")
     return text

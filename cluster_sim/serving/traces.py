@@ -20,6 +20,7 @@ from cluster_sim.serving.json_traces import first_object, read_mooncake, read_ra
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.servegen import chunk_files, read_servegen
 from cluster_sim.serving.trace_rows import TraceOptions, read_text
+from cluster_sim.text_file import read_bytes
 
 Reader = Callable[[Path, str, TraceOptions], Requests]
 FILES: dict[str, Reader] = {
@@ -82,5 +83,5 @@ def trace_digest(path: Path) -> str:
         files = [file for pair in chunk_files(path) for file in pair]
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.read_bytes())
+        digest.update(read_bytes(file))
     return digest.hexdigest()

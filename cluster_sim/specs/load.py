@@ -80,7 +80,8 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
         astra.check_chip(record.path, data.get("chip"))
     if not isinstance(data.get("chip"), str):
         build(Topology, data, source, record.name)  # raises, with all other problems
-    chip_record, facts, chip_lines = read("chip", data["chip"])
+    with source.naming("chip"):
+        chip_record, facts, chip_lines = read("chip", data["chip"])
     chip_source = Source(chip_record.path, chip_lines)
     refuse_idle_facts([keys for keys, _ in parts["chip"]])
     file_tdp = facts.get("tdp")
@@ -162,10 +163,8 @@ def _with_relatives(
     if not data.get("borrows"):
         return _likened(data, {}, "other", source), chip, (record,), source
     chain = (*lenders, chip.name)
-    try:
+    with source.naming("borrows"):
         found, relative = load_spec("chip", str(data["borrows"]), Chip)
-    except UnknownNameError as error:
-        raise SpecError(source.problem(("borrows",), str(error))) from None
     if relative.name in chain:
         circle = " > ".join((*chain, relative.name))
         raise SpecError(source.problem(("borrows",), f"goes round in a circle: {circle}"))
@@ -220,8 +219,10 @@ def load_workload(
         apply_overrides(data, parts, root, source, inside)
     _name_trace(data, source)
     workload = build(Workload, data, source, record.name)
-    model_record, model = load_spec("model", workload.model, Model)
-    software_record, software = _software_on(workload, vendor)
+    with source.naming("model"):
+        model_record, model = load_spec("model", workload.model, Model)
+    with source.naming("software"):
+        software_record, software = _software_on(workload, vendor)
     job = WorkloadInput(
         workload=workload,
         model=model,

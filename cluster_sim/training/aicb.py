@@ -80,10 +80,10 @@ class _Header:
 
 
 def read_workload(
-    path: Path, text: str, *, ranks: int | None, devices: int, folded: bool
+    path: Path, text: str, *, ranks: int | None, devices: int | None, folded: bool
 ) -> TaskGraph:
     """The graph of a text workload on ``ranks`` ranks (None: as the header says, else one on each
-    of the ``devices``).
+    of the ``devices``, or without them as few as its degrees need).
 
     Raises SpecError with line, key and value for what is broken.
     """
@@ -106,10 +106,9 @@ def read_workload(
         more = len(problems) - 8
         raise SpecError(problems if more <= 0 else [*problems[:8], f"and {more} more like these"])
     _check_places(path, header, len(layers))
-    total = ranks or given.get("ranks") or devices
-    degrees = Degrees(
-        ranks=total, tp=given.get("tp", 1), ep=given.get("ep", 1), pp=given.get("pp", 1)
-    )
+    tp, ep, pp = (given.get(name, 1) for name in ("tp", "ep", "pp"))
+    total = ranks or given.get("ranks") or devices or tp * ep * pp
+    degrees = Degrees(ranks=total, tp=tp, ep=ep, pp=pp)
     check_degrees(path, degrees)
     micro_batches = given.get("micro_batches", 1)
     layers = _marked(layers, micro_batches)

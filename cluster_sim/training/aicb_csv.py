@@ -82,13 +82,13 @@ def read_calls(
     text: str,
     *,
     ranks: int | None,
-    devices: int,
+    devices: int | None,
     folded: bool,
     sizes: Mapping[str, int] | None = None,
 ) -> TaskGraph:
     """The graph of a list of calls on ``ranks`` ranks (None: as the file says, else one on each of
-    the ``devices``). ``sizes``: ranks of groups (``ep_group`` or ``ep``) that the file does not
-    give.
+    the ``devices``, or without them as few as the groups need). ``sizes``: ranks of groups
+    (``ep_group`` or ``ep``) that the file does not give.
 
     Raises SpecError with line, key and value for what is broken.
     """
@@ -255,7 +255,7 @@ def _degrees(
     calls: _Calls,
     placement: _Placement,
     ranks: int | None,
-    devices: int,
+    devices: int | None,
     given: Mapping[str, int],
 ) -> tuple[Degrees, list[str]]:
     """Degrees from the sizes of the groups, and what was taken for granted; raises SpecError where
@@ -277,7 +277,7 @@ def _degrees(
         total = tp * dp * pp
         notes.append(f"the file does not say how many ranks: {total}, as its groups have")
     elif not total:
-        total = known.get("all", devices)
+        total = known.get("all", devices or tp * pp * (dp or known.get("ep", 1)))
         notes.append(f"the file does not say how many ranks: one on each of {total}")
     if dp and "pp" not in known and placement.stages == 1:
         pp = max(1, total // (tp * dp))

@@ -19,7 +19,7 @@ FORMATS = ("chakra", "simai", "aicb")
 def read_traces(
     paths: Sequence[Path],
     *,
-    devices: int,
+    devices: int | None,
     form: str | None = None,
     ranks: int | None = None,
     groups: Mapping[str, tuple[int, ...]] | None = None,
@@ -29,7 +29,8 @@ def read_traces(
     sizes: Mapping[str, int] | None = None,
 ) -> TaskGraph:
     """The graph of some files, in whatever order they are given: one a rank, or one workload.
-    ``sizes``: ranks of groups that a list of calls does not give.
+    ``sizes``: ranks of groups that a list of calls does not give. ``devices`` are as many ranks as
+    a text workload has that does not say so (None: as few as its degrees need).
 
     Raises SpecError for files that cannot be read, are broken, or do not go together, and for
     options that have no effect on them.

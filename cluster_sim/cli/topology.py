@@ -70,7 +70,7 @@ def checked_machine(name: str, overrides: Sequence[str]) -> tuple[Machine, Topol
 
 def is_graph(name: str) -> bool:
     """Whether a name is a graph file: JSON with nodes, or YAML with the keys of ASTRA-sim."""
-    return is_network(name) or (name.endswith(".json") and _has(name, r'"nodes"\s*:'))
+    return is_network(name) or _has(name, r'\A\s*\{(?s:.*)"nodes"\s*:')
 
 
 def is_network(name: str) -> bool:

@@ -310,7 +310,7 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
     from cluster_sim.specs.yaml_text import parse
 
     record = find(family, name)
-    if family == "model" and record.path.endswith(".json"):
+    if family == "model" and (record.path.endswith(".json") or record.text.lstrip()[:1] == "{"):
         from cluster_sim.specs import hugging_face
 
         return record, hugging_face.parse(record.text, record.path, record.name), {}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.find import FOLDERS, HUGGING_FACE_FILE, FileRecord
-from cluster_sim.text_file import decoded, is_file, json_value, read_bytes
+from cluster_sim.studies.validate_cases import KINDS, read_cases
+from cluster_sim.text_file import decoded, is_file, json_value, read_bytes, read_text
 
 # Kinds beside the families of specs.
 TRACE, EXECUTION, CASES, BENCHMARK = "trace", "execution-trace", "cases", "nccl-tests"
@@ -91,7 +92,8 @@ def _of_table(path: Path, text: str) -> str:
     from cluster_sim.studies.nccl_tests import is_benchmark
     from cluster_sim.training.traces import recognise as execution_trace
 
-    if "case_id" in text.lstrip("\ufeff").partition("\n")[0].split(","):
+    header = text.lstrip().partition("\n")[0].strip().split(",")
+    if any(2 * len(set(header) & set(kind.needs)) > len(kind.needs) for kind in KINDS):
         return CASES
     if is_benchmark(text):
         return BENCHMARK
@@ -124,8 +126,6 @@ def count_cases(path: Path) -> int:
     with the problems of it.
     """
     from cluster_sim.studies.measure_compare import parse_steps
-    from cluster_sim.studies.validate_cases import read_cases
-    from cluster_sim.text_file import read_text
 
     text = read_text(path)
     if {"phase", "glue_kernels_per_layer"} <= set(text.partition("\n")[0].strip().split(",")):

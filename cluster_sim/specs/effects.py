@@ -15,14 +15,15 @@ from cluster_sim.specs.workload import Economics
 
 # Facts of a chip that are shown and that no price is made of.
 FACTS = ("year", "process", "dies", "die_area_mm2", "status")
-# What a kind of arrivals reads; `trace_format` and `time_scale` are checked with the file.
+_ABOUT_A_TRACE = ("trace_format", "trace_block_tokens", "trace_time_unit", "trace_turns")
+# What a kind of arrivals reads; what is about a trace is checked with the file.
 _ARRIVALS = {
-    "open": ("kind", "cv", "rate", "load"),
-    "closed": ("kind", "concurrency"),
-    "offline": ("kind",),
-    "trace": ("kind", "trace", "trace_format", "time_scale"),
+    "open": ("kind", "cv", "rate", "load", "trace", *_ABOUT_A_TRACE),
+    "closed": ("kind", "concurrency", "trace", *_ABOUT_A_TRACE),
+    "offline": ("kind", "trace", *_ABOUT_A_TRACE),
+    "trace": ("kind", "trace", "time_scale", *_ABOUT_A_TRACE),
 }
-_OF_A_TRACE = ("isl", "osl", "prefix", "sessions", "classes")
+_OF_A_TRACE = ("isl", "prefix", "sessions", "classes")  # its rows may leave answers (osl) open
 _SGLANG = ("sglang", "sglang_mixed")
 _NEVER_PREEMPT = ("trtllm_no_evict", "static")
 _BETWEEN_HOSTS = (
@@ -60,7 +61,7 @@ def _why_idle(key: str, job: WorkloadInput) -> str:
             f"{workload.name} has {kind} arrivals; use --requests (workload.requests), or --rate "
             "for open traffic"
         )
-    if kind == "trace" and root in _OF_A_TRACE:
+    if workload.arrivals.replays and root in _OF_A_TRACE:
         return "the requests are those of the trace"
     if root == "slo" and workload.classes and all(part.slo for part in workload.classes):
         return f"each class of {workload.name} has its own; change them in the file"

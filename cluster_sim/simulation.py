@@ -196,7 +196,7 @@ def _digest(wanted: Workload) -> str | None:
         return None
     try:
         return trace_digest(Path(wanted.arrivals.trace or ""))
-    except (OSError, SpecError):
+    except SpecError:
         return None
 
 

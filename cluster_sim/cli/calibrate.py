@@ -26,7 +26,7 @@ def calibrate(ops: Path, chip: str, framework: str | None, write: bool, debug: b
     from cluster_sim.specs.load import load_fits, load_spec, read
     from cluster_sim.studies.calibrate import calibrate as fitted
     from cluster_sim.studies.calibrate_rows import read_timings
-    from cluster_sim.text_file import read_text
+    from cluster_sim.text_file import is_file, read_text
 
     facts = load_spec("chip", chip, Chip)[1]
     timings = read_timings(read_text(ops), str(ops), facts, {*names("chip"), facts.name})
@@ -37,7 +37,7 @@ def calibrate(ops: Path, chip: str, framework: str | None, write: bool, debug: b
     target = Path(FOLDERS["fits"]) / f"{facts.name}.yaml"
     new = with_curves(record.text, done.curves, record.path)
     load_fits(facts, replace(record, text=new, path=str(target)))  # raises if it cannot be read
-    present = target.read_text(encoding="utf-8") if target.is_file() else None
+    present = read_text(target) if is_file(target) else None
     if not write:
         click.echo(f"Nothing written; --write puts the new curves into {target}", err=True)
     elif new == present:

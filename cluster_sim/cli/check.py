@@ -9,6 +9,7 @@ import click
 
 from cluster_sim.cli.topology import checked_machine, is_graph
 from cluster_sim.specs.find import FOLDERS, HUGGING_FACE_FILE, find, names
+from cluster_sim.text_file import is_file
 
 CHECKED = ("topology", "chip", "model", "workload", "software", "training", "fits", "collectives")
 # A name alone is none of the others: chips have the same.
@@ -71,7 +72,7 @@ def _family_of(file: str) -> str:
     for family in NAMED:
         if file in names(family):
             return family
-    if (file.endswith(".json") and not is_graph(file)) or Path(file, HUGGING_FACE_FILE).is_file():
+    if (file.endswith(".json") and not is_graph(file)) or is_file(Path(file, HUGGING_FACE_FILE)):
         return "model"
     if is_graph(file) or (is_inline(file) and not _is_file(file)):
         return "topology"

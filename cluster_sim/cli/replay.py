@@ -202,10 +202,11 @@ def _manifest(files: tuple[Path, ...], played: Replay) -> dict[str, Any]:
     from dataclasses import asdict
 
     from cluster_sim import __version__
+    from cluster_sim.text_file import digest
 
     graph, place = played.graph, played.place
     ordered = sorted(files, key=lambda file: file.name)
-    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in ordered}
+    hashes = {file.name: digest(file) for file in ordered}
     options = {
         "form": graph.form,
         "ranks": graph.ranks,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_sim.text_file import is_file, read_text
+
 if TYPE_CHECKING:
     from cluster_sim.machine.classes import Machine
     from cluster_sim.specs.find import FileRecord
@@ -69,9 +71,9 @@ def is_graph(name: str) -> bool:
     """Whether a name is a graph file: JSON with nodes, or YAML with the keys of ASTRA-sim."""
     path = Path(name)
     marks = {".json": r'"nodes"\s*:', ".yaml": r"^npus_count *:", ".yml": r"^npus_count *:"}
-    if path.suffix not in marks or not path.is_file():
+    if path.suffix not in marks or not is_file(path):
         return False
-    text = path.read_text("utf-8", errors="replace")
+    text = read_text(path)
     return bool(re.search(marks[path.suffix], text, re.MULTILINE))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.machine.classes import Draft, Ends, Ints, Machine, NodeKind
 from cluster_sim.specs.yaml_text import located
+from cluster_sim.text_file import parse_json, read_text
 from cluster_sim.units import Quantity, parse_quantity
 
 if TYPE_CHECKING:
@@ -97,12 +99,9 @@ def load_graph(file: str, name: str = "") -> Machine:
     Raises SpecError that names file, place and way out.
     """
     path = Path(file)
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
-        raise SpecError(f"{file}: no such file") from None
-    except (OSError, UnicodeDecodeError):
-        raise SpecError(f"{file}: cannot be read as text") from None
+    if not os.path.lexists(path):
+        raise SpecError(f"{file}: no such file")
+    text = read_text(path, shown=file)
     if path.suffix == ".json":
         return from_node_link(text, file, name or path.stem)
     from cluster_sim.machine.astra import from_astra
@@ -118,10 +117,7 @@ def from_node_link(text: str, shown: str, name: str) -> Machine:
     ``ports``, ``latency`` and ``cables`` may be given. In a directed graph both directions must be
     there.
     """
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SpecError(f"{shown}:{error.lineno}: not valid JSON: {error.msg}") from None
+    data = parse_json(text, shown)
     edges = data.get("edges", data.get("links")) if isinstance(data, dict) else None
     if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
         raise SpecError(f"{shown}: nodes: missing; node-link JSON has the lists nodes and edges")

@@ -13,6 +13,7 @@ from cluster_sim.errors import SpecError
 from cluster_sim.output.results import cell
 from cluster_sim.output.tables import grid, number
 from cluster_sim.studies.measure_compare import Compared
+from cluster_sim.text_file import csv_table, read_text
 
 
 def finished(path: Path, columns: Sequence[str]) -> set[str]:
@@ -25,13 +26,13 @@ def finished(path: Path, columns: Sequence[str]) -> set[str]:
         lines.pop()
     if not lines:
         return set()
-    rows = csv.DictReader(lines)
-    if tuple(rows.fieldnames or ()) != tuple(columns):
+    header, rows = csv_table("".join(lines), str(path))
+    if header != list(columns):
         raise SpecError(
             f"{path}: holds something else (its columns are not {', '.join(columns[:4])} ... "
             f"{columns[-1]}); choose another file with --out"
         )
-    return {row["case_id"] for row in rows}
+    return {row["case_id"] for _, row in rows}
 
 
 @contextmanager
@@ -71,13 +72,12 @@ def _unwritable(path: Path, error: OSError) -> SpecError:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        path.stat()
     except FileNotFoundError:
         return ""
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: not a text file (not UTF-8)") from None
+    return read_text(path)
 
 
 def compared_text(compared: Sequence[Compared]) -> str:

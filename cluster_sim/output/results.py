@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_sim.errors import SpecError
-from cluster_sim.text_file import read_text
+from cluster_sim.text_file import csv_rows, json_value, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,14 +250,8 @@ def read_summary(path: Path) -> list[dict[str, str]]:
     """The rows of a summary.csv (or of a run's folder) as text cells; raises SpecError if it is
     none, or broken.
     """
-    import io
-
     file = path / "summary.csv" if path.is_dir() else path
-    reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
-    try:
-        lines = [(reader.line_num, cells) for cells in reader if cells]
-    except csv.Error as error:
-        raise SpecError(f"{file}:{reader.line_num}: not CSV: {error}") from None
+    lines = list(csv_rows(read_text(file), str(file)))
     header = lines[0][1] if lines else []
     missing = [name for name in ("run_id", "workload", "topology", "schema") if name not in header]
     if missing:
@@ -280,7 +274,7 @@ def read_bands(path: Path, config_hash: str | None = None) -> dict[str, Any]:
     """
     file = (path if path.is_dir() else path.parent) / "manifest.json"
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json_value(read_text(file))
         found = manifest["bands"]["headlines"]
         parts = [part for band in found.values() for part in band["contributions"]]
         numbers = [band[key] for band in found.values() for key in ("base", "sigma")]
@@ -289,8 +283,8 @@ def read_bands(path: Path, config_hash: str | None = None) -> dict[str, Any]:
             raise TypeError
         if not all(isinstance(part["key"], str) for part in parts):
             raise TypeError
-    except OSError as error:
-        raise SpecError(f"{file}: cannot be read: {error.strerror}; --band needs it") from None
+    except SpecError as error:
+        raise SpecError(f"{error}; --band needs it") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise SpecError(
             f"{file}: holds no bands; run the workload again with this version"

@@ -8,9 +8,6 @@ requests/s, CV of the gaps, family of the gaps, its shape, its scale) and ``chun
 from __future__ import annotations
 
 import ast
-import csv
-import io
-import json
 import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -21,6 +18,7 @@ import numpy as np
 from cluster_sim.errors import SpecError
 from cluster_sim.serving.requests import FloatArray, IntArray, Requests
 from cluster_sim.serving.trace_rows import TraceOptions, read_text, refuse_bad, seconds, whole
+from cluster_sim.text_file import csv_rows, parse_json
 
 DEFAULT_REQUESTS = 10_000  # of two weeks of traffic, unless a number or a duration is given
 LAST_WINDOW_S = 600.0  # length of a lone window: the trace gives starts only; assumed
@@ -175,9 +173,8 @@ def _play(
 
 
 def _read_windows(path: Path) -> list[_Window]:
-    lines = [row for row in csv.reader(io.StringIO(read_text(path))) if row]
     found: list[tuple[float, float, str, float]] = []
-    for number, row in enumerate(lines, 1):
+    for number, row in csv_rows(read_text(path), str(path)):
         try:
             found.append(_window_cells(row))
             if len(found) > 1 and found[-1][0] <= found[-2][0]:
@@ -211,10 +208,7 @@ def _window_cells(row: list[str]) -> tuple[float, float, str, float]:
 
 def _read_histograms(path: Path) -> dict[str, list[tuple[float, str]]]:
     """Per field: the windows whose histogram is not empty, with its text."""
-    try:
-        data = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"{path}: not valid JSON: {error}") from None
+    data = parse_json(read_text(path), str(path))
     if not isinstance(data, dict):
         raise SpecError(f"{path}: must be an object of windows (got a {type(data).__name__})")
     filled: dict[str, list[tuple[float, str]]] = {"input_tokens": [], "output_tokens": []}

@@ -38,7 +38,7 @@ from cluster_sim.serving.servegen import chunk_files, read_servegen
 from cluster_sim.serving.text_traces import read_prompts, read_sharegpt
 from cluster_sim.serving.trace_rows import TraceOptions, read_text
 from cluster_sim.specs.workload import Lengths
-from cluster_sim.text_file import digest
+from cluster_sim.text_file import read_bytes
 
 Reader = Callable[[Path, str, TraceOptions], Requests]
 Keys = Mapping[str, Any]
@@ -191,10 +191,10 @@ def _unknown(
 
 def trace_digest(path: Path) -> str:
     """SHA-256 of what a trace holds, so that results name their input."""
-    if not path.is_dir():
-        return digest(path)
-    found = hashlib.sha256()
-    for pair in chunk_files(path):
-        for file in pair:
-            found.update(file.read_bytes())
-    return found.hexdigest()
+    files = [path]
+    if path.is_dir():
+        files = [file for pair in chunk_files(path) for file in pair]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(read_bytes(file))
+    return digest.hexdigest()

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from cluster_sim.errors import SpecError
+from cluster_sim.text_file import parse_json
 
 Data = dict[str, Any]
 # Left-over keys with these words may change what a token costs, unless they are listed as harmless.
@@ -41,23 +42,7 @@ _HARMLESS_KEYS = frozenset(
 
 def json_object(text: str, shown: str) -> Data:
     """The object in a JSON text; SpecError for anything else."""
-
-    def no_constant(word: str) -> float:
-        raise ValueError(f"{word} is no JSON number")
-
-    def no_twins(pairs: list[tuple[str, Any]]) -> Data:
-        keys = [key for key, _ in pairs]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise ValueError(f"duplicate key '{twice}'")
-        return dict(pairs)
-
-    try:
-        value = json.loads(text, parse_constant=no_constant, object_pairs_hook=no_twins)
-    except json.JSONDecodeError as error:
-        raise SpecError(f"{shown}:{error.lineno}: not valid JSON: {error.msg}") from None
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"{shown}: not valid JSON: {error}") from None
+    value = parse_json(text, shown)
     if not isinstance(value, dict):
         raise SpecError(f"{shown}: must be a JSON object, as Hugging Face's config.json is")
     return value

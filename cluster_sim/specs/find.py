@@ -14,6 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster_sim.errors import SpecError, UnknownNameError
+from cluster_sim.text_file import (
+    MOST_SPEC_BYTES,
+    decoded,
+    digest,
+    is_file,
+    read_bytes,
+    read_text,
+)
 
 FOLDERS = {
     "topology": "topologies",
@@ -56,8 +64,8 @@ def texts(family: str) -> dict[str, str]:
         for path in _files(root, family):
             if path.stem not in found:
                 try:
-                    found[path.stem] = path.read_text("utf-8")
-                except (OSError, UnicodeDecodeError):
+                    found[path.stem] = read_text(path, most=MOST_SPEC_BYTES)
+                except SpecError:
                     found[path.stem] = ""
     return dict(sorted(found.items()))
 
@@ -96,7 +104,7 @@ def find(family: str, name: str) -> FileRecord:
     """
     if _is_path(name):
         path = Path(name)
-        if family == "model" and (path / HUGGING_FACE_FILE).is_file():
+        if family == "model" and is_file(path / HUGGING_FACE_FILE):
             path /= HUGGING_FACE_FILE
         return _read(path, _name_of(path), str(path) if path != Path(name) else name, "path")
     wanted = _plain(name)
@@ -110,7 +118,7 @@ def find(family: str, name: str) -> FileRecord:
         versions = [known for known in names(family) if known.rpartition("-")[0] == name.lower()]
         if versions:
             return find(family, max(versions, key=_version))
-    if not matches and family == "model" and (Path(name) / HUGGING_FACE_FILE).is_file():
+    if not matches and family == "model" and is_file(Path(name) / HUGGING_FACE_FILE):
         return find(family, os.path.join(name, HUGGING_FACE_FILE))
     if not matches and family == "topology":
         from cluster_sim.specs.inline import inline_topology, is_inline
@@ -124,7 +132,7 @@ def find(family: str, name: str) -> FileRecord:
     record = _read(path, path.stem, shown, origin)
     packaged = next((place for place, _, start in matches[1:] if start == "packaged"), None)
     if origin != "packaged" and packaged is not None:
-        return replace(record, shadows=packaged.read_bytes() != path.read_bytes())
+        return replace(record, shadows=digest(packaged) != record.sha256)
     return record
 
 
@@ -180,19 +188,9 @@ def _shown(path: Path) -> str:
 
 
 def _read(path: Path, name: str, shown: str, origin: str) -> FileRecord:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise SpecError(f"{shown}: no such file") from None
-    except IsADirectoryError:
-        raise SpecError(f"{shown}: is a folder, not a file") from None
-    except OSError as error:
-        raise SpecError(f"{shown}: cannot be read: {error.strerror}") from None
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise SpecError(f"{shown}: not a text file (not UTF-8)") from None
-    if "\0" in text:
-        raise SpecError(f"{shown}: not a text file (holds NUL bytes)")
-    digest = hashlib.sha256(data).hexdigest()
-    return FileRecord(name=name, path=shown, sha256=digest, origin=origin, text=text)
+    if not os.path.lexists(path):
+        raise SpecError(f"{shown}: no such file")
+    data = read_bytes(path, shown=shown, most=MOST_SPEC_BYTES)
+    found = hashlib.sha256(data).hexdigest()
+    text = decoded(data, shown)
+    return FileRecord(name=name, path=shown, sha256=found, origin=origin, text=text)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT, PEAK_OF, Chip
+from cluster_sim.text_file import csv_rows
 
 _ATTENTION = ("batch", "seq_len", "heads", "kv_heads", "head_dim")
 # What each operator needs to be told; operators without a curve need nothing.
@@ -58,12 +57,7 @@ def read_timings(text: str, shown: str, chip: Chip, chips: Collection[str]) -> l
     Raises SpecError with every problem of the file, those of other chips' rows included; and when
     there is nothing of the chip.
     """
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = reader.fieldnames
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise SpecError(f"{shown}:{reader.line_num}: not valid CSV: {error}") from None
+    (_, header), *rows = list(csv_rows(text, shown)) or [(1, [])]
     if not header:
         raise SpecError(f"{shown}: empty file; it needs the columns {', '.join(NEEDED)} and shapes")
     problems = _columns(header, shown)
@@ -74,7 +68,12 @@ def read_timings(text: str, shown: str, chip: Chip, chips: Collection[str]) -> l
     timings: list[Timing] = []
     seen: dict[str, int] = {}
     found: set[str] = set()
-    for line, row in rows:
+    for line, cells in rows:
+        if len(cells) != len(header):
+            fewer = "more" if len(cells) > len(header) else "fewer"
+            problems.append(f"{shown}:{line}: {fewer} cells than the header has columns")
+            continue
+        row = dict(zip(header, cells, strict=True))
         wrong = _row_problems(row, chip, chips)
         case = row["case_id"] or ""
         if case in seen:
@@ -110,10 +109,7 @@ def _columns(header: Sequence[str], shown: str) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-def _row_problems(row: Mapping[str, str | None], chip: Chip, chips: Collection[str]) -> list[str]:
-    if None in row or None in row.values():
-        cells = "more" if None in row else "fewer"
-        return [f"{cells} cells than the header has columns"]
+def _row_problems(row: Mapping[str, str], chip: Chip, chips: Collection[str]) -> list[str]:
     problems = []
     if not row["case_id"]:
         problems.append("case_id: missing")

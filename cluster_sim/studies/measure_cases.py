@@ -4,13 +4,13 @@ that devices go by.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.specs.find import find, names
+from cluster_sim.text_file import csv_table
 
 FRAMEWORK = "torch"
 OP_COLUMNS = (
@@ -234,13 +234,13 @@ def parse_shapes(
 
     Raises SpecError with every problem.
     """
-    rows = csv.DictReader(text.splitlines())
-    if "op" not in (rows.fieldnames or ()):
+    header, rows = csv_table(text, shown)
+    if "op" not in header:
         raise SpecError(f"{shown}: no column op; it needs op and the columns of shapes")
     problems: list[str] = []
     found: list[OpCase] = []
-    for row in rows:
-        where = f"{shown}:{rows.line_num}"
+    for line, row in rows:
+        where = f"{shown}:{line}"
         op, dtype = (row["op"] or "").strip(), (row.get("dtype") or "").strip() or "bf16"
         op = "glue_add" if op == GLUE else op
         if (ops is not None and op not in ops) or (dtypes is not None and dtype not in dtypes):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from cluster_sim.specs.load import load_spec, load_topology
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import HostTime, InSitu, Software
 from cluster_sim.studies.measure_cases import CPU, PHASES, StepCase, shortened
+from cluster_sim.text_file import csv_table
 
 _COUNTS = ("layers", "batch", "seq_len", "glue_kernels_per_layer")
 _NEEDED = ("chip", "model", "dtype", "kv_dtype", "phase", "metric", "value", *_COUNTS)
@@ -56,8 +56,8 @@ class Compared:
 
 def parse_steps(text: str, shown: str) -> list[MeasuredStep]:
     """The rows of a file of measured steps; raises SpecError with every problem."""
-    rows = csv.DictReader(text.splitlines())
-    lacking = [name for name in _NEEDED if name not in (rows.fieldnames or ())]
+    header, rows = csv_table(text, shown)
+    lacking = [name for name in _NEEDED if name not in header]
     if lacking:
         raise SpecError(
             f"{shown}: not a file of measured steps (no column {', '.join(lacking)}); "
@@ -65,8 +65,8 @@ def parse_steps(text: str, shown: str) -> list[MeasuredStep]:
         )
     problems: list[str] = []
     found: list[MeasuredStep] = []
-    for row in rows:
-        where = f"{shown}:{rows.line_num}"
+    for line, row in rows:
+        where = f"{shown}:{line}"
         try:
             found.append(_step(row, where))
         except ValueError as error:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import math
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.specs.find import names, packaged_root
+from cluster_sim.text_file import csv_rows, read_text
 
 PACKAGED = "cases"  # the folder of the project's own cases
 MOST_PROBLEMS = 20  # of a file that are told at once
@@ -175,12 +172,7 @@ def read_cases(files: Sequence[Path]) -> list[Case]:
 
 
 def _read(path: Path, shown: str) -> list[Case]:
-    rows = csv.reader(io.StringIO(_text(path, shown), newline=""), strict=True)
-    try:
-        header = next(rows, [])
-        numbered = [(rows.line_num, row) for row in rows if row]
-    except csv.Error as error:
-        raise SpecError(f"{shown}:{rows.line_num}: not a CSV file: {error}") from None
+    (_, header), *numbered = csv_rows(_text(path, shown), shown)
     kind = _kind(header, shown)
     if not numbered:
         raise SpecError(f"{shown}: holds no case, only a header")
@@ -203,20 +195,7 @@ def _read(path: Path, shown: str) -> list[Case]:
 
 
 def _text(path: Path, shown: str) -> str:
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise SpecError(f"{shown}: not a gzip file, or a broken one") from None
-    except OSError as error:
-        raise SpecError(f"{shown}: cannot be read: {error.strerror}") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise SpecError(f"{shown}: not a CSV file (not UTF-8 text)") from None
-    if "\0" in text:
-        raise SpecError(f"{shown}: not a CSV file (it holds zero bytes)")
+    text = read_text(path, shown=shown)
     if not text.strip():
         raise SpecError(f"{shown}: is empty")
     return text

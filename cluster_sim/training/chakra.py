@@ -7,7 +7,6 @@ brings (astra-sim Ring.cc), here the whole.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_sim.errors import SpecError
+from cluster_sim.text_file import json_value, parse_json
 from cluster_sim.training.chakra_messages import read_messages
 from cluster_sim.training.task_graph import (
     EVERYBODY,
@@ -161,10 +161,7 @@ def _value(attribute: Any) -> Any:
 
 
 def _json_nodes(path: Path, data: bytes) -> list[_Raw]:
-    try:
-        tree = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"{path}: not valid JSON: {error}") from None
+    tree = parse_json(data, str(path))
     rows = tree.get("workload_graph", tree.get("nodes")) if isinstance(tree, dict) else None
     if not isinstance(rows, list):
         raise SpecError(f"{path}: no list of nodes under workload_graph or nodes")
@@ -234,7 +231,7 @@ def _defined_groups(row: _Raw, everybody: Groups) -> dict[str, Groups]:
         return {}
     text = text[text.find("[{") : text.rfind("}]") + 2].replace('\\"', '"')
     try:
-        rows = json.loads(text)
+        rows = json_value(text)
         found = {str(one["pg_name"]): tuple(int(r) for r in one.get("ranks", ())) for one in rows}
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}
@@ -347,10 +344,7 @@ def _plain(row: _Raw) -> str:
 
 def read_groups(path: Path, text: str) -> dict[str, tuple[int, ...]]:
     """Groups of ranks as ASTRA-sim writes them: a JSON object of lists by name."""
-    try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"{path}: not valid JSON: {error}") from None
+    tree = parse_json(text, str(path))
     if not isinstance(tree, dict):
         raise SpecError(f'{path}: must be an object such as {{"0": [0, 1], "1": [2, 3]}}')
     found = {}

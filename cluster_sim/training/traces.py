@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster_sim.errors import SpecError
-from cluster_sim.text_file import read_text
+from cluster_sim.text_file import read_bytes, read_text
 from cluster_sim.training.aicb import POLICIES, read_workload
 from cluster_sim.training.aicb_csv import read_calls
 from cluster_sim.training.chakra import read_chakra
@@ -32,7 +32,7 @@ def read_traces(
     Raises SpecError for files that cannot be read, are broken, or do not go together, and for
     options that have no effect on them.
     """
-    files = sorted(((path, _bytes(path)) for path in paths), key=lambda file: str(file[0]))
+    files = sorted(((path, read_bytes(path)) for path in paths), key=lambda file: str(file[0]))
     forms = {form or recognise(path, data) for path, data in files}
     if len(forms) > 1:
         raise SpecError(f"files of several formats ({', '.join(sorted(forms))}); play them apart")
@@ -99,10 +99,3 @@ def read_map(path: Path, ranks: int) -> tuple[int, ...]:
     if absent:
         raise SpecError(f"{path}: no device for rank {absent[0]}; there are {ranks} ranks")
     return tuple(found[rank] for rank in range(ranks))
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None

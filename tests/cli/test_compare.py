@@ -142,7 +142,7 @@ def test_the_width_of_the_terminal_is_obeyed(
         ("one none.csv", "none.csv: cannot be read"),
         ("one norows", "norows/summary.csv: holds no run"),
         ("one ragged.csv", "ragged.csv:2: 2 cells, the header has 4; the file is broken"),
-        ("one quoted.csv", "quoted.csv:2: not CSV: unexpected end of data"),
+        ("one quoted.csv", "quoted.csv:2: not valid CSV: unexpected end of data"),
         ("one status", f"status/summary.csv:2: {CAPACITY}_status: must be one of ok, lower_bound,"),
         ("one aged", "aged/summary.csv:2: schema: must be 3 or later (got 2)"),
         ("one seeds --band", "seeds/manifest.json: cannot be read"),

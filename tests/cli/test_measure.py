@@ -184,7 +184,7 @@ OPTIONS = [
     ("--device gpu", "'gpu' is not one of"),
     ("--out mine.yaml", "mine.yaml: holds something else"),
     ("--out binary.csv", "binary.csv: not a text file"),
-    ("--out .", ".: cannot be read: Is a directory"),
+    ("--out .", ".: cannot be read: is a folder"),
     ("--out mine.yaml/x.csv", "mine.yaml/x.csv: cannot be read: Not a directory"),
     ("--compare none.csv", "none.csv: cannot be read"),
     ("--compare mine.yaml", "not a file of measured steps"),

@@ -167,7 +167,7 @@ def test_an_interrupt_before_that_writes_nothing(
         (["step.0.et", "--unfold"], "--unfold has no effect on Chakra traces"),
         (["step.0.et", "gpt.txt"], "files of several formats"),
         (["gpt.txt", "--cut"], "--cut has no effect on text workloads"),
-        (["step.0.et", "--groups", "gpt.txt"], "gpt.txt: not valid JSON"),
+        (["step.0.et", "--groups", "gpt.txt"], "gpt.txt:1: not valid JSON"),
         (["step.0.et", "step.1.et", "--library", "ncll"], "no library named 'ncll'"),
         (["step.0.et", "--trace-format", "simai"], "not a text file"),
     ],

@@ -167,7 +167,7 @@ BAD: dict[str, tuple[str, str]] = {
     "blank": ("\n \n", "mine.csv: is empty"),
     "only a header": (HEAD, "holds no case"),
     "no CSV": ("just words\nand more\n", "mine.csv:1: not a file of measured cases"),
-    "quotes": (HEAD + 'a,"b\n', "mine.csv:2: not a CSV file"),
+    "quotes": (HEAD + 'a,"b\n', "mine.csv:2: not valid CSV"),
     "missing column": (HEAD.replace("value,", "") + "x\n", "mine.csv:1: value: column missing"),
     "column twice": (HEAD.replace("run_id", "source"), "mine.csv:1: source: column stands twice"),
     "unknown column": (HEAD.replace("concurrency", "concurency"), "did you mean 'concurrency'?"),
@@ -213,7 +213,7 @@ def test_files_that_are_none(runner: CliRunner) -> None:
     Path("twice.csv").write_text(HEAD + GOOD)
     for arguments, words in (
         (["absent.csv"], "absent.csv: cannot be read: No such file"),
-        (["bytes.csv"], "bytes.csv: not a CSV file (not UTF-8 text)"),
+        (["bytes.csv"], "bytes.csv: not a text file (not UTF-8)"),
         (["broken.csv.gz"], "broken.csv.gz: not a gzip file, or a broken one"),
         (["no.csv.gz"], "no.csv.gz: not a gzip file"),
         (["twice.csv", "twice.csv"], "twice.csv:2: case_id: 'a' stands in twice.csv:2 too"),

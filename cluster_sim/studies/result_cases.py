@@ -1,4 +1,4 @@
-"""Results of benchmarks as measured cases: vLLM's and SGLang's, statistics of AIPerf and GenAI-Perf.
+"""Results of benchmarks as measured cases: of vLLM and SGLang, statistics of AIPerf and GenAI-Perf.
 
 Sources of the forms: vllm/benchmarks/serve.py of vllm-project/vllm (``--save-result``),
 bench_serving of sgl-project/sglang, docs/tutorials/working-with-profile-exports.md of
@@ -66,7 +66,7 @@ def result_rows(
     text: str, shown: str, name: str, filled: Mapping[str, str], columns: tuple[str, ...]
 ) -> list[tuple[int, Row]]:
     """The measured values of a file of results, a row each as in a table of cases, with its line;
-    ``filled`` are cells that the results lack, or that replace theirs.
+    ``filled`` are cells that the results lack.
 
     Raises SpecError for what is no result, naming what is missing and how to give it.
     """
@@ -77,12 +77,12 @@ def result_rows(
             facts, values = _aiperf(result) if _is_aiperf(result) else _serving(result)
         except ValueError as error:
             raise SpecError(f"{shown}:{line}: {error}") from None
-        facts |= filled
         if not values:
             raise SpecError(
                 f"{shown}:{line}: not a result of vLLM, SGLang, AIPerf or GenAI-Perf: it has none "
                 f"of {', '.join([*_RATES, 'mean_ttft_ms', *_AIPERF_LATENCIES])}"
             )
+        facts = _filled(facts, filled, f"{shown}:{line}")
         missing = [key for key in _needed(facts) if not facts.get(key)]
         if missing:
             way = " ".join(f"--fill {key}={EXAMPLES[key]}" for key in missing)
@@ -94,6 +94,14 @@ def result_rows(
             (line, _row(facts, run, metric, value, columns)) for metric, value in values.items()
         ]
     return rows
+
+
+def _filled(facts: Row, filled: Mapping[str, str], where: str) -> Row:
+    """Facts with what they lack; raises SpecError where a result says something else."""
+    for key, cell in filled.items():
+        if facts.get(key) and facts[key] != cell:
+            raise SpecError(f"{where}: {key}: is {facts[key]} by the result, --fill says {cell}")
+    return facts | dict(filled)
 
 
 def _needed(facts: Mapping[str, str]) -> list[str]:
@@ -207,8 +215,8 @@ def _serving(result: Mapping[str, Any]) -> tuple[Row, dict[str, float]]:
 
 def _load(rate: float | None, limit: float | None) -> Row:
     """How requests came: at a rate, as clients were free, or all at once."""
-    if rate is not None and limit:
-        return {}  # neither: the user says which of them was felt
+    if rate is not None and limit:  # the user says which of them was felt
+        return {"request_rate_per_s": f"{rate:g}", "concurrency": f"{limit:g}"}
     if rate is not None:
         return {"mode": "open_loop", "request_rate_per_s": f"{rate:g}"}
     if limit:

@@ -64,7 +64,7 @@ def as_object(
     else, naming those of its ``form``.
     """
     if isinstance(value, str):
-        try:
+        try:  # NaN and Infinity, which benchmarks write, are left to who reads a key
             value = json.loads(value)
         except json.JSONDecodeError as error:
             raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from None

@@ -47,7 +47,7 @@ def read_mooncake(path: Path, text: str, options: TraceOptions) -> Requests:
     github.com/ai-dynamo/aiperf, docs/benchmark-modes/trace-replay.md; github.com/vllm-project/
     guidellm, docs/guides/datasets.md (seconds).
     """
-    unit, notes = options.time_unit or _time_unit(text), list[str]()
+    unit, notes = options.time_unit or _time_unit(text, str(path)), list[str]()
     if options.time_unit is None and unit == "s":
         notes.append(
             "times have fractions and are taken for seconds, as GuideLLM writes them (assumed; "
@@ -128,10 +128,10 @@ def _values(text: str, shown: str) -> Iterator[tuple[Place, Any]]:
     return json_rows(text, shown) if text.lstrip()[:1] in ("{", "[") else csv_objects(text, shown)
 
 
-def _time_unit(text: str) -> TimeUnit:
+def _time_unit(text: str, shown: str) -> TimeUnit:
     """The unit that the first times are in."""
     times: list[float] = []
-    for _, value in islice(_values(text, ""), LOOKED_AT):
+    for _, value in islice(_values(text, shown), LOOKED_AT):
         try:
             stamp = as_object(value, form=MOONCAKE).get("timestamp")
             times += [] if stamp in (None, "") else [seconds("timestamp", stamp)]

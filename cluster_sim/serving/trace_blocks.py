@@ -39,9 +39,9 @@ def block_size(rows: Sequence[Row], usual: int) -> tuple[int, str]:
     if low <= usual <= high:
         return usual, ""
     unit = _roundest(low, high)
-    span = f"{low} tokens fit" if low == high else f"any from {low} to {high:,} tokens fit"
-    if high == math.inf:
-        span = f"any from {low} tokens on fit"
+    span = f"any from {low} to {high:,} tokens fit"
+    if high in (low, math.inf):
+        span = "no other size fits" if high == low else f"any from {low} tokens on fit"
     return unit, f"hash_ids are taken for blocks of {unit} tokens ({span})"
 
 

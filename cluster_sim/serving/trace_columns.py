@@ -79,7 +79,7 @@ def as_requests_of_blocks(
     """As ``as_requests``, of rows with the ids of their blocks, of ``usual`` tokens unless that
     cannot be or the user says otherwise.
 
-    Turns of a session are whole prompts if they begin as the former one, else what is new; without
+    Turns of a session are whole prompts if they begin as its first one, else what is new; without
     ids whole, unless the user says otherwise. Raises SpecError if no size of a block fits.
     """
     timed = options.timed and rows.timed
@@ -116,17 +116,19 @@ def as_requests_of_blocks(
 
 def _new_turns(kept: Sequence[Row], options: TraceOptions) -> tuple[bool, str]:
     """Whether turns carry only what is new, and a note where nothing says so."""
-    former: dict[str, Row] = {}
+    begins: dict[str, int] = {}
+    sessions: set[str] = set()
     begun = other = turns = 0
     for row in kept:
-        before = former.get(row.session) if row.session else None
-        if before is not None:
-            turns += 1
-            if row.units and before.units:
-                begun += row.units[0] == before.units[0]
-                other += row.units[0] != before.units[0]
-        if row.session:
-            former[row.session] = row
+        if not row.session:
+            continue
+        turns += row.session in sessions
+        sessions.add(row.session)
+        if row.units and row.session in begins:
+            begun += row.units[0] == begins[row.session]
+            other += row.units[0] != begins[row.session]
+        elif row.units:
+            begins[row.session] = row.units[0]
     if options.turns is not None:
         return options.turns == "new", ""
     if begun or other:

@@ -70,7 +70,7 @@ def _of_a_trace(facts: Facts) -> list[str]:
         how = {"closed": "as clients are free", "offline": "all at once"}.get(arrivals.kind)
         if how is None:
             how = f"with gaps drawn anew (cv {arrivals.cv:g})"
-        notes.append(f"requests are those of the trace in order, not at its times: they come {how}")
+        notes.append(f"requests are the rows of the trace in order, without times: they come {how}")
     return notes
 
 

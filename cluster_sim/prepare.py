@@ -160,7 +160,8 @@ def refuse_if_none_fits(job: WorkloadInput, service: Service, trace: Requests | 
 
 def read_requests(job: WorkloadInput, *, skip_bad_rows: bool = False) -> Requests | None:
     """The requests of a trace, at its speed, or without times where they come in another way; None
-    for traffic that is drawn.
+    for traffic that is drawn. Raises SpecError where neither trace nor workload says when they come
+    or how long answers are.
     """
     wanted, arrivals = job.workload, job.workload.arrivals
     if not arrivals.replays:
@@ -180,7 +181,18 @@ def read_requests(job: WorkloadInput, *, skip_bad_rows: bool = False) -> Request
         time_unit=arrivals.trace_time_unit,
         turns=arrivals.trace_turns,
     )
-    requests = read_trace(Path(arrivals.trace or ""), arrivals.trace_format, options)
+    path = Path(arrivals.trace or "")
+    requests = read_trace(path, arrivals.trace_format, options)
+    if timed and not requests.timed:
+        raise SpecError(
+            f"{path}: its requests have no times; say how they come: --rate, --concurrency, or in "
+            "the workload arrivals: {kind: open, rate: 5 requests/s, trace: ...}"
+        )
+    if not requests.osl.all():
+        raise SpecError(
+            f"{path}: requests without output_length, and {wanted.name} has no 'osl' of its own; "
+            "give one with --set 'workload.osl={fixed: 200}'"
+        )
     return requests.faster(arrivals.time_scale)
 
 

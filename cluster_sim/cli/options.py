@@ -13,7 +13,7 @@ from cluster_sim.cli.params import Count, Factor, Name, PlanType, Rate, SloType,
 if TYPE_CHECKING:
     from cluster_sim.specs.find import FileRecord
     from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
-    from cluster_sim.specs.workload import Economics
+    from cluster_sim.specs.workload import Arrivals, Economics
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 TRACES = (
@@ -137,6 +137,7 @@ def resolve_inputs(
     job = load_workload(
         options["workload"], overrides, _replacements(options), vendor=machine.chip.vendor
     )
+    _refuse_idle_answers(job.workload.arrivals, overrides)
     wanted = job.workload.arrivals
     if options["precise"] and (wanted.kind != "open" or wanted.load is None):
         raise click.UsageError(
@@ -144,6 +145,27 @@ def resolve_inputs(
             "open traffic at a share of the capacity"
         )
     return machine, job, load_economics(overrides, machine)
+
+
+def _refuse_idle_answers(arrivals: Arrivals, overrides: Sequence[str]) -> None:
+    """Raise UsageError for lengths of answers where each request of a trace has its own."""
+    from cluster_sim.errors import SpecError
+    from cluster_sim.serving.trace_rows import TraceOptions
+    from cluster_sim.serving.traces import read_trace
+
+    given = [text.partition("=")[0].strip() for text in overrides]
+    own = [key for key in given if key.split(".")[:2] == ["workload", "osl"]]
+    if not own or arrivals.trace is None:
+        return
+    options = TraceOptions(skip_bad_rows=True)
+    try:
+        requests = read_trace(Path(arrivals.trace), arrivals.trace_format, options)
+    except SpecError:
+        return  # the run says what is wrong with it
+    if requests.osl.all():
+        raise click.UsageError(
+            f"--set {own[0]}: has no effect: the trace says how long each answer is"
+        )
 
 
 def with_chips(machine: TopologyInput, chips: int | None) -> TopologyInput:

@@ -40,8 +40,7 @@ def as_requests(
 
     ``coarse``: where most rows share their time with others, the times are ticks of a slow clock,
     and requests are spread evenly at random over their tick, in order. ``new_turns``: a prompt is
-    what is new in its turn. ``notes`` are what the reader has assumed. Raises SpecError where
-    answers have no length.
+    what is new in its turn. ``notes`` are what the reader has assumed.
     """
     timed = options.timed and rows.timed
     kept = rows.kept if timed else _by_session(rows.kept)
@@ -150,14 +149,11 @@ def _answers(kept: Sequence[Row], options: TraceOptions) -> tuple[IntArray, list
     """Lengths of answers; those that no row states are drawn as the workload has them."""
     osl = np.array([row.osl for row in kept], dtype=np.int64)
     open_rows = np.flatnonzero(osl == 0)
-    if not len(open_rows):
+    if options.osl is None or not len(open_rows):
         return osl, []
-    many = "the trace gives" if len(open_rows) == len(osl) else f"{len(open_rows):,} rows give"
-    if options.osl is None:
-        raise SpecError(
-            f"{many} no output_length, and the workload has no 'osl' of its own; give one with "
-            "--set 'workload.osl={fixed: 200}'"
-        )
+    many = "the trace gives"
+    if len(open_rows) < len(osl):
+        many = f"{len(open_rows):,} of {len(osl):,} rows give"
     seeds = np.random.SeedSequence(options.seed, spawn_key=(ANSWERS,))
     osl[open_rows] = draw_lengths(options.osl, len(open_rows), np.random.default_rng(seeds))
     return osl, [f"{many} no output_length: answers are drawn as the workload's osl has them"]

@@ -25,9 +25,10 @@ class TraceOptions:
     """What of a trace is wanted: its first ``limit`` rows, its first ``until_s`` seconds; ``seed``
     is for what a trace leaves open; ``block_tokens`` is the unit of prefixes (none without it).
 
-    ``timed``: requests come at the times of the trace. ``osl`` is for rows that do not say how long
-    their answer is. The others are what the trace does not say of itself and the user does: tokens
-    of a block of ``hash_ids``, unit of times, whether turns are ``whole`` prompts.
+    ``timed``: requests come at the times of the trace, if it has any. ``osl`` is for rows that do
+    not say how long their answer is (0 without it). The others are what the trace does not say of
+    itself and the user does: tokens of a block of ``hash_ids``, unit of times, whether turns are
+    ``whole`` prompts.
     """
 
     limit: int | None = None

@@ -37,7 +37,6 @@ from cluster_sim.serving.result_traces import read_aiperf, read_benchmark
 from cluster_sim.serving.servegen import chunk_files, read_servegen
 from cluster_sim.serving.text_traces import read_prompts, read_sharegpt
 from cluster_sim.serving.trace_rows import TraceOptions, read_text
-from cluster_sim.specs.workload import Lengths
 from cluster_sim.text_file import read_bytes
 
 Reader = Callable[[Path, str, TraceOptions], Requests]
@@ -102,7 +101,8 @@ def read_trace(path: Path, form: str | None, options: TraceOptions) -> Requests:
     """The requests of a trace; the format is told from what it holds unless given.
 
     Raises SpecError with file, line, key and value for what is broken; with ``skip_bad_rows`` such
-    rows are left out and counted; and where requests are to come at times that the trace lacks.
+    rows are left out and counted. A trace may lack times, and lengths of answers (0 unless the
+    options have some).
     """
     if path.is_dir():
         if form not in (None, "servegen"):
@@ -113,11 +113,6 @@ def read_trace(path: Path, form: str | None, options: TraceOptions) -> Requests:
     else:
         text = read_text(path)
         requests = FORMATS[form or recognise(path, text)].reader(path, text, options)
-    if options.timed and not requests.timed:
-        raise SpecError(
-            f"{path}: its requests have no times; say how they come: --rate, --concurrency, or in "
-            "the workload arrivals: {kind: open, rate: 5 requests/s, trace: ...}"
-        )
     if not options.timed:
         return dataclasses.replace(requests, arrival_s=np.zeros(len(requests)), timed=False)
     return requests
@@ -127,7 +122,7 @@ def has_times(path: Path, form: str | None = None) -> bool:
     """Whether the first request of a trace has a time; of one that cannot be read it is assumed."""
     if path.is_dir():
         return True
-    options = TraceOptions(limit=1, skip_bad_rows=True, osl=Lengths(fixed=1))
+    options = TraceOptions(limit=1, skip_bad_rows=True)
     try:
         text = read_text(path)
         return FORMATS[form or recognise(path, text)].reader(path, text, options).timed

@@ -239,8 +239,10 @@ def _option_of(key: str, value: Any) -> str:
     root, _, rest = key.partition(".")
     if root == "slo":
         return "--slo"
+    if key == "arrivals" and isinstance(value, dict) and "trace" in value:
+        return "--trace"
     if key == "arrivals" and isinstance(value, dict):
-        own = {"open": "--rate", "closed": "--concurrency", "trace": "--trace"}
+        own = {"open": "--rate", "closed": "--concurrency"}
         return own.get(str(value.get("kind")), key)
     return f"--{(rest or root).replace('_', '-')}"
 
@@ -248,9 +250,9 @@ def _option_of(key: str, value: Any) -> str:
 def _name_trace(data: dict[str, Any], source: Source) -> None:
     """Call the traffic after the file of its trace where whoever gives the trace gives no name."""
     arrivals = data.get("arrivals")
-    if not isinstance(arrivals, dict) or arrivals.get("kind") != "trace":
+    trace = arrivals.get("trace") if isinstance(arrivals, dict) else None
+    if trace is None:
         return
-    trace = arrivals.get("trace")
     given, named = bool({"arrivals", "arrivals.trace"} & set(source.options)), False
     if not given:
         given, named = ("arrivals", "trace") in source.lines, ("traffic",) in source.lines

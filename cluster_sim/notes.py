@@ -58,12 +58,25 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
         notes.append(
             "sessions last long beside the run: its load rises and falls; raise --requests"
         )
+    notes += _of_a_trace(facts)
     if facts.requests.skipped_rows:
         notes.append(f"{facts.requests.skipped_rows} bad rows of the trace left out")
     if facts.requests.failed_rows:
         notes.append(
             f"{facts.requests.failed_rows} rows of requests that failed (no answer tokens) left out"
         )
+    return notes
+
+
+def _of_a_trace(facts: Facts) -> list[str]:
+    """What of a trace was assumed, and how its requests come if not at its times."""
+    arrivals = facts.job.workload.arrivals
+    notes = list(facts.requests.assumed)
+    if arrivals.replays and arrivals.kind != "trace":
+        how = {"closed": "as clients are free", "offline": "all at once"}.get(arrivals.kind)
+        if how is None:
+            how = f"with gaps drawn anew (cv {arrivals.cv:g})"
+        notes.append(f"requests are the rows of the trace in order, without times: they come {how}")
     return notes
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cluster_sim.cli.again import Remembering, next_line
-from cluster_sim.cli.check import CHECKED, load_checked
+from cluster_sim.cli.check import SPECS, load_checked
 from cluster_sim.cli.options import model_like, resolve_inputs, run_options, set_machine
 from cluster_sim.cli.params import Whole
 from cluster_sim.cli.topology import print_file, show_topology
@@ -117,7 +117,7 @@ def explain(**options: Any) -> None:
 
 
 @click.command()
-@click.argument("family", type=click.Choice(CHECKED))
+@click.argument("family", type=click.Choice(SPECS))
 def schema(family: str) -> None:
     """Print the JSON Schema of a kind of file, for editors."""
     import json

@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 @click.option("--repeat", is_flag=True, help="Ranks without a file do what the first does.")
 @click.option("--cut", is_flag=True, help="Nodes may depend on some that were cut off.")
 @click.option("--groups", type=click.Path(path_type=Path), help="Ranks of named groups, JSON.")
+@click.option(
+    "--group-size",
+    "sizes",
+    multiple=True,
+    metavar="GROUP=RANKS",
+    help="Ranks of a group that a list of calls does not give.",
+)
 @click.option("--map", "placed", type=click.Path(path_type=Path), help="Lines 'rank device'.")
 @click.option("--unfold", is_flag=True, help="Play every rank of a text workload.")
 @click.option("--library", help="nccl, hccl ...; of the chip's vendor unless given.")
@@ -121,6 +128,7 @@ def _played(
         repeat=options["repeat"],
         folded=not options["unfold"],
         most_bytes=options["max_memory"],
+        sizes=dict(map(_size, options["sizes"])),
     )
     placed = tuple(range(devices))
     if options["placed"]:
@@ -133,6 +141,14 @@ def _played(
         ideal_network=options["ideal_network"],
     )
     return play(graph, place, bar.update)
+
+
+def _size(text: str) -> tuple[str, int]:
+    """``ep_group=4`` as name and number."""
+    group, _, members = text.partition("=")
+    if not group or not members.isdecimal() or not 0 < int(members[:9]) < 10**8:
+        raise click.UsageError(f"--group-size {text}: write a group and its ranks, as ep_group=4")
+    return group.strip(), int(members)
 
 
 def _results(files: tuple[Path, ...], options: dict[str, Any], played: Replay) -> Any:

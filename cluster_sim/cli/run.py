@@ -80,7 +80,8 @@ def run(
         if band and given:
             raise click.UsageError(f"--band and {name} exclude each other")
     machine, job, economics = resolve_inputs(options, shared=bool(background))
-    if band == "capacity" and job.workload.arrivals.load is None:
+    arrivals = job.workload.arrivals
+    if band == "capacity" and (arrivals.load is None or arrivals.replays):
         text = "--band capacity needs traffic at a share of the capacity; write --band run"
         raise click.UsageError(text)
     check_writable(out)

@@ -54,7 +54,8 @@ def checked_machine(name: str, overrides: Sequence[str]) -> tuple[Machine, Topol
     from cluster_sim.machine.facts import problems
     from cluster_sim.specs.load import load_topology
 
-    if is_graph(name) or name.endswith(".json"):
+    alone = is_graph(name) and not (overrides and is_network(name))
+    if alone or name.endswith(".json"):
         if overrides:
             raise click.UsageError("--set and --chips have no effect on a graph file")
         shown, machine, inputs = name, load_graph(name), None
@@ -69,12 +70,18 @@ def checked_machine(name: str, overrides: Sequence[str]) -> tuple[Machine, Topol
 
 def is_graph(name: str) -> bool:
     """Whether a name is a graph file: JSON with nodes, or YAML with the keys of ASTRA-sim."""
-    path = Path(name)
-    marks = {".json": r'"nodes"\s*:', ".yaml": r"^npus_count *:", ".yml": r"^npus_count *:"}
-    if path.suffix not in marks or not is_file(path):
+    return is_network(name) or _has(name, r'\A\s*\{(?s:.*)"nodes"\s*:')
+
+
+def is_network(name: str) -> bool:
+    """Whether a name is an ASTRA-sim network, which is a topology once it is given a chip."""
+    return _has(name, r"^ *[\"']?npus_count[\"']? *:")
+
+
+def _has(name: str, mark: str) -> bool:
+    if not is_file(name):
         return False
-    text = read_text(path)
-    return bool(re.search(marks[path.suffix], text, re.MULTILINE))
+    return bool(re.search(mark, read_text(Path(name)), re.MULTILINE))
 
 
 def print_file(record: FileRecord, data: dict[str, Any]) -> None:

@@ -41,7 +41,14 @@ class _Where(click.ParamType[Any]):
     "--against",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Measured cases, CSV; may be repeated. Without it those that come with the program.",
+    help="Measured cases: CSV, or a result of vLLM's, SGLang's or AIPerf's benchmark; may be "
+    "repeated. Without it those that come with the program.",
+)
+@click.option(
+    "--fill",
+    multiple=True,
+    type=_Where(),
+    help="What cases do not say of themselves, such as chip=h100_sxm; may be repeated.",
 )
 @click.option("--where", multiple=True, type=_Where(), help="Only cases such as chip=h200_sxm.")
 @click.option(
@@ -75,7 +82,8 @@ def validate(**options: Any) -> None:
         if out.is_dir() or not out.parent.is_dir():
             raise click.UsageError(f"--out {out}: must be a file in a folder that is there")
         check_writable(out.parent)
-    cases = select(read_cases(options["against"], strict=options["strict"]), options["where"])
+    found = read_cases(options["against"], dict(options["fill"]), strict=options["strict"])
+    cases = select(found, options["where"])
     replayed, partial = _replay(cases, options)
     place = {id(case): number for number, case in enumerate(cases)}
     replayed.sort(key=lambda one: place[id(one.case)])

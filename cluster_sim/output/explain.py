@@ -17,6 +17,7 @@ from cluster_sim.prepare import prepare, read_requests
 from cluster_sim.serving.candidate import LIMITS
 from cluster_sim.serving.generators import planned
 from cluster_sim.serving.plan import Choice
+from cluster_sim.serving.requests import Requests
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.software import MemoryRule
 from cluster_sim.specs.workload import Economics
@@ -50,8 +51,14 @@ def explain_run(
             _step(job, choice, price, residuals),
             _sources(price, residuals),
             _money(machine, economics),
+            *([_trace(trace)] if trace is not None and trace.assumed else []),
         )
     )
+
+
+def _trace(trace: Requests) -> str:
+    """What the trace did not say, and what was assumed for it."""
+    return "\n".join(["Trace", *map(_wrapped, trace.assumed)])
 
 
 def _plan(job: WorkloadInput, choice: Choice) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.specs.find import names, packaged_root
+from cluster_sim.studies.result_cases import is_result, result_rows
 from cluster_sim.text_file import csv_rows, read_text
 
 PACKAGED = "cases"  # the folder of the project's own cases
@@ -190,19 +191,23 @@ class Case:
         return self.text("run_id") or self.case_id
 
 
-def read_cases(files: Sequence[Path], *, strict: bool = False) -> list[Case]:
-    """The cases of some files in order, of the packaged ones if none is named.
+def read_cases(
+    files: Sequence[Path], filled: Mapping[str, str] | None = None, *, strict: bool = False
+) -> list[Case]:
+    """The cases of some files in order, of the packaged ones if none is named; a file may be the
+    result of a benchmark. ``filled`` are cells of columns that files lack or leave empty.
 
     Chips and models that the program does not know are noted in the case, or with ``strict``
     problems like others. Raises SpecError with the problems of the first file that has any.
     """
+    filled = filled or {}
     if not files:
         packaged = sorted((packaged_root() / PACKAGED).glob("*.csv*"))
         if not packaged:
             raise SpecError("this installation has no packaged cases; name a file with --against")
         shown = [(path, f"packaged:{path.name}") for path in packaged]
-        return [case for path, name in shown for case in _read(path, name, strict)]
-    cases = [case for path in files for case in _read(path, str(path), strict)]
+        return [case for path, name in shown for case in _read(path, name, filled, strict)]
+    cases = [case for path in files for case in _read(path, str(path), filled, strict)]
     seen: dict[str, Case] = {}
     for case in cases:
         other = seen.setdefault(case.case_id, case)
@@ -214,19 +219,17 @@ def read_cases(files: Sequence[Path], *, strict: bool = False) -> list[Case]:
     return cases
 
 
-def _read(path: Path, shown: str, strict: bool) -> list[Case]:
-    (_, header), *numbered = csv_rows(_text(path, shown), shown)
-    kind = _kind(header, shown)
-    if not numbered:
-        raise SpecError(f"{shown}: holds no case, only a header")
-    problems = _Problems(shown)
+def _read(path: Path, shown: str, filled: Mapping[str, str], strict: bool) -> list[Case]:
+    text, problems = _text(path, shown), _Problems(shown)
+    if is_result(text):
+        kind = KINDS[0]
+        _check_filled(kind, filled)
+        numbered = result_rows(text, shown, path.name, filled, kind.columns)
+    else:
+        kind, numbered = _table(text, shown, filled, problems)
     cases, lines = [], dict[str, int]()
     known = {"chip": _chips(kind), "model": names("model") if kind.name in _OF_MODELS else ()}
-    for line, cells in numbered:
-        if len(cells) != len(header):
-            problems.add(line, f"{len(cells)} cells, the header has {len(header)}")
-            continue
-        row = {name: text.strip() for name, text in zip(header, cells, strict=True)}
+    for line, row in numbered:
         value = _check(kind, row, line, problems)
         unknown = _unknown(row, known)
         if strict and unknown is not None:
@@ -249,6 +252,33 @@ def _read(path: Path, shown: str, strict: bool) -> list[Case]:
         )
     problems.tell()
     return cases
+
+
+def _table(
+    text: str, shown: str, filled: Mapping[str, str], problems: _Problems
+) -> tuple[Kind, list[tuple[int, dict[str, str]]]]:
+    """The rows of a CSV of cases with their lines, and what kind they are of."""
+    (_, header), *numbered = csv_rows(text, shown)
+    kind = _kind([*header, *(name for name in filled if name not in header)], shown)
+    _check_filled(kind, filled)
+    if not numbered:
+        raise SpecError(f"{shown}: holds no case, only a header")
+    rows = []
+    for line, cells in numbered:
+        if len(cells) != len(header):
+            problems.add(line, f"{len(cells)} cells, the header has {len(header)}")
+            continue
+        row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+        rows.append((line, row | {name: row.get(name) or cell for name, cell in filled.items()}))
+    return kind, rows
+
+
+def _check_filled(kind: Kind, filled: Mapping[str, str]) -> None:
+    """Raise SpecError for a column that cases of the kind do not have."""
+    for name in filled:
+        if name not in kind.columns or name in ("case_id", "run_id", "metric", "value"):
+            near = _near(name, kind.columns)
+            raise SpecError(f"--fill {name}: no column of {kind.name} cases to fill{near}")
 
 
 def _text(path: Path, shown: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster_sim.errors import OldFormWarning, UnknownNameError
+from cluster_sim.errors import OldFormWarning, SpecError
 from cluster_sim.specs.find import find, names
 from cluster_sim.specs.load import load_economics, load_topology, load_workload
 from cluster_sim.specs.load_training import kind_of, load_training
@@ -69,7 +69,8 @@ def test_versions_of_a_framework_differ_in_host_time_alone() -> None:
 
 def test_an_unknown_version_is_told_with_the_nearest() -> None:
     with pytest.raises(
-        UnknownNameError, match=r"no software named 'vllm-0\.15'; did you mean 'vllm"
+        SpecError,
+        match=r"--set workload.software: no software named 'vllm-0\.15'; did you mean 'vl",
     ):
         load_workload("llama70b", ["workload.software=vllm-0.15"])
 

@@ -19,6 +19,7 @@ from cluster_sim.capacity import (
     sample_of,
 )
 from cluster_sim.facts import Facts
+from cluster_sim.interrupts import hold_back
 from cluster_sim.metrics import keeps_slo, latencies, targets
 from cluster_sim.overload import trend
 from cluster_sim.prepare import (
@@ -71,7 +72,8 @@ def simulate(
     keeps what a timeline needs in ``facts``, ``keep`` all but that. ``processes`` are generator
     functions of a ``Cluster`` that run on the same machine, ``background`` is traffic on it as on
     the command line; both leave the search for the capacity alone. An interrupt from the keyboard
-    gives what is finished, marked partial. Raises SpecError, UnknownNameError, DoesNotFitError for
+    gives what is finished, marked partial; a command of the command line is not interrupted once
+    all is simulated (see ``interrupts``). Raises SpecError, UnknownNameError, DoesNotFitError for
     what the user can mend.
     """
     machine = load_topology(topology) if isinstance(topology, str) else topology
@@ -95,6 +97,7 @@ def simulate(
         processes=processes,
         background=background,
     )
+    hold_back()
     facts = dataclasses.replace(facts, trace_sha256=trace_sha256, config_hash=hashed, others=others)
     summary, table, manifest = summarise_run(facts)
     partial = facts.run.interrupted
@@ -146,9 +149,12 @@ def play(
         record=record,
         site=site,
     )
-    if check_load and site is None and saturation is None and _in_doubt(job, run, requests):
-        effort = Effort(error=wanted.sampling_error, most_requests=most_requests(choice))
-        saturation = find_saturation(sample, effort, step_by_step=step_by_step)
+    try:
+        if check_load and site is None and saturation is None and _in_doubt(job, run, requests):
+            effort = Effort(error=wanted.sampling_error, most_requests=most_requests(choice))
+            saturation = find_saturation(sample, effort, step_by_step=step_by_step)
+    except KeyboardInterrupt:  # all requests are served, but nobody knows whether they could last
+        run = dataclasses.replace(run, interrupted=True)
     return Facts(
         machine=machine,
         job=job,

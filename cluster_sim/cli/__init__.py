@@ -17,6 +17,7 @@ from cluster_sim.cli.measure import measure
 from cluster_sim.cli.replay import replay
 from cluster_sim.cli.run import run
 from cluster_sim.cli.validate import validate
+from cluster_sim.interrupts import EXIT_INTERRUPTED, run_command
 
 
 class _Commands(click.Group):
@@ -54,7 +55,12 @@ for command in (
 
 
 def main() -> None:
-    """Entry point: user errors end as one block on stderr with exit code 2."""
+    """Entry point for those who import it; ``cluster_sim.__main__`` takes signals over earlier."""
+    run_command(run_commands)
+
+
+def run_commands() -> None:
+    """Run the command of the arguments: user errors end as one block on stderr, exit code 2."""
     # One thread: the arrays here are small, and starting a pool costs more than it saves.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from cluster_sim.errors import ClusterSimError, SimulationError
@@ -66,7 +72,7 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except click.Abort:
         click.echo("Interrupted.", err=True)
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

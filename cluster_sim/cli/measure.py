@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_sim.interrupts import EXIT_INTERRUPTED
+
 if TYPE_CHECKING:
     from cluster_sim.studies.measure_torch import Device
 
@@ -47,7 +49,7 @@ def measure(**options: Any) -> None:
     if counts["left"]:
         click.echo(f"{counts['left']} left: the same command goes on")
     if counts["interrupted"]:
-        raise SystemExit(130)
+        raise SystemExit(EXIT_INTERRUPTED)
 
 
 def _check(options: dict[str, Any]) -> None:

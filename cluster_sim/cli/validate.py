@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster_sim.cli.live import Bar
+from cluster_sim.interrupts import EXIT_INTERRUPTED, hold_back, was_interrupted
 
 if TYPE_CHECKING:
     from cluster_sim.studies.validate_scores import Replayed
@@ -61,7 +62,7 @@ class _Where(click.ParamType[Any]):
 def validate(**options: Any) -> None:
     """Replay measured cases and print the errors."""
     from cluster_sim.output import validate_text as text
-    from cluster_sim.output.results import check_writable
+    from cluster_sim.output.files import check_file
     from cluster_sim.studies.validate import select
     from cluster_sim.studies.validate_cases import read_cases
     from cluster_sim.studies.validate_scores import scorecard
@@ -70,7 +71,7 @@ def validate(**options: Any) -> None:
     if out is not None:
         if out.is_dir() or not out.parent.is_dir():
             raise click.UsageError(f"--out {out}: must be a file in a folder that is there")
-        check_writable(out.parent)
+        check_file(out, "--out")
     cases = select(read_cases(options["against"]), options["where"])
     replayed, partial = _replay(cases, options)
     place = {id(case): number for number, case in enumerate(cases)}
@@ -82,9 +83,10 @@ def validate(**options: Any) -> None:
     else:
         show = {"table": text.table, "json": text.json_text, "csv": text.csv_text}
         click.echo(show[options["form"]](scorecard(replayed)).rstrip("\n"))
-    if partial:
-        click.echo("Interrupted: only finished runs are scored.", err=True)
-        raise SystemExit(130)
+    if was_interrupted() or partial:
+        scored = "only finished runs are scored" if partial else "all runs were finished"
+        click.echo(f"Interrupted: {scored}.", err=True)
+        raise SystemExit(EXIT_INTERRUPTED)
 
 
 def _replay(cases: list[Any], options: dict[str, Any]) -> tuple[list[Replayed], bool]:
@@ -100,6 +102,7 @@ def _replay(cases: list[Any], options: dict[str, Any]) -> tuple[list[Replayed], 
             replayed += results
             done += 1
             bar.update("validate", done / len(prepared.tasks))
+        hold_back()
     except KeyboardInterrupt:
         left = list(prepared.tasks.values())[done:]
         replayed += [Replayed(case=case, reason=INTERRUPTED) for mine in left for case in mine]

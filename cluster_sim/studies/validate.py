@@ -6,13 +6,16 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 
 import numpy as np
 
 from cluster_sim.errors import SimulationError, SpecError, nearest
+from cluster_sim.interrupts import SIGNALS
 from cluster_sim.studies import (
     validate_collectives,
     validate_operators,
@@ -130,12 +133,34 @@ def play(prepared: Prepared, *, workers: int = 1) -> Generator[list[Replayed], N
     # Not forked: a fork would copy whatever threads and locks the caller has.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _begin_worker)
+    others, processes = set(multiprocessing.active_children()), set()
     try:
-        outcomes = pool.map(_play, [task for task, _ in tasks], chunksize=TASKS_AT_ONCE)
+        with _signals_blocked():
+            outcomes = pool.map(_play, [task for task, _ in tasks], chunksize=TASKS_AT_ONCE)
+            processes = set(multiprocessing.active_children()) - others
         for (_, cases), outcome in zip(tasks, outcomes, strict=True):
             yield _joined(cases, outcome)
+        pool.shutdown()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:  # in the middle of what it does; one that is done has left
+            process.kill()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Signals wait, and processes begun meanwhile never get them: what becomes of an interrupt is
+    the business of their caller, who may be one of a group that it is sent to.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which would let them through when it is begun
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker() -> None:

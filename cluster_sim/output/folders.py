@@ -1,0 +1,183 @@
+"""Folders of results: a folder holds the files of one run, appears with all of them, and counts as
+finished by its last file alone.
+
+A run that is repeated gives the same numbers, so that most of its files are there already: they are
+left alone, and with them what an earlier run had more of, such as a timeline. Files of others are
+never touched.
+"""
+
+from __future__ import annotations
+
+import csv
+import filecmp
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from cluster_sim.errors import SpecError
+from cluster_sim.output.files import check_name, locked, staging, sync, unwritable
+
+MANIFEST, TIMELINE, LOG = "manifest.json", "timeline.json.gz", "run.log"
+TIMELINE_BEFORE = "timeline-earlier.json.gz"
+RESULT_BEFORE = "earlier-result"  # of other numbers, while it is replaced
+PARTIAL = "-partial"
+TRIES = 100  # while others write and remove the same folder
+Tell = Callable[[str], None]
+
+
+def publish(
+    folder: Path, name: str, last: str, fill: Callable[[Path], None], *, partial: bool, tell: Tell
+) -> Path:
+    """Fill a hidden folder and move its files to ``folder/name``, the one that is ``last`` behind
+    the others; returns where they are.
+
+    What is ``partial`` stands beside a complete result, as ``name-partial``. Raises SpecError if
+    that cannot be written; what was there before is there then.
+    """
+    if "/" in name:
+        raise SpecError(f"'{name}' cannot name a folder of results: it holds '/'")
+    check_name(folder / (name + PARTIAL), "--out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with staging(_place(folder, folder / name)) as staged:
+            fill(staged)
+            for file in staged.iterdir():
+                _sync(file)
+            final = _moved(staged, folder / name, last, partial=partial, tell=tell)
+        _sync(folder)
+    except OSError as error:
+        raise unwritable(folder, error, "--out") from None
+    if final.name != name:
+        tell(f"{folder / name} holds a complete run and stays; this partial one is in {final}")
+    return final
+
+
+def _place(folder: Path, final: Path) -> Path:
+    """Where files are made ready: in the folder itself if it is on another disk, as a link may."""
+    if final.is_dir() and final.stat().st_dev != folder.stat().st_dev:
+        return final
+    return folder
+
+
+def _moved(staged: Path, whole: Path, last: str, *, partial: bool, tell: Tell) -> Path:
+    """Give the files their place. A folder of that name may appear and go away meanwhile."""
+    final = whole
+    for _ in range(TRIES):
+        if not os.path.lexists(final):
+            try:
+                os.rename(staged, final)
+            except OSError:
+                if not final.is_dir():
+                    raise
+                continue
+            return final
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(final))
+            except FileNotFoundError:
+                if final.is_symlink():
+                    raise
+                continue
+            if not partial or not is_complete(final, last):
+                _renew(staged, final, last, tell)
+                return final
+        final = whole.with_name(whole.name + PARTIAL)
+    raise OSError(0, f"'{final.name}' keeps being rewritten by others")
+
+
+def is_complete(folder: Path, last: str) -> bool:
+    """Whether a folder holds a result that is whole and was not interrupted."""
+    try:
+        text = (folder / last).read_text(encoding="utf-8")
+        header, *rows = csv.reader(text.splitlines(keepends=True), strict=True)
+        whole = all(len(row) == len(header) for row in rows) and text.endswith("\n")
+        place = header.index("partial")
+        return whole and bool(rows) and all(row[place] == "false" for row in rows)
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError):
+        return False
+
+
+def _renew(staged: Path, final: Path, last: str, tell: Tell) -> None:
+    """Move the files of a run to where an earlier one of the same inputs lies."""
+    new = sorted((path.name for path in staged.iterdir()), key=lambda name: (name == last, name))
+    for name in new:
+        if (final / name).is_dir():
+            raise IsADirectoryError(0, f"'{final / name}' is a folder")
+    changed = [name for name in new if not _same(staged / name, final / name)]
+    if any(name.endswith(".csv") for name in changed):
+        with _kept(final, [*new, TIMELINE], last) if is_complete(final, last) else nullcontext():
+            (final / last).unlink(missing_ok=True)
+            if TIMELINE not in new and (final / TIMELINE).exists():
+                os.replace(final / TIMELINE, final / TIMELINE_BEFORE)
+                tell(f"the timeline of an earlier run, of other numbers: {final / TIMELINE_BEFORE}")
+            _move(staged, final, new)
+        return
+    if MANIFEST in changed and _holds_all(_json(final / MANIFEST), _json(staged / MANIFEST)):
+        changed.remove(MANIFEST)
+        tell(f"{final / MANIFEST} stays: it holds all of this run and more of an earlier one")
+    _move(staged, final, changed)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and filecmp.cmp(one, other, shallow=False)
+
+
+def _move(staged: Path, final: Path, names: Sequence[str]) -> None:
+    for name in names:
+        os.replace(staged / name, final / name)
+
+
+@contextmanager
+def _kept(final: Path, names: Sequence[str], last: str) -> Iterator[None]:
+    """A complete result that is being replaced stays in a folder below until that is done, and
+    comes back if it fails; so whenever the process ends, one of both is there.
+    """
+    before = final / RESULT_BEFORE
+    before.mkdir(exist_ok=True)
+    kept = [name for name in names if (final / name).is_file()]
+    for name in kept:
+        (before / name).unlink(missing_ok=True)
+        try:
+            os.link(final / name, before / name)
+        except OSError:  # a file system without hard links
+            shutil.copy2(final / name, before / name)
+    try:
+        yield
+    except BaseException:
+        _move(before, final, kept)
+        raise
+    finally:
+        for name in sorted(kept, key=lambda name: name != last):
+            (before / name).unlink(missing_ok=True)
+        with suppress(OSError):  # it holds files of others
+            before.rmdir()
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _holds_all(earlier: Any, new: Any) -> bool:
+    """Whether a JSON value has all that another one has, and perhaps more."""
+    if isinstance(earlier, dict) and isinstance(new, dict):
+        return all(key in earlier and _holds_all(earlier[key], new[key]) for key in new)
+    if isinstance(earlier, list) and isinstance(new, list):
+        return earlier[: len(new)] == new
+    return bool(earlier == new)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or a folder to the disk."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            sync(handle)
+        finally:
+            os.close(handle)

@@ -1,7 +1,8 @@
 """What signals do to a command: the first one ends it like Ctrl-C, so that it keeps what it has; a
 later one ends the process.
 
-Imports nothing that takes time: a signal may come while the rest is still being imported.
+Imports nothing that takes time, typing and contextlib included, as long as Python itself takes to
+start: signals that come before this module is loaded are Python's, which shows a traceback.
 """
 
 from __future__ import annotations
@@ -10,22 +11,29 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any, TypeVar
+
+TYPE_CHECKING = False  # what type checkers take for typing's
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any, TypeVar
+
+    Made = TypeVar("Made")
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-EXIT_INTERRUPTED = (
-    130  # what commands exit with after KeyboardInterrupt: 128 and the number of SIGINT
-)
+EXIT_INTERRUPTED = 130  # of commands after KeyboardInterrupt: 128 and the number of SIGINT
 BY_SIGNAL = 128  # plus its number: the exit code of what a signal ended
 REPEATED_S = 0.2  # `timeout` sends its signal to the process and at once to its group, too
 AGAIN_S = 0.002
 SHOW_CURSOR = b"\x1b[?25h"
-Made = TypeVar("Made")
+
+
+class Interrupt(KeyboardInterrupt):
+    """A KeyboardInterrupt that a signal raised; where it passes through exec of a text, which data
+    classes are made by, Python does not end itself by SIGINT at exit, as it does after a plain one.
+    """
 
 
 class Interrupts:
@@ -68,19 +76,19 @@ class Interrupts:
         self._held -= 1
         if self._due and not self._held:
             self._due = False
-            raise KeyboardInterrupt
+            raise Interrupt
 
     def _interrupt(self) -> None:
         if self._held:
             self._due = True
         else:
-            raise KeyboardInterrupt
+            raise Interrupt
 
     def _on_unraisable(self, lost: Any) -> None:
         """Where Python drops exceptions (finalizers, callbacks of weak references), an interrupt is
         not dropped but raised again a little later.
         """
-        if lost.exc_type is not KeyboardInterrupt or not hasattr(signal, "setitimer"):
+        if lost.exc_type is not Interrupt or not hasattr(signal, "setitimer"):
             sys.__unraisablehook__(lost)
             return
         signal.signal(signal.SIGALRM, lambda *_: self._interrupt())
@@ -136,13 +144,13 @@ def interruptible(work: Callable[[], Made]) -> Made | None:
     return made
 
 
-@contextmanager
-def held_back() -> Iterator[None]:
+class held_back:
     """Interrupts wait until the block is left."""
-    hold_back()
-    try:
-        yield
-    finally:
+
+    def __enter__(self) -> None:
+        hold_back()
+
+    def __exit__(self, *_: object) -> None:
         let_through()
 
 

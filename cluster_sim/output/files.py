@@ -31,7 +31,7 @@ _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
 def unwritable(path: Path, error: OSError, option: str = "") -> SpecError:
     """The error of a file or folder that cannot be written, for an option if there is one."""
     to = f"{option}: " if option else ""
-    return SpecError(f"{to}cannot write to '{path}': {error.strerror}; choose another place")
+    return SpecError(f"{to}cannot write to '{path}': {error.strerror}; choose another folder")
 
 
 def check_name(path: Path, option: str = "") -> None:
@@ -88,7 +88,7 @@ def check_folder(folder: Path, option: str, need_bytes: int = 0) -> None:
     if free < need_bytes:
         raise SpecError(
             f"{option}: '{folder}' has room for {free / 1e6:,.0f} MB, the results take at least "
-            f"{need_bytes / 1e6:,.0f} MB; choose another place"
+            f"{need_bytes / 1e6:,.0f} MB; choose another folder"
         )
 
 

@@ -136,15 +136,19 @@ def play(prepared: Prepared, *, workers: int = 1) -> Generator[list[Replayed], N
     others, processes = set(multiprocessing.active_children()), set()
     try:
         with _signals_blocked():
-            outcomes = pool.map(_play, [task for task, _ in tasks], chunksize=TASKS_AT_ONCE)
+            parts = [tasks[at : at + TASKS_AT_ONCE] for at in range(0, len(tasks), TASKS_AT_ONCE)]
+            futures = [pool.submit(_play_all, [task for task, _ in part]) for part in parts]
             processes = set(multiprocessing.active_children()) - others
-        for (_, cases), outcome in zip(tasks, outcomes, strict=True):
-            yield _joined(cases, outcome)
+        for part, future in zip(parts, futures, strict=True):
+            for (_, cases), outcome in zip(part, future.result(), strict=True):
+                yield _joined(cases, outcome)
         pool.shutdown()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:  # in the middle of what it does; one that is done has left
+        # Ended in the middle of what they do. Futures are not cancelled: their thread would stumble
+        # over a cancelled one when it finds the processes gone.
+        for process in processes:
             process.kill()
+        pool.shutdown(wait=False)
 
 
 @contextmanager
@@ -203,8 +207,12 @@ def _sample(cases: Sequence[Case], limit: int) -> set[tuple[str, str]]:
     return set(drawn[:limit])
 
 
+def _play_all(tasks: Sequence[Task]) -> list[Outcome]:
+    """What tasks give; runs in a worker."""
+    return [_play(task) for task in tasks]
+
+
 def _play(task: Task) -> Outcome:
-    """What a task gives; runs in a worker."""
     if isinstance(task, Rows):
         return [_priced(case) for case in task.cases]
     again = validate_serving.with_own_drafts(task)

@@ -42,7 +42,9 @@ def format_csv(rows: Sequence[Mapping[str, object]], columns: Iterable[str] = ()
 
 
 def csv_of_columns(columns: Mapping[str, Sequence[object]]) -> Iterator[str]:
-    """Columns as CSV text, a block of lines at a time; the values of one are of one type."""
+    """Columns as CSV text, a block of lines at a time; the values of one are of one type, or
+    None.
+    """
     yield csv_line(columns)
     texts: list[Iterable[str]] = [_texts(values) for values in columns.values()]
     if len(texts) == 1:
@@ -61,11 +63,11 @@ def _texts(values: Sequence[object]) -> Iterable[str]:
         )
     first = values[0] if len(values) else None
     if isinstance(first, float):
-        return ("" if value != value else repr(value) for value in values)
+        return ("" if value is None or value != value else repr(value) for value in values)
     if isinstance(first, bool):
         return ("true" if value else "false" for value in values)
     if isinstance(first, int):
-        return map(str, values)
+        return ("" if value is None else str(value) for value in values)
     # Few different texts, such as a status or a class, in many rows.
     known = {value: quoted(cell(value)) for value in set(values)}
     return map(known.__getitem__, values)

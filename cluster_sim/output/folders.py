@@ -115,11 +115,13 @@ def _renew(staged: Path, final: Path, last: str, tell: Tell) -> None:
                 os.replace(final / TIMELINE, final / TIMELINE_BEFORE)
                 tell(f"the timeline of an earlier run, of other numbers: {final / TIMELINE_BEFORE}")
             _move(staged, final, new)
-        return
-    if MANIFEST in changed and _holds_all(_json(final / MANIFEST), _json(staged / MANIFEST)):
-        changed.remove(MANIFEST)
-        tell(f"{final / MANIFEST} stays: it holds all of this run and more of an earlier one")
-    _move(staged, final, changed)
+    else:
+        if MANIFEST in changed and _holds_all(_json(final / MANIFEST), _json(staged / MANIFEST)):
+            changed.remove(MANIFEST)
+            tell(f"{final / MANIFEST} stays: it holds all of this run and more of an earlier one")
+        _move(staged, final, changed)
+    if (final / RESULT_BEFORE).is_dir() and is_complete(final, last):
+        _drop(final / RESULT_BEFORE, [last, *new, TIMELINE])
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -133,8 +135,8 @@ def _move(staged: Path, final: Path, names: Sequence[str]) -> None:
 
 @contextmanager
 def _kept(final: Path, names: Sequence[str], last: str) -> Iterator[None]:
-    """A complete result that is being replaced stays in a folder below until that is done, and
-    comes back if it fails; so whenever the process ends, one of both is there.
+    """A complete result that is being replaced is kept in a folder below, and comes back if that
+    fails; so whenever the process ends, one of both is there.
     """
     before = final / RESULT_BEFORE
     before.mkdir(exist_ok=True)
@@ -149,12 +151,16 @@ def _kept(final: Path, names: Sequence[str], last: str) -> Iterator[None]:
         yield
     except BaseException:
         _move(before, final, kept)
+        _drop(before, kept)  # links to a file that had not been moved yet
         raise
-    finally:
-        for name in sorted(kept, key=lambda name: name != last):
-            (before / name).unlink(missing_ok=True)
-        with suppress(OSError):  # it holds files of others
-            before.rmdir()
+
+
+def _drop(folder: Path, names: Sequence[str]) -> None:
+    """Remove files in this order, and the folder unless others put something into it."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _json(path: Path) -> Any:

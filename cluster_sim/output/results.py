@@ -123,7 +123,8 @@ def _write_timeline(path: Path, timeline: Timeline) -> None:
         path.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as file,
     ):
-        joint = f"{head}\n"
+        file.write(head.encode())
+        joint = "\n"
         while block := list(islice(lines, ROWS_AT_ONCE)):
             file.write((joint + ",\n".join(block)).encode())
             joint = ",\n"

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster_sim.cli.live import Bar
+from cluster_sim.cli.rows import note
 from cluster_sim.interrupts import EXIT_INTERRUPTED, hold_back, was_interrupted
 
 if TYPE_CHECKING:
     from cluster_sim.studies.validate_scores import Replayed
-
-INTERRUPTED = "interrupted"
 
 
 class _Where(click.ParamType[Any]):
@@ -77,7 +76,9 @@ def validate(**options: Any) -> None:
     place = {id(case): number for number, case in enumerate(cases)}
     replayed.sort(key=lambda one: place[id(one.case)])
     if out is not None:
-        text.write_cases(out, replayed)
+        written = text.write_cases(out, replayed)
+        if written != out:
+            note(f"{out} stays; what was finished of this validation is in {written}")
     if options["form"] == "markdown":
         click.echo(text.markdown(replayed))
     else:
@@ -92,7 +93,7 @@ def validate(**options: Any) -> None:
 def _replay(cases: list[Any], options: dict[str, Any]) -> tuple[list[Replayed], bool]:
     """Every case once, and whether an interrupt from the keyboard ended it early."""
     from cluster_sim.studies.validate import play, prepare
-    from cluster_sim.studies.validate_scores import Replayed
+    from cluster_sim.studies.validate_scores import INTERRUPTED, Replayed
 
     prepared = prepare(cases, include=options["include"], limit=options["limit"])
     replayed, done, bar = list(prepared.refused), 0, Bar(options["quiet"])

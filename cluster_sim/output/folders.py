@@ -116,7 +116,7 @@ def _renew(staged: Path, final: Path, last: str, tell: Tell) -> None:
                 tell(f"the timeline of an earlier run, of other numbers: {final / TIMELINE_BEFORE}")
             _move(staged, final, new)
     else:
-        if MANIFEST in changed and _holds_all(_json(final / MANIFEST), _json(staged / MANIFEST)):
+        if MANIFEST in changed and holds_all(_json(final / MANIFEST), _json(staged / MANIFEST)):
             changed.remove(MANIFEST)
             tell(f"{final / MANIFEST} stays: it holds all of this run and more of an earlier one")
         _move(staged, final, changed)
@@ -170,10 +170,10 @@ def _json(path: Path) -> Any:
         return None
 
 
-def _holds_all(earlier: Any, new: Any) -> bool:
+def holds_all(earlier: Any, new: Any) -> bool:
     """Whether a JSON value has all that another one has, and perhaps more."""
     if isinstance(earlier, dict) and isinstance(new, dict):
-        return all(key in earlier and _holds_all(earlier[key], new[key]) for key in new)
+        return all(key in earlier and holds_all(earlier[key], new[key]) for key in new)
     if isinstance(earlier, list) and isinstance(new, list):
         return earlier[: len(new)] == new
     return bool(earlier == new)

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from full_disk import no_file_over
 
 from cluster_sim.errors import SpecError
 from cluster_sim.output import files
 from cluster_sim.output.files import STAGED, check_file, check_folder, staging, write_whole
 
 not_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-
-
-@contextmanager
-def no_file_over(size: int) -> Iterator[None]:
-    """As on a full disk: a file of more bytes cannot be written."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def replay(files: tuple[Path, ...], **options: Any) -> None:
     log = {"simulated_s": f"{time.perf_counter() - started:.3f}"}
     row = tables["replay.csv"][1][0]
     folder = ResultWriter(options["out"], note).write_tables(
-        row["run_id"], tables, manifest, log, timeline, partial=played.partial
+        tables, manifest, log, timeline, partial=played.partial
     )
     if options["form"] == "table":
         click.echo(text)

@@ -24,7 +24,7 @@ except ImportError:  # Windows: nothing is locked, and nothing of others is clea
 STAGED = ".cluster-sim-"  # how the names of folders begin in which files are made ready
 STALE_S = 3600.0  # from when on one is cleaned away that no process of this machine holds
 NAME_BYTES, PATH_BYTES = 255, 4096  # of Linux, where the file system does not say
-PROBE_BYTES = 256 * 1024  # a folder of results takes a third of it, and its requests beside
+PROBE_BYTES, MOST_PROBED = 4096, 1 << 20
 _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
 
 
@@ -81,7 +81,7 @@ def check_folder(folder: Path, option: str, need_bytes: int = 0) -> None:
     check_name(folder, option)
     try:
         present = _present(folder)
-        _probe(present)
+        _probe(present, need_bytes)
         free = shutil.disk_usage(present).free
     except OSError as error:
         raise unwritable(folder, error, option) from None
@@ -104,10 +104,10 @@ def check_file(path: Path, option: str) -> None:
         raise unwritable(path, error, option) from None
 
 
-def _probe(folder: Path) -> None:
-    """Raise OSError if a folder takes no file, or none of a few bytes."""
+def _probe(folder: Path, size: int = 0) -> None:
+    """Raise OSError if a folder takes no file, or none of so many bytes, as far as it is tried."""
     with tempfile.TemporaryFile(dir=folder, prefix=STAGED) as file:
-        file.write(b"\0" * PROBE_BYTES)
+        file.write(b"\0" * min(max(size, PROBE_BYTES), MOST_PROBED))
 
 
 def _is_stream(path: Path) -> bool:

@@ -15,9 +15,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster_sim.columns import SHORT_HASH
 from cluster_sim.errors import SpecError
 from cluster_sim.output.files import check_name, locked, staging, sync, unwritable
 
@@ -29,30 +31,43 @@ TRIES = 100  # while others write and remove the same folder
 Tell = Callable[[str], None]
 
 
-def publish(
-    folder: Path, name: str, last: str, fill: Callable[[Path], None], *, partial: bool, tell: Tell
-) -> Path:
-    """Fill a hidden folder and move its files to ``folder/name``, the one that is ``last`` behind
-    the others; returns where they are.
-
-    What is ``partial`` stands beside a complete result, as ``name-partial``. Raises SpecError if
-    that cannot be written; what was there before is there then.
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What becomes of a folder: its name, the hash of what it was made from, its last file, and
+    whether it was interrupted.
     """
-    if "/" in name:
-        raise SpecError(f"'{name}' cannot name a folder of results: it holds '/'")
-    check_name(folder / (name + PARTIAL), "--out")
+
+    run_id: str
+    config_hash: str
+    last: str
+    partial: bool
+
+    @property
+    def longer_name(self) -> str:
+        """The name with more digits of the hash, for where another run has the first ones too."""
+        return self.run_id + self.config_hash[SHORT_HASH : 2 * SHORT_HASH]
+
+
+def publish(folder: Path, what: Published, fill: Callable[[Path], None], tell: Tell) -> Path:
+    """Fill a hidden folder and move its files to the one of the run, the last one behind the
+    others; returns where they are.
+
+    What is partial stands beside a complete result, as ``-partial``. Raises SpecError if that
+    cannot be written; what was there before is there then.
+    """
+    if "/" in what.run_id:
+        raise SpecError(f"'{what.run_id}' cannot name a folder of results: it holds '/'")
+    check_name(folder / (what.longer_name + PARTIAL), "--out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with staging(_place(folder, folder / name)) as staged:
+        with staging(_place(folder, folder / what.run_id)) as staged:
             fill(staged)
             for file in staged.iterdir():
                 _sync(file)
-            final = _moved(staged, folder / name, last, partial=partial, tell=tell)
+            final = _moved(staged, folder, what, tell)
         _sync(folder)
     except OSError as error:
         raise unwritable(folder, error, "--out") from None
-    if final.name != name:
-        tell(f"{folder / name} holds a complete run and stays; this partial one is in {final}")
     return final
 
 
@@ -63,9 +78,9 @@ def _place(folder: Path, final: Path) -> Path:
     return folder
 
 
-def _moved(staged: Path, whole: Path, last: str, *, partial: bool, tell: Tell) -> Path:
+def _moved(staged: Path, folder: Path, what: Published, tell: Tell) -> Path:
     """Give the files their place. A folder of that name may appear and go away meanwhile."""
-    final = whole
+    final = folder / what.run_id
     for _ in range(TRIES):
         if not os.path.lexists(final):
             try:
@@ -82,11 +97,24 @@ def _moved(staged: Path, whole: Path, last: str, *, partial: bool, tell: Tell) -
                 if final.is_symlink():
                     raise
                 continue
-            if not partial or not is_complete(final, last):
-                _renew(staged, final, last, tell)
+            whole = is_complete(final, what.last)
+            if whole and _hash_in(final / what.last) not in ("", what.config_hash):
+                tell(f"{final} holds another run, whose hash begins alike")
+                final = folder / what.longer_name
+            elif whole and what.partial:
+                beside = final.with_name(final.name + PARTIAL)
+                tell(f"{final} holds a complete run and stays; this partial one is in {beside}")
+                final = beside
+            else:
+                _renew(staged, final, what.last, tell)
                 return final
-        final = whole.with_name(whole.name + PARTIAL)
     raise OSError(0, f"'{final.name}' keeps being rewritten by others")
+
+
+def _hash_in(file: Path) -> str:
+    """The hash of what a result was made from; empty if it has none."""
+    with file.open(encoding="utf-8", newline="") as text:
+        return next(csv.DictReader(text)).get("config_hash") or ""
 
 
 def is_complete(folder: Path, last: str) -> bool:

@@ -18,7 +18,7 @@ from cluster_sim.errors import SpecError
 from cluster_sim.interrupts import held_back
 from cluster_sim.output.csv_text import ROWS_AT_ONCE, csv_of_columns, format_csv
 from cluster_sim.output.files import check_folder, check_name
-from cluster_sim.output.folders import LOG, MANIFEST, PARTIAL, TIMELINE, publish
+from cluster_sim.output.folders import LOG, MANIFEST, PARTIAL, TIMELINE, Published, publish
 from cluster_sim.text_file import read_text
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cluster_sim.result import Result
 
 SUMMARY = "summary.csv"
-BYTES_A_REQUEST = 64  # of requests.csv, at least
+LEAST_BYTES, BYTES_A_REQUEST = 65_536, 64  # of a folder without requests.csv, and of a line there
 # Columns and rows of a table.
 Table = tuple[Iterable[str], Sequence[Mapping[str, object]]]
 
@@ -37,8 +37,8 @@ def check_writable(folder: Path, run: str = "", requests: int = 0) -> None:
     """Raise SpecError unless results can be written in ``folder``, of a run that begins its name so
     and has so many requests; the folder is not made yet.
     """
-    check_folder(folder, "--out", requests * BYTES_A_REQUEST)
-    check_name(folder / f"{run}-{'0' * SHORT_HASH}{PARTIAL}", "--out")
+    check_folder(folder, "--out", LEAST_BYTES + requests * BYTES_A_REQUEST)
+    check_name(folder / f"{run}-{'0' * 2 * SHORT_HASH}{PARTIAL}", "--out")
 
 
 class ResultWriter:
@@ -66,12 +66,10 @@ class ResultWriter:
             _fill_about(to, result.manifest, log or {}, timeline)
             _write(to / SUMMARY, [format_csv([result.summary])])
 
-        run_id = str(result.summary["run_id"])
-        return self._publish(run_id, SUMMARY, fill, partial=result.partial)
+        return self._publish(result.summary, SUMMARY, fill, partial=result.partial)
 
     def write_tables(
         self,
-        run_id: str,
         tables: Mapping[str, Table],
         manifest: Mapping[str, Any],
         log: Mapping[str, object] | None = None,
@@ -80,8 +78,8 @@ class ResultWriter:
         partial: bool = False,
     ) -> Path:
         """Write tables by the name of their file, manifest.json, run.log and, if there is one,
-        timeline.json.gz; returns the folder. The first table sums the others up: its file is the
-        last, as summary.csv of ``write`` is.
+        timeline.json.gz; returns the folder. The first table sums the others up in a row: its file
+        is the last, as summary.csv of ``write`` is.
         """
 
         def fill(to: Path) -> None:
@@ -89,13 +87,20 @@ class ResultWriter:
             for name, (columns, rows) in reversed(list(tables.items())):
                 _write(to / name, [format_csv(rows, columns)])
 
-        return self._publish(run_id, next(iter(tables)), fill, partial=partial)
+        last, (_, rows) = next(iter(tables.items()))
+        return self._publish(rows[0], last, fill, partial=partial)
 
     def _publish(
-        self, name: str, last: str, fill: Callable[[Path], None], *, partial: bool
+        self,
+        row: Mapping[str, object],
+        last: str,
+        fill: Callable[[Path], None],
+        *,
+        partial: bool,
     ) -> Path:
+        what = Published(str(row["run_id"]), str(row.get("config_hash") or ""), last, partial)
         with held_back():
-            return publish(self.folder, name, last, fill, partial=partial, tell=self.tell)
+            return publish(self.folder, what, fill, self.tell)
 
 
 def _write(path: Path, blocks: Iterable[str]) -> None:

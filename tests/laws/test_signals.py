@@ -143,7 +143,7 @@ def one(work: Path, seen: Seen, chance: random.Random) -> None:
             time.sleep(0.25)
             if process.poll() is None:
                 to(process.pid, signal.SIGTERM)
-                codes |= {128 + signal.SIGTERM}
+                codes |= {128 + signal.SIGTERM, -signal.SIGTERM}
     _, text = process.communicate(timeout=120)
     place = f"{what}, {name} after {moment:.3f} s: {process.returncode} {text}"
     assert process.returncode in codes, place

@@ -188,7 +188,7 @@ def test_tables_of_a_replay_follow_the_same_rules(tmp_path: Path) -> None:
     def write(makespan_s: float, *, partial: bool) -> Path:
         row = {"run_id": RUN, "makespan_s": makespan_s, "partial": partial}
         tables = {"replay.csv": (list(row), [row]), "collectives.csv": (["rank"], [])}
-        return ResultWriter(tmp_path).write_tables(RUN, tables, {}, partial=partial)
+        return ResultWriter(tmp_path).write_tables(tables, {}, partial=partial)
 
     folder = write(1.0, partial=False)
     assert (folder / "collectives.csv").read_text() == "rank\n"
@@ -246,6 +246,21 @@ def test_names_that_no_folder_can_have_are_refused(tmp_path: Path, run_id: str, 
     with pytest.raises(SpecError, match=says):
         ResultWriter(tmp_path).write(stub(run_id))
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_whose_hashes_begin_alike_have_folders_of_their_own(tmp_path: Path) -> None:
+    told: list[str] = []
+    one, other = run_of(3), run_of(5)
+    one.summary["config_hash"], other.summary["config_hash"] = "123456" + "0" * 9, "123456abcdef7"
+    writer = ResultWriter(tmp_path, told.append)
+    for _ in range(2):
+        assert writer.write(one).name == RUN
+        assert writer.write(other).name == f"{RUN}abcdef"
+    other.summary["partial"] = True
+    partial = Result(other.summary, other.requests, other.manifest, True)
+    assert writer.write(partial).name == f"{RUN}abcdef-partial"
+    assert "holds another run" in told[0]
+    assert len(read_results(tmp_path)) == 3
 
 
 def _write_again_and_again(out: Path, rate: float) -> None:

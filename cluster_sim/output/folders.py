@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import filecmp
+import io
 import json
 import os
 import shutil
@@ -121,7 +122,7 @@ def is_complete(folder: Path, last: str) -> bool:
     """Whether a folder holds a result that is whole and was not interrupted."""
     try:
         text = (folder / last).read_text(encoding="utf-8")
-        header, *rows = csv.reader(text.splitlines(keepends=True), strict=True)
+        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         whole = all(len(row) == len(header) for row in rows) and text.endswith("\n")
         place = header.index("partial")
         return whole and bool(rows) and all(row[place] == "false" for row in rows)

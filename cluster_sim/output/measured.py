@@ -5,6 +5,7 @@ a table.
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,12 +24,11 @@ def finished(path: Path, columns: Sequence[str]) -> set[str]:
 
     Raises SpecError for a file of something else.
     """
-    lines = _text(path).splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-    if not lines:
+    text = _text(path)
+    whole = text[: text.rfind("\n") + 1]
+    if not whole:
         return set()
-    rows = csv.DictReader(lines)
+    rows = csv.DictReader(io.StringIO(whole, newline=""))
     if tuple(rows.fieldnames or ()) != tuple(columns):
         raise SpecError(
             f"{path}: holds something else (its columns are not {', '.join(columns[:4])} ... "

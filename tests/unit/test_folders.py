@@ -139,10 +139,13 @@ def test_a_result_comes_back_when_its_successor_cannot_be_moved(
 def test_the_same_numbers_leave_what_an_earlier_run_had_more_of(tmp_path: Path) -> None:
     told: list[str] = []
     writer, more = ResultWriter(tmp_path, told.append), run_of(3)
+    more.summary["workload"] = name = "a\u2028b\x85, c\rd"  # lines, to some readers
     more.manifest.update(bands={"headlines": {}, "again": {"low": 1}}, notes=["a", "b"])
     folder = writer.write(more, timeline=trace("first"))
     before = {path.name: (path.read_bytes(), path.stat().st_ino) for path in folder.iterdir()}
+    assert is_complete(folder, "summary.csv")
     less = run_of(3)
+    less.summary["workload"] = name
     less.manifest.update(bands={"headlines": {}}, notes=["a"])
     writer.write(less, {"simulated_s": "1"})
     after = {path.name: (path.read_bytes(), path.stat().st_ino) for path in folder.iterdir()}

@@ -20,6 +20,7 @@ from cluster_sim.capacity import (
 )
 from cluster_sim.errors import SpecError
 from cluster_sim.facts import Facts
+from cluster_sim.interrupts import hold_back
 from cluster_sim.memory_need import check_run_memory
 from cluster_sim.metrics import keeps_slo, latencies, targets
 from cluster_sim.overload import trend
@@ -76,8 +77,9 @@ def simulate(
     keeps what a timeline needs in ``facts``, ``keep`` all but that. ``processes`` are generator
     functions of a ``Cluster`` that run on the same machine, ``background`` is traffic on it as on
     the command line; both leave the search for the capacity alone. ``most_bytes``: a run that would
-    need more memory is refused. An interrupt from the keyboard
-    gives what is finished, marked partial. Raises SpecError, UnknownNameError, DoesNotFitError for
+    need more memory is refused. An interrupt from the keyboard gives what is finished, marked
+    partial; a command of the command line is not interrupted once all is simulated (see
+    ``interrupts``). Raises SpecError, UnknownNameError, DoesNotFitError for
     what the user can mend.
     """
     machine = load_topology(topology) if isinstance(topology, str) else topology
@@ -102,6 +104,7 @@ def simulate(
         background=background,
         most_bytes=most_bytes,
     )
+    hold_back()
     facts = dataclasses.replace(facts, trace_sha256=trace_sha256, config_hash=hashed, others=others)
     summary, table, manifest = summarise_run(facts)
     partial = facts.run.interrupted
@@ -165,9 +168,12 @@ def play(
         site=site,
     )
     unjudged = check_load and site is None and saturation is None
-    if sample is not None and unjudged and _in_doubt(job, run, requests):
-        effort = Effort(error=wanted.sampling_error, most_requests=most_requests(choice))
-        saturation = find_saturation(sample, effort, step_by_step=step_by_step)
+    try:
+        if sample is not None and unjudged and _in_doubt(job, run, requests):
+            effort = Effort(error=wanted.sampling_error, most_requests=most_requests(choice))
+            saturation = find_saturation(sample, effort, step_by_step=step_by_step)
+    except KeyboardInterrupt:  # all requests are served, but nobody knows whether they could last
+        run = dataclasses.replace(run, interrupted=True)
     return Facts(
         machine=machine,
         job=job,

@@ -21,6 +21,7 @@ from cluster_sim.cli.measure import measure
 from cluster_sim.cli.replay import replay
 from cluster_sim.cli.run import run
 from cluster_sim.cli.validate import validate
+from cluster_sim.interrupts import EXIT_INTERRUPTED, run_command
 
 CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE ended: 128 + 13
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -85,8 +86,13 @@ for command in (
 
 
 def main() -> None:
-    """Entry point: user errors end as one block on stderr with exit code 2, a reader of the output
-    that goes away with 141, without a word.
+    """Entry point for those who import it; ``cluster_sim.__main__`` takes signals over earlier."""
+    run_command(run_commands)
+
+
+def run_commands() -> None:
+    """Run the command of the arguments: user errors end as one block on stderr with exit code 2, a
+    reader of the output that goes away with 141, without a word.
     """
     # One thread: the arrays here are small, and starting a pool costs more than it saves.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -125,7 +131,7 @@ def _called() -> int | str | None:
         return stop.exit_code
     except click.Abort:
         click.echo("Interrupted.", err=True)
-        return 130
+        return EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -60,13 +60,13 @@ def collective(**options: Any) -> None:
         json_text,
         table,
     )
-    from cluster_sim.output.drawing import check_ending, save
+    from cluster_sim.output.drawing import check_picture, save
     from cluster_sim.output.wrapping import fill
     from cluster_sim.perf.background import background, parse_sizes
     from cluster_sim.studies.collective import sweep_sizes
 
     if options["plot"]:
-        check_ending(options["plot"])
+        check_picture(options["plot"], "--plot")
     topology, group = _group(options)
     _refuse_without_effect(options, group)
     call = _call(options).resolved(group)
@@ -87,7 +87,7 @@ def collective(**options: Any) -> None:
         click.echo(errors_text(rows, measured) if measured else table(rows, shared=bool(beside)))
         click.echo(constants_text(rows))
     if options["plot"]:
-        save(title, curve(rows, title), options["plot"])
+        save(title, curve(rows, title), options["plot"], "--plot")
         click.echo(f"Drawn to {options['plot']}", err=True)
 
 

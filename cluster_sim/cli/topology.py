@@ -21,10 +21,16 @@ def show_topology(
     name: str, overrides: Sequence[str], draw: str | None, export: str | None
 ) -> None:
     """Print the file and the machine that it makes; draw or export it on request."""
+    from cluster_sim.output.drawing import check_picture
     from cluster_sim.output.facts import facts_of
+    from cluster_sim.output.files import check_file
     from cluster_sim.output.machine_text import machine_report
     from cluster_sim.specs.load import read
 
+    if draw:
+        check_picture(draw, "--draw")
+    if export:
+        check_file(Path(export), "--export")
     machine, inputs = checked_machine(name, overrides)
     if inputs is None:
         click.echo(f"# {name}")
@@ -102,11 +108,8 @@ def print_file(record: FileRecord, data: dict[str, Any]) -> None:
 
 
 def _export(machine: Machine, file: str) -> None:
-    from cluster_sim.errors import SpecError
     from cluster_sim.machine.exchange import to_node_link
+    from cluster_sim.output.files import write_whole
 
-    try:
-        Path(file).write_text(to_node_link(machine))
-    except OSError as error:
-        raise SpecError(f"{file}: cannot write: {error.strerror}") from None
+    write_whole(Path(file), to_node_link(machine), "--export")
     click.echo(f"Exported to {file}", err=True)

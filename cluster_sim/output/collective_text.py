@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from cluster_sim.output.results import format_csv
+from cluster_sim.output.csv_text import format_csv
 from cluster_sim.output.svg import Canvas
 from cluster_sim.output.tables import grid, number
 from cluster_sim.output.wrapping import fill

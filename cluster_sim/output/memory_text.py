@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
 
-from cluster_sim.output.results import format_csv
+from cluster_sim.output.csv_text import format_csv
 from cluster_sim.output.tables import grid, number
 from cluster_sim.output.wrapping import fill
 from cluster_sim.perf.memory import GIB

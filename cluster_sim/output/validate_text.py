@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import csv
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from cluster_sim.errors import SpecError
-from cluster_sim.output.results import format_csv
+from cluster_sim.output.csv_text import format_csv
+from cluster_sim.output.files import write_whole
 from cluster_sim.output.tables import grid
 from cluster_sim.studies.validate_cases import Case
 from cluster_sim.studies.validate_scores import (
+    INTERRUPTED,
     Replayed,
     Score,
     Scorecard,
@@ -174,25 +173,29 @@ def cases_csv(replayed: Sequence[Replayed]) -> str:
             *(one.reason, one.detail, one.drafted and one.drafted.predicted),
         )
         rows.append(dict(zip(CASE_COLUMNS, cells, strict=True)))
-    return format_csv(rows)
+    return format_csv(rows, CASE_COLUMNS)
 
 
-def write_cases(path: Path, replayed: Sequence[Replayed]) -> None:
-    """Write ``cases_csv`` whole or not at all; raises SpecError if that is not possible."""
+def write_cases(path: Path, replayed: Sequence[Replayed]) -> Path:
+    """Write ``cases_csv`` whole or not at all; returns the file. Of an interrupted validation that
+    is ``-partial`` beside the path if a whole one, or anything else, stands there. Raises SpecError
+    if it cannot be written.
+    """
+    if any(one.reason == INTERRUPTED for one in replayed) and _is_whole(path):
+        path = path.with_name(f"{path.stem}-partial{path.suffix}")
+    write_whole(path, cases_csv(replayed), "--out")
+    return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether there is a file that is none of an interrupted validation."""
+    if not path.is_file():
+        return False
     try:
-        handle, staged = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    except OSError as error:
-        raise SpecError(f"--out: cannot write to '{path}': {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(cases_csv(replayed))
-        os.chmod(staged, 0o644)
-        os.replace(staged, path)
-    except OSError as error:
-        raise SpecError(f"--out: cannot write to '{path}': {error.strerror}") from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(staged)
+        with path.open(encoding="utf-8", newline="") as file:
+            return all(row.get("reason") != INTERRUPTED for row in csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return True
 
 
 # What a serving case measures: words and how its metrics begin.

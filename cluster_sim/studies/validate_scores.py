@@ -17,6 +17,8 @@ HALF_KEY = ("chip", "model", "framework", "weights_dtype", "tp", "attn_dp", "ep"
 HALVES = ("fit", "score")
 SLICED_FLAGS = ("mtp_unknown", "mtp_likely", "derived", "stat_unknown", "preview", "wip")
 
+INTERRUPTED = "interrupted"  # the reason of cases that an interrupted validation did not come to
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cluster_sim.cli import cli
-from cluster_sim.cli.validate import INTERRUPTED
 from cluster_sim.errors import ClusterSimError
 from cluster_sim.studies import validate as study
 from cluster_sim.studies.validate_cases import LEFT_OUT
+from cluster_sim.studies.validate_scores import INTERRUPTED
 
 HEAD = "case_id,run_id,source,mode,chip,n_chips,framework,model,weights_dtype,tp,isl,osl,"
 HEAD += "concurrency,metric,value,flags\n"
@@ -160,6 +160,12 @@ def test_an_interrupt_keeps_what_is_finished(
     assert json.loads(done.stdout)["skipped"] == {INTERRUPTED: 1}
     rows = list(csv.DictReader(Path("cases.csv").read_text().splitlines()))
     assert [bool(row["predicted"]) for row in rows] == [True, False]
+    Path("cases.csv").write_text("notes of mine\n")
+    done = run(runner, "--against", "mine.csv", "--out", "cases.csv")
+    assert done.exit_code == 130
+    assert "cases.csv stays" in done.stderr
+    assert Path("cases.csv").read_text() == "notes of mine\n"
+    assert len(Path("cases-partial.csv").read_text().splitlines()) == 3
 
 
 BAD: dict[str, tuple[str, str]] = {

@@ -310,7 +310,7 @@ def _manifest(facts: TrainingFacts, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _notes(facts: TrainingFacts, row: Mapping[str, Any]) -> list[str]:
-    notes = list(facts.job.warnings)
+    notes = [*facts.job.case.model.notes, *facts.job.warnings]
     if row["chip_usd_per_h"] is None:
         notes.append(how_to_price(facts.machine.chip, facts.economics))
     if row["power_w"] is None:

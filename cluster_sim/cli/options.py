@@ -23,6 +23,10 @@ PRECISIONS = (
 PRECISE = "1.5%"  # half of the 95 % interval
 DEGREES = ("tp", "pp", "ep", "attn_dp", "replicas")
 
+# The option of commands that take a model's file.
+model_like = click.option(
+    "--model-like", metavar="FAMILY", help="Price a config.json of an unknown family as this one."
+)
 _OPTIONS = (
     click.option("--topo", type=Name("topology"), required=True, help="Topology, name or file."),
     click.option(
@@ -35,6 +39,7 @@ _OPTIONS = (
     ),
     click.option("--skip-bad-rows", is_flag=True, help="Leave out (and count) broken trace rows."),
     click.option("--model", type=Name("model"), help="Another model."),
+    model_like,
     click.option("--software", type=Name("software"), help="Another engine, as vllm or vllm-0.19."),
     click.option("--chips", type=click.IntRange(min=1), help="Use so many chips of the topology."),
     click.option("--tp", type=click.IntRange(min=1), help="Tensor parallel degree."),
@@ -166,7 +171,7 @@ def with_chips(machine: TopologyInput, chips: int | None) -> TopologyInput:
 def _replacements(options: dict[str, Any]) -> dict[str, Any]:
     """Workload keys that options set, by dotted name."""
     changed: dict[str, Any] = {}
-    for key in ("model", "software", "precision", "requests", "seed"):
+    for key in ("model", "model_like", "software", "precision", "requests", "seed"):
         if options[key] is not None:
             changed[key] = options[key]
     if options["precise"]:

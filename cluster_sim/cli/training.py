@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TRAINING_KEYS = {  # options that set a key of the workload
     "model": "model",
+    "model_like": "model_like",
     "precision": "precision",
     "seed": "seed",
     "global_batch": "global_batch",

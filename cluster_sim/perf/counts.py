@@ -18,7 +18,7 @@ def parameters(model: Model) -> int:
     """All weights but those of draft layers: products, embedding, LM head, norms, biases."""
     experts = model.moe.experts if model.moe else 0
     tables = model.hidden * (model.vocab * (1 if model.tied_embeddings else 2))
-    tables += model.hidden * model.learned_positions
+    tables += model.hidden * model.learned_positions + idle_parameters(model)
     tables += layer_embedding_parameters(model)
     return _products(model, experts) + _small(model, experts) + tables
 
@@ -28,8 +28,12 @@ def active_parameters(model: Model) -> int:
     if model.moe is None:
         return parameters(model)
     idle = model.moe.experts - model.moe.top_k
-    return parameters(model) - model.moe.layers * idle * (
-        expert_parameters(model) + _mlp_biases(model, model.moe.expert_hidden)
+    return (
+        parameters(model)
+        - idle_parameters(model)
+        - model.moe.layers
+        * idle
+        * (expert_parameters(model) + _mlp_biases(model, model.moe.expert_hidden))
     )
 
 
@@ -181,6 +185,12 @@ def latent_parameters(model: Model) -> int:
 def layer_embedding_parameters(model: Model) -> int:
     """Weights of the embeddings that layers have of their own."""
     return model.vocab * model.layers * model.layer_embedding
+
+
+def idle_parameters(model: Model) -> int:
+    """Weights of the experts that images alone choose, in all layers."""
+    moe = model.moe
+    return 0 if moe is None else moe.layers * mlp_parameters(model, moe.idle_hidden)
 
 
 def router_parameters(model: Model) -> int:

@@ -181,10 +181,7 @@ def operator_families(
     case = _Case(machine, model, software, layout, recipe, together)
     families = [*_gemm_families(case), _prefill_family(case), _decode_family(case)]
     families.append(_glue_family(case))
-    if model.linear is not None:
-        families.append(_linear_attention_family(case))
-    if model.state_space is not None:
-        families.append(_state_space_family(case))
+    families += _recurrent_families(case)
     families.append(_all_reduce_family(case))
     if model.moe is not None:
         families += _expert_families(case)
@@ -328,49 +325,38 @@ def _glue_family(case: _Case) -> Family:
     return Family("glue", curve.provenance, tokens)
 
 
-def _linear_attention_family(case: _Case) -> Family:
-    """Gated-delta layers: every sequence reads and writes its state once a step, every token costs
-    the chunked form's FLOP.
+def _recurrent_family(case: _Case, name: str, layers: int, flop: int, held: float) -> Family:
+    """Layers with a state of ``held`` bytes a sequence: every sequence reads and writes it once a
+    step, every token costs ``flop``.
 
     Model: decode bytes 2 x state a sequence over the glue curve, and one more state a draft, since
-    any of them may be the last that is kept; 6 x state elements FLOP a token at
-    the rate of prompt attention. Limits: assumed, no timings of such kernels.
+    any of them may be the last that is kept; the FLOP at the rate of prompt attention. Limits:
+    assumed, no timings of such kernels; scans of Mamba-1 are no products and may take longer.
     """
-    model, machine = case.model, case.machine
-    linear = model.linear
-    assert linear is not None
+    machine = case.machine
     curve, (prefill, _) = machine.fits.glue, attention_curves(machine, case.recipe.kv)
-    flop = 6 * linear_state_elements(linear, case.layout.tp)
-    moved = (1 + case.width) * linear_state_bytes(linear, case.layout.tp)
+    moved = (1 + case.width) * held
     bandwidth = machine.chip.device_bandwidth * curve.memory
     flop_s = flop / (machine.chip.device_peak("bf16") * prefill.compute)
-    tokens = linear.layers * (curve.floor + case.tokens * flop_s)
-    sequences = linear.layers * case.sequences * (moved / bandwidth)
+    tokens = layers * (curve.floor + case.tokens * flop_s)
+    sequences = layers * case.sequences * (moved / bandwidth)
     tokens[0] = 0.0
-    use = Family("linear_attention", "", sequences_s=sequences)
-    return Family("linear_attention", "assumed", tokens, sequences, use=use)
+    use = Family(name, "", sequences_s=sequences)
+    return Family(name, "assumed", tokens, sequences, use=use)
 
 
-def _state_space_family(case: _Case) -> Family:
-    """Layers of Mamba, as those of linear attention: every sequence reads and writes its state once
-    a step, every token costs the FLOP of the recurrence.
-
-    Model: decode bytes 2 x state a sequence over the glue curve, and one more state a draft;
-    STATE_FLOP x state elements FLOP a token at the rate of prompt attention. Limits: assumed, no
-    timings of such kernels; scans of Mamba-1 are no matrix products and may take longer.
-    """
-    ssm, machine, tp = case.model.state_space, case.machine, case.layout.tp
-    assert ssm is not None
-    curve, (prefill, _) = machine.fits.glue, attention_curves(machine, case.recipe.kv)
-    flop = STATE_FLOP * state_elements(ssm, tp)
-    flop_s = flop / (machine.chip.device_peak("bf16") * prefill.compute)
-    moved = (1 + case.width) * state_space_bytes(ssm, tp)
-    bandwidth = machine.chip.device_bandwidth * curve.memory
-    tokens = ssm.layers * (curve.floor + case.tokens * flop_s)
-    sequences = ssm.layers * case.sequences * (moved / bandwidth)
-    tokens[0] = 0.0
-    use = Family("state_space", "", sequences_s=sequences)
-    return Family("state_space", "assumed", tokens, sequences, use=use)
+def _recurrent_families(case: _Case) -> list[Family]:
+    """Gated-delta layers in their chunked form, 6 FLOP an element of the state, and Mamba's."""
+    linear, ssm, tp = case.model.linear, case.model.state_space, case.layout.tp
+    found = []
+    if linear is not None:
+        flop = 6 * linear_state_elements(linear, tp)
+        held = linear_state_bytes(linear, tp)
+        found.append(_recurrent_family(case, "linear_attention", linear.layers, flop, held))
+    if ssm is not None:
+        flop, bytes_ = STATE_FLOP * state_elements(ssm, tp), state_space_bytes(ssm, tp)
+        found.append(_recurrent_family(case, "state_space", ssm.layers, flop, bytes_))
+    return found
 
 
 def _all_reduce_family(case: _Case) -> Family:
@@ -378,29 +364,25 @@ def _all_reduce_family(case: _Case) -> Family:
     tensor parallelism.
 
     One after each mixer and each MLP (parallel blocks: one), and in Mamba-1 one more of what drives
-    its state. Experts of
-    several attention groups exchange tokens instead, see the expert families.
+    its state. Experts of several attention groups exchange tokens instead, see the expert families.
     """
     machine, model, layout = case.machine, case.model, case.layout
-    algorithms = case.software.all_reduce
+    algorithms, in_situ = case.software.all_reduce, case.software.in_situ
     provenance = all_reduce_provenance(machine, algorithms, layout.tp)
     sums = model.summed_blocks
     if layout.attn_dp > 1 and model.moe is not None:
         sums -= model.moe.layers
+    tokens, sent = np.zeros_like(case.tokens), np.zeros_like(case.tokens)
     if layout.tp == 1:
-        return Family("all_reduce", provenance, np.zeros_like(case.tokens))
-    message = case.tokens * (model.hidden * ACTIVATION_BYTES)
-    alone, sent = all_reduce(machine, algorithms, message, layout.tp)
-    in_situ = case.software.in_situ
-    tokens = sums * (alone * in_situ.all_reduce_factor + in_situ.all_reduce_skew)
-    sent = sums * sent
-    inside = summed_elements(model.state_space) if model.state_space else 0
-    if inside:
-        message = case.tokens * (inside * ACTIVATION_BYTES)
-        alone, more = all_reduce(machine, algorithms, message, layout.tp)
-        each = alone * in_situ.all_reduce_factor + in_situ.all_reduce_skew
-        tokens += model.state_space_layers * each
-        sent = sent + model.state_space_layers * more
+        return Family("all_reduce", provenance, tokens)
+    kinds = [(sums, model.hidden)]
+    if model.state_space is not None and (inside := summed_elements(model.state_space)):
+        kinds.append((model.state_space.layers, inside))
+    for count, elements in kinds:
+        message = case.tokens * (elements * ACTIVATION_BYTES)
+        alone, bytes_ = all_reduce(machine, algorithms, message, layout.tp)
+        tokens += count * (alone * in_situ.all_reduce_factor + in_situ.all_reduce_skew)
+        sent += count * bytes_
     tokens[0] = 0.0
     use = Family("all_reduce", "", sent)
     return Family("all_reduce", provenance, tokens, use=use)

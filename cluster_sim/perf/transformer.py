@@ -355,7 +355,9 @@ def weight_bytes_per_device(model: Model, layout: Layout, recipe: Recipe) -> flo
         for gemm in layer_gemms(model, layout)
     )
     if model.moe is not None:
-        experts = model.moe.experts // layout.ep * expert_elements(model, layout)
+        experts = float(model.moe.experts // layout.ep * expert_elements(model, layout))
+        idle = counts.idle_parameters(model) / model.moe.layers
+        experts += idle / (layout.ep * layout.expert_slices)
         layers += experts * recipe.bytes_of(model, "experts", model.moe.layers)
     rows = -(-model.vocab // layout.tp) * model.hidden
     tables = [rows * recipe.bytes_of(model, "embedding", 1)]

@@ -181,12 +181,21 @@ class ConfigReader:
         if value is not None and value not in allowed:
             self.wrong(key, f"{json.dumps(value)} is not supported, only {json.dumps(allowed[0])}")
 
+    def left_overs(self) -> list[str]:
+        """Keys that nobody read, have a value and may change the cost."""
+        return [
+            key
+            for key, value in self.data.items()
+            if key not in self.read
+            and key not in _HARMLESS_KEYS
+            and value
+            and not key.startswith("_")
+            and not _TOWER.match(key.lower())  # no tower is priced
+            and _COST.search(key.lower())
+            and not _HARMLESS.search(key.lower())
+        ]
+
     def refuse_left_overs(self) -> None:
-        """Refuse keys that nobody read, have a value and may change the cost."""
-        for key, value in self.data.items():
-            if key in self.read or key in _HARMLESS_KEYS or not value or key.startswith("_"):
-                continue
-            if _TOWER.match(key.lower()):
-                continue  # no tower is priced
-            if _COST.search(key.lower()) and not _HARMLESS.search(key.lower()):
-                self.wrong(key, "is not understood and may change the cost; leave it out if not")
+        """Refuse what is left over."""
+        for key in self.left_overs():
+            self.wrong(key, "is not understood and may change the cost; leave it out if not")

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cluster_sim.errors import SpecError, nearest
+from cluster_sim.errors import SpecError, meant, nearest
 from cluster_sim.specs.architectures import (
     deepseek,
     deepseek_v4,
+    early,
     gemma,
     gpt_oss,
     kimi,
@@ -32,6 +33,7 @@ from cluster_sim.specs.architectures.common import Architectures
 from cluster_sim.specs.checkpoint import stored
 from cluster_sim.specs.config_reader import ConfigReader, Data, json_object
 from cluster_sim.specs.find import FileRecord
+from cluster_sim.specs.likeness import nearest_family, read_like
 
 _TOWERS = ("vision_config", "visual_config", "audio_config", "speech_config")
 ARCHITECTURES: Architectures = {
@@ -50,32 +52,85 @@ ARCHITECTURES: Architectures = {
     **mamba.ARCHITECTURES,
     **relatives.ARCHITECTURES,
     **sparse.ARCHITECTURES,
+    **early.ARCHITECTURES,
 }
 
 
-def parse(text: str, shown: str, name: str, beside: Mapping[str, FileRecord] | None = None) -> Data:
+# Where configs of several modalities keep their decoder.
+_DECODERS = ("text_config", "llm_config", "language_config", "thinker_config.text_config")
+
+
+def parse(
+    text: str,
+    shown: str,
+    name: str,
+    beside: Mapping[str, FileRecord] | None = None,
+    like: str | None = None,
+) -> Data:
     """The mapping of a model file; ``beside`` are the files of the checkpoint by name. Raises
     SpecError with every problem of the config.
+
+    ``like`` is the family that one of an unknown family, or with keys that nobody understands, is
+    read as, which its notes say. Raises SpecError for one that needs no likeness.
     """
     outer = json_object(text, shown)
-    inner = outer.get("text_config")
-    nested = isinstance(inner, dict)
-    config = ConfigReader(outer, shown)
-    if isinstance(inner, dict):
-        config = ConfigReader(inner, shown, "text_config.")
+    config, nested = _decoder(outer, shown)
     kind = config.text("model_type") or (str(outer.get("model_type", "")) if nested else "")
-    if kind not in ARCHITECTURES:
-        raise SpecError(config.problems or _unknown(shown, kind))
-    data = {"title": name, **ARCHITECTURES[kind](config), "notes": _left_out(outer) or None}
-    outer_tie = outer.get("tie_word_embeddings")
-    if isinstance(outer_tie, bool) and not config.has("tie_word_embeddings"):
-        data["tied_embeddings"] = outer_tie
-    if not config.problems:
-        data |= stored(config, outer, data, kind, beside or {})
-    config.refuse_left_overs()
+    if like is not None:
+        _needs_likeness(text, shown, name, like)
+        found = read_like(config, like, ARCHITECTURES)
+        config.problems += [f"--model-like {like}: {problem}" for problem in found.problems]
+        data, left = found.data, ", ".join(found.left_over) or "none"
+        said = f"priced as {like}" if kind == like else f"family {kind} is priced as {like}"
+        data["notes"] = [f"{said}, its figures are a guess; keys not understood: {left}"]
+    elif kind in ARCHITECTURES:
+        data = ARCHITECTURES[kind](config)
+    else:
+        raise SpecError(config.problems or _unknown(config, kind))
+    data = _whole(outer, config, {"title": name, **data}, like or kind, beside or {})
+    if like is None:
+        config.refuse_left_overs()
     if config.problems:
         raise SpecError(config.problems)
     return {key: value for key, value in data.items() if value is not None}
+
+
+def _needs_likeness(text: str, shown: str, name: str, like: str) -> None:
+    """Refuse a likeness to no family, and one of a config that can be read without."""
+    if like not in ARCHITECTURES:
+        hint = meant(like, ARCHITECTURES) or ";"
+        known = ", ".join(ARCHITECTURES)
+        raise SpecError(f"--model-like {like}: no such family{hint} Known: {known}")
+    try:
+        parse(text, shown, name)
+    except SpecError:
+        return
+    raise SpecError(f"--model-like {like}: has no effect on {shown}, whose family is known")
+
+
+def _decoder(outer: Data, shown: str) -> tuple[ConfigReader, bool]:
+    """The config of the decoder, and whether it lies inside another."""
+    for path in _DECODERS:
+        inner: object = outer
+        for key in path.split("."):
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
+            return ConfigReader(inner, shown, f"{path}."), True
+    return ConfigReader(outer, shown), False
+
+
+def _whole(
+    outer: Data, config: ConfigReader, data: Data, kind: str, beside: Mapping[str, FileRecord]
+) -> Data:
+    """What a family says, with what all have in common: the tie, what is stored, notes."""
+    outer_tie = outer.get("tie_word_embeddings")
+    if isinstance(outer_tie, bool) and not config.has("tie_word_embeddings"):
+        data = {**data, "tied_embeddings": outer_tie}
+    if config.problems:
+        return data
+    found = stored(config, outer, data, kind, beside)
+    notes = [*data.get("notes", []), *_left_out(outer), *found.get("notes", [])]
+    return {**data, **found, "notes": notes or None}
 
 
 def _left_out(outer: Data) -> list[str]:
@@ -87,10 +142,19 @@ def _left_out(outer: Data) -> list[str]:
     return [f"the {names} tower is left out: neither its weights nor its time count"]
 
 
-def _unknown(shown: str, kind: str) -> str:
+def _unknown(config: ConfigReader, kind: str) -> str:
+    """What the nearest known family would need, and how to price the model as one."""
+    shown = config.shown
     if not kind:
         return f"{shown}: model_type: missing; this is not a Hugging Face config of a model"
     near = nearest(kind, ARCHITECTURES)
-    hint = f"; the nearest known are {', '.join(near)}" if near else ""
-    known = ", ".join(ARCHITECTURES)
-    return f"{shown}: model_type: '{kind}' is not known{hint}. Known: {known}"
+    text = f"{shown}: model_type: '{kind}' is not known"
+    text += f"; the nearest known are {', '.join(near)}" if near else ""
+    like = nearest_family(config, ARCHITECTURES)
+    left = f"; not understood: {', '.join(like.left_over)}" if like.left_over else ""
+    if not like.problems:
+        text += f". By its keys it is nearest to '{like.family}'{left}"
+        return f"{text}. Price it so with --model-like {like.family}, which the run notes"
+    start = f"{shown}: {config.prefix}"
+    problems = "; ".join(problem.removeprefix(start) for problem in like.problems)
+    return f"{text}. It can be read as none; as '{like.family}': {problems}{left}"

@@ -22,7 +22,7 @@ from cluster_sim.specs.find import FOLDERS, FileRecord, beside, find
 from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened, with_watts
 from cluster_sim.specs.inline import with_chip_facts
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
-from cluster_sim.specs.model import Model
+from cluster_sim.specs.load_model import load_model
 from cluster_sim.specs.pod import merge, with_chips, with_host
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.topology import Topology
@@ -199,7 +199,7 @@ def load_workload(
         apply_overrides(data, parts, root, source, inside)
     _name_trace(data, source)
     workload = build(Workload, data, source, record.name)
-    model_record, model = load_spec("model", workload.model, Model)
+    model_record, model = load_model(workload.model, workload.model_like)
     software_record, software = _software_on(workload, vendor)
     job = WorkloadInput(
         workload=workload,

@@ -11,7 +11,7 @@ from cluster_sim.errors import SpecError, meant
 from cluster_sim.specs.build import Source, build
 from cluster_sim.specs.inputs import TrainingInput
 from cluster_sim.specs.load import apply_overrides, assign, load_spec, read, split_overrides
-from cluster_sim.specs.model import Model
+from cluster_sim.specs.load_model import load_model
 from cluster_sim.specs.training import TrainingWorkload
 from cluster_sim.specs.training_software import TrainingSoftware
 
@@ -54,7 +54,7 @@ def load_training(
     for root, inside in (("workload", ()), ("plan", ("plan",))):
         apply_overrides(data, parts, root, source, inside)
     workload = build(TrainingWorkload, data, source, record.name)
-    model_record, model = load_spec("model", workload.model, Model)
+    model_record, model = load_model(workload.model, workload.model_like)
     software_record, software = load_spec("training", workload.software, TrainingSoftware)
     return TrainingInput(
         workload=workload,

@@ -107,6 +107,8 @@ class Moe:
     others are dense. ``shared_hidden`` is the width of all shared experts together, ``shared_gate``
     one more router output that scales them. ``latent``: routed experts work on so many elements of
     a token, which one product before them makes and one behind them turns back (0: on all).
+    ``idle_hidden`` is the width of all experts together that images alone choose: they lie in
+    memory.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -114,6 +116,7 @@ class Moe:
     top_k: PositiveInt
     expert_hidden: PositiveInt
     latent: NonNegativeInt = 0
+    idle_hidden: NonNegativeInt = 0
     shared_hidden: NonNegativeInt = 0
     shared_gate: bool = False
     layers: PositiveInt
@@ -460,7 +463,7 @@ class Model:
         counted = (
             *(self.projections, self.other_attention, self.v_dim, self.layer_embedding),
             *(self.residual_streams - 1, self.residual_kept_every, self.q_rank),
-            self.moe and self.moe.latent,
+            self.moe and (self.moe.latent or self.moe.idle_hidden),
             self.linear and self.linear.decay_rank,
             self.local and self.local.index_layers,
         )

@@ -225,7 +225,8 @@ class Plan:
 class Workload:
     """A serving workload; ``precision`` auto takes what the model ships in if the chip runs it,
     else the first of fp8, int8, bf16 that the chip has and that fits. ``software`` auto takes the
-    engine that is usual on the chip.
+    engine that is usual on the chip. ``model_like``: the family that a config of an unknown one is
+    priced as.
 
     Traffic is ``isl`` and ``osl`` with ``prefix`` and ``sessions``, or a mix of ``classes``.
     ``requests`` auto is as many as the machine needs; a number limits every figure to what so many
@@ -238,6 +239,7 @@ class Workload:
     title: Text
     kind: Literal["serving"] = "serving"
     model: Text
+    model_like: Text | None = None
     software: Text = "auto"
     precision: Literal["auto"] | Dtype = "auto"
     traffic: Text

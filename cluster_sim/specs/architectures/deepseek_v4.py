@@ -19,7 +19,7 @@ RATIOS = {
 
 
 def _deepseek_v4(c: ConfigReader) -> Data:
-    c.read |= {"compress_rope_theta", "num_hash_layers", "hc_sinkhorn_iters", "expert_dtype"}
+    c.read |= {"compress_rope_theta", "num_hash_layers", "hc_sinkhorn_iters"}
     c.defaults(num_key_value_heads=1)
     c.must_be("attention_bias", False)
     c.must_be("num_key_value_heads", 1)

@@ -66,6 +66,8 @@ def _llama4(c: ConfigReader) -> Data:
 ARCHITECTURES: Architectures = {
     "llama": _llama,
     "mistral": _llama,
+    "ministral": _llama,
+    "ministral3": _llama,
     "mixtral": _mixtral,
     "phi3": _llama,
     "llama4": _llama4,

@@ -105,6 +105,7 @@ def _granite_hybrid(c: ConfigReader) -> Data:
     if len(kinds) != layers or attention + kinds.count("mamba") != layers:
         c.wrong("layer_types", f"must list mamba or attention for each of the {layers} layers")
     c.read |= {"layers_block_type", "intermediate_size", "num_experts_per_tok"}
+    c.read |= {"attention_multiplier", "embedding_multiplier"}
     shared, experts = c.count("shared_intermediate_size", 1024), c.count("num_local_experts", 8, 0)
     if experts:
         data["moe"] = {

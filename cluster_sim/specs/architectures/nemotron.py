@@ -111,18 +111,17 @@ def _searched(c: ConfigReader) -> Data:
         c.wrong("block_configs", "missing or empty; its entries say what each block has")
     attention = [_part(block, "attention") for block in blocks]
     mlps = [_part(block, "ffn") for block in blocks]
-    groups = {part.get("n_heads_in_group") for part in attention if _present(part)}
-    grouped = groups.pop() if len(groups) == 1 else None
-    if not isinstance(grouped, int) or grouped < 1:
-        c.wrong("block_configs", "attention: n_heads_in_group must be one number in all blocks")
-        grouped = 1
+    groups = Counter(_grouped(c, part) for part in attention if _present(part))
+    first = next(iter(groups), 1)
     for part in attention:
         if part.get("window_length") or part.get("num_sink_tokens") or part.get("sparsify"):
             c.wrong("block_configs", "attention with windows, sinks or sparsity is not supported")
             break
-    c.imply("num_key_value_heads", max(1, heads // grouped))
+    c.imply("num_key_value_heads", max(1, heads // first))
     c.read |= {"intermediate_size", "architectures"}
     data = base(c, dense=False)
+    if not groups:
+        c.wrong("block_configs", "a model without attention is not supported")
     if data["layers"] != len(blocks):
         c.wrong("num_hidden_layers", f"is not the {len(blocks)} entries of block_configs")
     bias, mlp_bias = c.flag("attention_bias", False), c.flag("mlp_bias", False)
@@ -130,7 +129,17 @@ def _searched(c: ConfigReader) -> Data:
     linear = sum(bool(part.get("replace_with_linear")) for part in (*attention, *mlps))
     return data | {
         "biases": biases(qkv=bias, attention_output=bias, mlp=mlp_bias),
-        "attention_layers": sum(map(_present, attention)),
+        "attention_layers": groups.total() or None,
+        "other_attention": [
+            {
+                "layers": count,
+                "heads": data["heads"],
+                "kv_heads": max(1, data["heads"] // group),
+                "head_dim": data["head_dim"],
+            }
+            for group, count in groups.items()
+            if group != first
+        ],
         "mlps": [{"hidden": width, "layers": count} for width, count in sorted(widths.items())],
         "projections": linear,
     }
@@ -143,6 +152,15 @@ def _part(block: Data, name: str) -> Data:
 
 def _present(part: Data) -> bool:
     return not part.get("no_op") and not part.get("replace_with_linear")
+
+
+def _grouped(c: ConfigReader, part: Data) -> int:
+    """Query heads that share a head of keys and values."""
+    group = part.get("n_heads_in_group")
+    if isinstance(group, int) and group > 0:
+        return group
+    c.wrong("block_configs", f"attention: n_heads_in_group must be a number (got {group})")
+    return 1
 
 
 def _width(c: ConfigReader, part: Data, hidden: int) -> int:

@@ -109,9 +109,9 @@ def _exaone(c: ConfigReader) -> Data:
     return base(c, context=2048)
 
 
-def _exaone4(c: ConfigReader) -> Data:
+def exaone4(c: ConfigReader, *, dense: bool = True) -> Data:
     """Norms behind attention and MLP and over queries and keys; windows by a pattern."""
-    data = base(c, context=2048)
+    data = base(c, dense=dense, context=2048)
     pattern = c.data.get("sliding_window_pattern", 4)
     c.read.add("sliding_window_pattern")
     wanted = c.has("sliding_window")
@@ -185,6 +185,27 @@ def _arcee(c: ConfigReader) -> Data:
     return _granite(c) | {"gated": False}
 
 
+def _apertus(c: ConfigReader) -> Data:
+    return _granite(c) | {"gated": False, "qk_norm": True}
+
+
+def _minicpm3(c: ConfigReader) -> Data:
+    """Latents of keys and values; values as wide as the hidden size over the heads."""
+    c.read |= {"scale_emb", "dim_model_base", "scale_depth", "head_dim", "qk_head_dim"}
+    c.read.add("num_key_value_heads")
+    data = base(c, context=2048)
+    mla = {
+        "q_rank": c.count("q_lora_rank", 0, least=0),
+        "kv_rank": c.count("kv_lora_rank"),
+        "nope_dim": c.count("qk_nope_head_dim"),
+        "rope_dim": c.count("qk_rope_head_dim"),
+        "v_dim": c.count("v_head_dim", max(1, data["hidden"] // data["heads"])),
+    }
+    key_dim = mla["nope_dim"] + mla["rope_dim"]
+    c.must_be("attention_bias", False)
+    return data | {"kv_heads": data["heads"], "head_dim": key_dim, "mla": mla}
+
+
 def _minicpm(c: ConfigReader) -> Data:
     c.read |= {"scale_emb", "dim_model_base", "scale_depth", "mup_denominator"}
     c.must_be("sparse_config", None)
@@ -212,13 +233,16 @@ ARCHITECTURES: Architectures = {
     "seed_oss": _seed_oss,
     "glm": _with(_glm, norms=2),
     "glm4": _with(_glm, norms=4),
+    "glm4v": _with(_glm, norms=4),
+    "glm4v_text": _with(_glm, norms=4),
     "chatglm": _chatglm,
     "cohere": _with(_cohere, windows=False),
     "cohere2": _with(_cohere, windows=True),
     "ernie4_5": _ernie,
     "smollm3": _smollm3,
     "exaone": _exaone,
-    "exaone4": _exaone4,
+    "exaone4": exaone4,
+    "exaone4_5_text": exaone4,
     "internlm2": _with(_internlm, qkv="bias"),
     "internlm3": _with(_internlm, qkv="qkv_bias"),
     "baichuan": _baichuan,
@@ -226,6 +250,8 @@ ARCHITECTURES: Architectures = {
     "phi": _phi,
     "granite": _granite,
     "arcee": _arcee,
+    "apertus": _apertus,
     "minicpm": _minicpm,
+    "minicpm3": _minicpm3,
     "stablelm": _stablelm,
 }

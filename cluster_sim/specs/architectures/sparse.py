@@ -1,8 +1,8 @@
-"""Families with experts in keys of their own: Hunyuan, Ernie 4.5, Ling (Bailing), dots, Phi-3.5-MoE,
-Granite, OLMoE, DeepSeek's first.
+"""Families with experts in keys of their own: Hunyuan, Ernie 4.5, Ling (Bailing), dots,
+Phi-3.5-MoE, Granite, OLMoE, DeepSeek's first.
 
-Source: configuration and modeling classes of transformers, hunyuan_v1 and bailing_moe of vLLM; their
-defaults stand for absent keys.
+Source: configuration and modeling classes of transformers, hunyuan_v1 and bailing_moe of vLLM;
+their defaults stand for absent keys.
 """
 
 from __future__ import annotations
@@ -14,27 +14,25 @@ from cluster_sim.specs.architectures.common import (
     moe_after_dense,
     sliding,
 )
+from cluster_sim.specs.architectures.relatives import exaone4
 from cluster_sim.specs.config_reader import ConfigReader, Data
 
+# Keys that say nothing about the decoder's size: heads of other tasks, towers, routing in training.
 _HUNYUAN_IDLE = {
     *("add_classification_head", "class_num", "pool_type", "norm_type", "num_media_embeds"),
     *("use_rotary_pos_emb", "moe_layer_num_skipped", "moe_drop_tokens", "capacity_factor"),
     *("moe_random_routing_dropped_token", "dense_list", "position_embedding_xdrope"),
-    *(
-        "skip_cls_token",
-        "mask_init_id",
-        "anyres_vit_two_views",
-        "image_token_id",
-        "group_limited_greedy",
-    ),
-    *(
-        "vit_add_patchemb_bias",
-        "vit_mapping_type",
-        "vit_norm_type",
-        "vit_type",
-        "vit_used_rms_norm",
-    ),
+    *("skip_cls_token", "mask_init_id", "image_token_id", "group_limited_greedy"),
     *("max_num_patches_per_img", "org_vocab_size", "routed_scaling_factor", "norm_topk_prob"),
+}
+_ERNIE_PAIRS = (
+    *("moe_num_experts", "moe_intermediate_size", "moe_layer_start_index", "moe_layer_end_index"),
+    *("moe_k", "moe_capacity"),
+)
+_ERNIE_IDLE = {
+    *("moe_use_aux_free", "moe_gate", "moe_capacity", "moe_norm_min", "moe_use_hard_gate"),
+    *("moe_group", "fuse_rms_norm", "compression_ratio", "moe_gate_act", "moe_norm_gate_logits"),
+    *("moe_multimodal_dispatch_use_allgather", "intermediate_size"),
 }
 
 
@@ -44,9 +42,6 @@ def _hunyuan(c: ConfigReader, *, norm: bool) -> Data:
     """
     c.named(head_dim="attention_head_dim")
     c.read |= _HUNYUAN_IDLE | {key for key in c.data if key.startswith(("vit_", "anyres_", "im_"))}
-    if c.flag("use_cla", False) and c.count("cla_share_factor", 1) > 1:
-        c.wrong("use_cla", "layers that share keys and values are not supported, only false")
-    c.read |= {"cla_share_factor", "use_cla"}
     c.must_be("use_mla", False)
     c.read |= {"kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
     experts = c.same_in_all("num_experts", 1)
@@ -54,6 +49,7 @@ def _hunyuan(c: ConfigReader, *, norm: bool) -> Data:
     bias, mlp = c.flag("attention_bias", False), c.flag("mlp_bias", False)
     data["biases"] = biases(qkv=bias, attention_output=bias, mlp=mlp)
     data["qk_norm"] = c.flag("use_qk_norm", norm)
+    data["other_attention"] = _shared_keys(c, data)
     c.must_be("sliding_window", None)
     keys = {"moe_topk", "num_shared_expert", "moe_intermediate_size", "use_mixed_mlp_moe"}
     if experts > 1:
@@ -70,9 +66,21 @@ def _hunyuan(c: ConfigReader, *, norm: bool) -> Data:
     return data
 
 
-def _ernie_moe(c: ConfigReader) -> Data:
+def _shared_keys(c: ConfigReader, data: Data) -> list[Data]:
+    """Layers that read the keys and values of one before: all but every ``cla_share_factor``-th."""
+    factor, wanted = c.count("cla_share_factor", 1), c.flag("use_cla", False)
+    layers = data["layers"] - -(-data["layers"] // factor) if wanted else 0
+    if not layers:
+        return []
+    same = {key: data[key] for key in ("heads", "kv_heads", "head_dim")}
+    return [{"layers": layers, "cache": False, **same}]
+
+
+def _ernie_moe(c: ConfigReader, *, vision: bool = False) -> Data:
     data = base(c, tied=True, dense=False, context=131072)
     layers, bias = data["layers"], c.flag("use_bias", False)
+    if vision:
+        _text_alone(c)
     first = c.count("moe_layer_start_index", 1, least=0)
     last = c.count("moe_layer_end_index", -1, least=-1)
     every = c.count("moe_layer_interval", 1)
@@ -81,15 +89,7 @@ def _ernie_moe(c: ConfigReader) -> Data:
     if count < layers:
         data["ffn_hidden"] = c.count("intermediate_size")
     width = c.count("moe_intermediate_size", 1536)
-    c.read |= {"intermediate_size", "moe_use_aux_free", "moe_gate", "moe_capacity", "moe_norm_min"}
-    c.read |= {
-        "moe_use_hard_gate",
-        "moe_group",
-        "fuse_rms_norm",
-        "compression_ratio",
-        "moe_gate_act",
-    }
-    c.read |= {"moe_norm_gate_logits", "moe_multimodal_dispatch_use_allgather"}
+    c.read |= _ERNIE_IDLE
     return data | {
         "biases": biases(qkv=bias, attention_output=bias, mlp=bias, router=True),
         "moe": {
@@ -97,12 +97,33 @@ def _ernie_moe(c: ConfigReader) -> Data:
             "top_k": c.count("moe_k", 6),
             "expert_hidden": width,
             "shared_hidden": c.count("moe_num_shared_experts", 2, least=0) * width,
+            "idle_hidden": c.count("experts_of_images", 0, least=0),
             "layers": count,
         }
         if count
         else None,
         "mtp_layers": c.count("num_nextn_predict_layers", 0, least=0),
     }
+
+
+def _text_alone(c: ConfigReader) -> None:
+    """Of keys that say a number for text and one for images, those for text; experts of images lie
+    in memory, as many as the widths and counts say.
+    """
+    images = []
+    for key in ("moe_num_experts", "moe_intermediate_size"):
+        value = c.data.get(key)
+        pair = value if isinstance(value, list) and len(value) == 2 else [value, value]
+        images.append(pair[1] if isinstance(pair[1], int) else 0)
+    for key in _ERNIE_PAIRS:
+        value = c.data.get(key)
+        if isinstance(value, list) and value:
+            c.imply(key, value[0])
+    c.imply("experts_of_images", images[0] * images[1])
+    c.read |= {"moe_dense_experts_token_type_ids", "mm_vocab_size", "max_text_id", "max_image_id"}
+    c.read |= {key for key in c.data if key.startswith(("im_", "image_", "video_", "vision_"))}
+    c.read |= {"moe_use_token_type_bias", "moe_with_send_router_loss", "spatial_conv_size"}
+    c.read |= {"temporal_conv_size", "pixel_hidden_size", "moe_multimodal_paired_experts"}
 
 
 def _bailing(c: ConfigReader, *, norm: bool) -> Data:
@@ -142,6 +163,26 @@ def _dots(c: ConfigReader) -> Data:
         "local": sliding(c, data, lambda layer: wanted and layer >= first),
     }
     c.read.add("use_sliding_window")
+    return data
+
+
+def _exaone_moe(c: ConfigReader) -> Data:
+    """K-EXAONE: one dense layer, then experts."""
+    c.named(n_routed_experts="num_experts", n_shared_experts="num_shared_experts")
+    if not c.has("first_k_dense_replace"):
+        c.imply("first_k_dense_replace", 1)
+    data = exaone4(c, dense=False)
+    data["moe"] = moe_after_dense(c, data)
+    data["mtp_layers"] = c.count("num_nextn_predict_layers", 0, least=0)
+    return data | {"biases": biases(router=True)}
+
+
+def _glm4v_moe(c: ConfigReader) -> Data:
+    """GLM-4.5V: as GLM-4.5, with biases unless a config says otherwise."""
+    data = base(c, dense=False, context=65536)
+    data["qk_norm"] = c.flag("use_qk_norm", False)
+    data["biases"] = biases(qkv=c.flag("attention_bias", True), router=True)
+    data["moe"] = moe_after_dense(c, data)
     return data
 
 
@@ -199,9 +240,15 @@ ARCHITECTURES: Architectures = {
     "hunyuan_v1_dense": lambda c: _hunyuan(c, norm=True),
     "hunyuan_v1_moe": lambda c: _hunyuan(c, norm=True),
     "ernie4_5_moe": _ernie_moe,
+    "ernie4_5_moe_vl": lambda c: _ernie_moe(c, vision=True),
+    "ernie4_5_vl_moe": lambda c: _ernie_moe(c, vision=True),
+    "ernie4_5_vl_moe_text": lambda c: _ernie_moe(c, vision=True),
     "bailing_moe": lambda c: _bailing(c, norm=False),
     "bailing_moe_v2": lambda c: _bailing(c, norm=True),
     "dots1": _dots,
+    "exaone_moe": _exaone_moe,
+    "glm4v_moe": _glm4v_moe,
+    "glm4v_moe_text": _glm4v_moe,
     "phimoe": _phi_moe,
     "granitemoe": _granite_moe,
     "granitemoeshared": _granite_moe,

@@ -41,6 +41,10 @@ _HARMLESS_KEYS = frozenset(
 )
 
 
+MOST = 10**10  # of any number that a config counts, so that sums stay numbers
+MOST_LAYERS = 10_000  # readers say the kind of each layer
+
+
 def json_object(text: str, shown: str) -> Data:
     """The object in a JSON text; SpecError for anything else.
 
@@ -117,6 +121,10 @@ class ConfigReader:
             return least if default is None else default
         if value < least:
             self.wrong(key, f"must be at least {least} (got {value})")
+            return least
+        limit = MOST_LAYERS if key == "num_hidden_layers" else MOST
+        if value > limit:
+            self.wrong(key, f"must be at most {limit:,} (got {value})")
             return least
         return int(value)
 

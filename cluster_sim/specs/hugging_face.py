@@ -30,6 +30,7 @@ from cluster_sim.specs.architectures import (
     step,
 )
 from cluster_sim.specs.architectures.common import Architectures
+from cluster_sim.specs.architectures.defaults import fill_in
 from cluster_sim.specs.checkpoint import stored
 from cluster_sim.specs.config_reader import ConfigReader, Data, json_object
 from cluster_sim.specs.find import FileRecord
@@ -76,6 +77,7 @@ def parse(
     outer = json_object(text, shown)
     config, nested = _decoder(outer, shown)
     kind = config.text("model_type") or (str(outer.get("model_type", "")) if nested else "")
+    filled = fill_in(config, kind) if nested else []
     if like is not None:
         _needs_likeness(text, shown, name, like)
         found = read_like(config, like, ARCHITECTURES)
@@ -87,7 +89,8 @@ def parse(
         data = ARCHITECTURES[kind](config)
     else:
         raise SpecError(config.problems or _unknown(config, kind))
-    data = _whole(outer, config, {"title": name, **data}, like or kind, beside or {})
+    data = {"title": name, **data, "notes": [*filled, *data.get("notes", [])]}
+    data = _whole(outer, config, data, like or kind, beside or {})
     if like is None:
         config.refuse_left_overs()
     if config.problems:
@@ -129,7 +132,7 @@ def _whole(
     if config.problems:
         return data
     found = stored(config, outer, data, kind, beside)
-    notes = [*data.get("notes", []), *_left_out(outer), *found.get("notes", [])]
+    notes = [*data["notes"], *_left_out(outer), *found.get("notes", [])]
     return {**data, **found, "notes": notes or None}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from cluster_sim.errors import SpecError
 from cluster_sim.perf import counts
-from cluster_sim.specs.hugging_face import parse
+from cluster_sim.specs.hugging_face import ARCHITECTURES, parse
 from cluster_sim.specs.load import load_spec
 from cluster_sim.specs.model import Model
 
@@ -508,6 +510,49 @@ def test_wrappers_are_their_decoder(outer: str, inner: str, tmp_path: Path) -> N
     assert counts.parameters(whole) == counts.parameters(model(tmp_path, data))
 
 
+PIXTRAL = {  # as saved: what differs from the class
+    **{"model_type": "mistral", "hidden_size": 5120, "head_dim": 128, "num_hidden_layers": 40},
+    **{"intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 131072},
+    **{"max_position_embeddings": 1024000, "sliding_window": None, "is_composition": True},
+}
+LLAVA = {"model_type": "llama", "max_position_embeddings": 4096, "vocab_size": 32064}
+
+
+@pytest.mark.parametrize(
+    ("inner", "total", "left_out"),
+    [(PIXTRAL, 12.25, "num_attention_heads 32"), (LLAVA, 6.74, "hidden_size 4096")],
+)
+def test_decoders_inside_others_leave_out_what_their_class_says(
+    inner: Json, total: float, left_out: str, tmp_path: Path
+) -> None:
+    whole = model(tmp_path, {"model_type": "llava", "text_config": inner})
+    assert counts.parameters(whole) == pytest.approx(total * 1e9, rel=0.01)
+    assert whole.local is None
+    assert any(left_out in note for note in whole.notes)
+    with pytest.raises(SpecError, match=f"{left_out.split()[0]}: missing"):
+        model(tmp_path, inner)  # of its own it must say so itself
+
+
+def test_dense_layers_for_drafts_are_left_out_and_noted(tmp_path: Path) -> None:
+    found = model(tmp_path, {**ERNIE_300B, "num_nextn_predict_layers": 1})
+    assert found.mtp_layers == 0
+    assert any("drafts nothing here" in note for note in found.notes)
+
+
+def test_derivatives_of_gpt_oss_have_other_counts(tmp_path: Path) -> None:
+    data = config(
+        "gpt_oss",
+        (24, 2880, 64, 8, 2880),
+        201088,
+        **{"head_dim": 64, "num_local_experts": 24, "num_experts_per_tok": 4},
+        **{"sliding_window": 128, "max_position_embeddings": 131072, "attention_bias": True},
+        layer_types=["sliding_attention", "full_attention"] * 12,
+    )
+    pruned, whole = (model(tmp_path, {**data, "num_local_experts": n}) for n in (24, 32))
+    assert counts.parameters(whole) == pytest.approx(20.9e9, rel=0.01)
+    assert counts.parameters(whole) - counts.parameters(pruned) > 8 * 24 * 24e6
+
+
 REFUSED: list[tuple[str, Json, str]] = [
     ("letter", {**NANO, "hybrid_override_pattern": "M*X"}, "'X' is not known"),
     ("no blocks", {**NANO, "hybrid_override_pattern": ""}, "hybrid_override_pattern: missing"),
@@ -531,3 +576,31 @@ def test_refusals_name_key_and_way_out(data: Json, text: str) -> None:
     with pytest.raises(SpecError, match="config.json: ") as error:
         read(data)
     assert text in str(error.value)
+
+
+def test_the_reference_names_every_family() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
+    listed = text.split("Known by `model_type`:")[1].split("\n\n")[0]
+    words = set(re.findall(r"[\w-]+", listed))
+    assert not [kind for kind in ARCHITECTURES if kind not in words and not kind.endswith("_text")]
+
+
+ODD = (
+    *(None, 0, -1, 3, 1.5, float("nan"), "x", "auto", True, [], [1, 2], [None], {}, {"a": 1}),
+    10**30,
+)
+
+
+def test_configs_with_odd_values_load_or_are_refused(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    cases = [*(case[1] for case in PUBLISHED), ERNIE_VL, searched(BLOCK, BLOCK)]
+    refused = 0
+    for _ in range(200):
+        data = dict(rng.choice(cases))
+        for key in rng.sample(list(data), 2):
+            data[key] = rng.choice(ODD)
+        try:
+            model(tmp_path, data)
+        except SpecError:
+            refused += 1
+    assert 100 < refused < 200

@@ -196,6 +196,24 @@ STEP_3 = {
         "moe_layers_enum": ",".join(map(str, range(4, 60))),
     },
 }
+MINIMAX_01 = sizes(
+    "minimax_text_01",
+    (80, 6144, 64, 8),
+    200064,
+    10240000,
+    **{"head_dim": 128, "intermediate_size": 9216, "num_local_experts": 32},
+    **{"num_experts_per_tok": 2, "shared_intermediate_size": 0, "postnorm": True},
+    **{"attn_type_list": [0, 0, 0, 0, 0, 0, 0, 1] * 10, "layernorm_mlp_alpha": 3.55},
+)
+GLM_4_7_FLASH = sizes(
+    "glm4_moe_lite",
+    (47, 2048, 20, 20),
+    154880,
+    202752,
+    **{**MLA, "q_lora_rank": 768, "qk_nope_head_dim": 192, "v_head_dim": 256, "head_dim": 64},
+    **{"n_routed_experts": 64, "n_shared_experts": 1, "num_experts_per_tok": 4},
+    **{"moe_intermediate_size": 1536, "intermediate_size": 10240, "first_k_dense_replace": 1},
+)
 PUBLISHED: list[tuple[str, Json, float]] = [  # total parameters in billions, as published
     ("deepseek-v4-flash", V4_FLASH, 284),
     ("kimi-linear-48b-a3b", KIMI_LINEAR, 49.1),  # the hub's count of what is called 48B
@@ -207,6 +225,8 @@ PUBLISHED: list[tuple[str, Json, float]] = [  # total parameters in billions, as
     ("mimo-v2-flash", MIMO_V2, 309),
     ("step-3.5-flash", STEP_3_5, 196.8),
     ("step3", STEP_3, 316),
+    ("minimax-text-01", MINIMAX_01, 456),
+    ("glm-4.7-flash", GLM_4_7_FLASH, 30),
 ]
 ACTIVE: list[tuple[str, Json, float]] = [  # without the embedding, in billions, as published
     ("deepseek-v4-flash", V4_FLASH, 13),
@@ -274,6 +294,26 @@ def test_a_tenth_of_the_cache_of_deepseek_v3_2(tmp_path: Path) -> None:
     held += transformer.state_bytes(model, 1, "fp8")
     was = million * before.layers * (512 + 16 + 2 * 64 + 128 + 4)
     assert held / was == pytest.approx(0.1, abs=0.015)
+
+
+def test_a_quarter_of_the_flop_of_deepseek_v3_2(tmp_path: Path) -> None:
+    """The publisher's 27 % of V3.2's FLOP a token at a million tokens, for V4-Pro."""
+    model, before = read(V4_PRO, tmp_path), load_spec("model", "deepseek-v3.2", Model)[1]
+    million, found = 2**20, []
+    for one in (model, before):
+        assert one.local is not None
+        assert one.indexed is not None
+        flop = float(counts.flop_per_token(one))
+        for kind in one.kinds:
+            seen = million * counts.read_share(kind)
+            if kind == one.indexed:
+                index = one.local.indexed_layers * one.local.index_heads * one.local.index_dim
+                flop += 2 * index * seen
+                seen = one.local.tokens * counts.read_share(kind)
+            seen += kind.compressed.window if kind.compressed is not None else 0
+            flop += 2 * kind.layers * kind.heads * counts.head_dims(kind, absorbed=True) * seen
+        found.append(flop)
+    assert found[0] / found[1] == pytest.approx(0.27, abs=0.01)
 
 
 def test_kinds_by_layer(tmp_path: Path) -> None:
@@ -413,6 +453,7 @@ BAD: list[tuple[str, Json, str]] = [
         },
         "an index with values is not supported",
     ),
+    ("all linear", {**MINIMAX_01, "attn_type_list": [0] * 80}, "names no layer with softmax"),
     ("pattern", {**MIMO_V2, "hybrid_layer_pattern": [2] * 48}, "must have 0 or 1 for each"),
     (
         "shared all",

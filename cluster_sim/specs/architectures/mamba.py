@@ -132,6 +132,7 @@ def _falcon_h1(c: ConfigReader) -> Data:
     expanded = c.count("mamba_expand", 2) * data["hidden"]
     norm = c.flag("mamba_rms_norm", False)
     c.read |= {"mamba_norm_before_gate", "mamba_use_mlp", "attn_layer_indices"}
+    c.read.add("mlp_expansion_factor")  # intermediate_size says the width
     c.read |= {key for key in c.data if key.endswith(("_multiplier", "_multipliers"))}
     data["state_space"] = _mamba2(
         c, data["layers"], c.count("mamba_d_ssm", expanded), state=256, gated_norm=norm

@@ -32,7 +32,8 @@ _ERNIE_PAIRS = (
 _ERNIE_IDLE = {
     *("moe_use_aux_free", "moe_gate", "moe_capacity", "moe_norm_min", "moe_use_hard_gate"),
     *("moe_group", "fuse_rms_norm", "compression_ratio", "moe_gate_act", "moe_norm_gate_logits"),
-    *("moe_multimodal_dispatch_use_allgather", "intermediate_size"),
+    *("moe_multimodal_dispatch_use_allgather", "intermediate_size", "moe_group_experts"),
+    *("add_tail_layers", "moe_dropout_prob", "moe_all_to_all_dropout", "use_recompute_moe"),
 }
 
 
@@ -102,8 +103,15 @@ def _ernie_moe(c: ConfigReader, *, vision: bool = False) -> Data:
         }
         if count
         else None,
-        "mtp_layers": c.count("num_nextn_predict_layers", 0, least=0),
+        "notes": _dense_drafts(c),
     }
+
+
+def _dense_drafts(c: ConfigReader) -> list[str]:
+    """What to note of layers for drafts that are dense while the last layers have experts."""
+    if not c.count("num_nextn_predict_layers", 0, least=0):
+        return []
+    return ["its dense layer for drafts is left out: it drafts nothing here"]
 
 
 def _text_alone(c: ConfigReader) -> None:
@@ -173,8 +181,7 @@ def _exaone_moe(c: ConfigReader) -> Data:
         c.imply("first_k_dense_replace", 1)
     data = exaone4(c, dense=False)
     data["moe"] = moe_after_dense(c, data)
-    data["mtp_layers"] = c.count("num_nextn_predict_layers", 0, least=0)
-    return data | {"biases": biases(router=True)}
+    return data | {"biases": biases(router=True), "notes": _dense_drafts(c)}
 
 
 def _glm4v_moe(c: ConfigReader) -> Data:

@@ -435,6 +435,11 @@ def test_what_stands_before_the_layers_does_not_matter(prefix: str, tmp_path: Pa
         (r"re:model\.layers\.1\d\..*", list(range(10, 20))),
         (r"re:model.layers.1.*", [1, *range(10, 20)]),
         (r"re:.*layers\.(1|2)\..*", [1, 2]),
+        (r"re:^.*layers\.1\..*self_attn.*$", [1]),
+        (r"re:.*\.q_proj$", list(range(20))),
+        (r"re:.*self_att$", []),
+        (r"re:self_attn.*", []),
+        (r"re:.*1.*q", [1, *range(10, 20)]),
         (r"re:^(?!.*layers\.1\.).*", [0, *range(2, 20)]),
         ("self_attn", list(range(20))),
         ("q_proj", list(range(20))),
@@ -627,6 +632,18 @@ BAD: dict[str, tuple[object, str]] = {
     ),
     "endless expression": (
         {"quant_method": "awq", "bits": 4, "modules_to_not_convert": ["re:(a+)+$"]},
+        "is too complicated",
+    ),
+    "alternatives for ever": (
+        {"quant_method": "awq", "bits": 4, "modules_to_not_convert": ["re:((.|.))*x"]},
+        "is too complicated",
+    ),
+    "many options": (
+        {
+            "quant_method": "awq",
+            "bits": 4,
+            "modules_to_not_convert": ["re:" + ".?" * 40 + "." * 40],
+        },
         "is too complicated",
     ),
     "many loops": (

@@ -29,7 +29,7 @@ def _jamba(c: ConfigReader) -> Data:
     c.must_be("sliding_window", None)
     c.read |= {"use_mamba_kernels", "layers_block_type"}
     experts = c.count("num_experts", 16)
-    sparse = _every(c, layers, "expert_layer", (2, 1)) if experts > 1 else 0
+    sparse = _every(c, layers, "expert_layer", (2, 1))
     data["state_space"] = {
         "kind": "mamba1",
         "layers": layers - attention,
@@ -43,7 +43,7 @@ def _jamba(c: ConfigReader) -> Data:
         "state_dtype": state_dtype(c, "auto"),
     }
     c.read.add("num_experts_per_tok")
-    if sparse:
+    if sparse and experts > 1:
         data["moe"] = {
             "experts": experts,
             "top_k": c.count("num_experts_per_tok", 2),

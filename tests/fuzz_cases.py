@@ -292,7 +292,8 @@ def _keys(family: str, name: str, root: str, command: str) -> tuple[str, str, li
         value: Any = tree
         for key in path:
             value = value[key]
-        if not any(isinstance(key, int) for key in path) and "sources" not in path:
+        odd = {"sources", "presets"} & set(path)  # a preset that is not taken is not read
+        if not odd and not any(isinstance(key, int) for key in path):
             found.append((".".join(map(str, path)), value))
     return command, root, found
 

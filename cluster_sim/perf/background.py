@@ -53,8 +53,9 @@ def _size(text: str) -> float:
         raise SpecError(f"--bytes {text}: in bits; sizes are bytes, write a capital B as in 1 MiB")
     try:
         value = parse_quantity(spaced, "bytes")
-    except ValueError:
-        raise SpecError(f"--bytes {text}: not a size; write for example 1KiB..16GiB") from None
+    except ValueError as error:
+        problem = f"--bytes {text[:40]}: not a size, {error}"
+        raise SpecError(f"{problem}; write for example 1KiB..16GiB") from None
     if value < 1:
         raise SpecError(f"--bytes {text}: must be at least 1 B")
     return value

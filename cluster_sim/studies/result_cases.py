@@ -7,8 +7,6 @@ ai-dynamo/aiperf.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
@@ -16,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cluster_sim.errors import SpecError
+from cluster_sim.text_file import csv_rows, json_value
 
 # What a result does not say of the machine and the engine; the user does.
 ASKED = ("chip", "n_chips", "model", "framework", "weights_dtype")
@@ -129,8 +128,8 @@ def _results(text: str, shown: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield 1, _statistics(text, shown)
         return
     try:
-        values = [(1, json.loads(text))]
-    except (ValueError, RecursionError):
+        values = [(1, json_value(text, infinite=True))]
+    except ValueError:
         values = []
         for line, part in enumerate(text.split("\n"), 1):
             if part.strip():
@@ -142,11 +141,12 @@ def _results(text: str, shown: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _loaded(text: str, where: str) -> Any:
+    """The value in a line; what is not finite is for whoever reads it."""
     try:
-        return json.loads(text)
+        return json_value(text, infinite=True)
     except json.JSONDecodeError as error:
         raise SpecError(f"{where}: not valid JSON: {error.msg}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SpecError(f"{where}: not valid JSON: {error}") from None
 
 
@@ -156,18 +156,15 @@ def _statistics(text: str, shown: str) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     header: list[str] = []
-    try:
-        for cells in csv.reader(io.StringIO(text, newline="")):
-            if cells and cells[0].strip().lower() == "metric":
-                header = [cell.strip().lower() for cell in cells[1:]]
-            elif cells and header:
-                label = _LABEL.fullmatch(cells[0])
-                name, unit = label.groups() if label else (cells[0], "")
-                stats = dict(zip(header, cells[1:], strict=False))
-                entry = {"avg" if key == "value" else key: cell for key, cell in stats.items()}
-                found[name.lower().replace(" ", "_")] = entry | {"unit": unit or ""}
-    except csv.Error as error:
-        raise SpecError(f"{shown}: not valid CSV: {error}") from None
+    for _, cells in csv_rows(text, shown):
+        if cells[0].strip().lower() == "metric":
+            header = [cell.strip().lower() for cell in cells[1:]]
+        elif header:
+            label = _LABEL.fullmatch(cells[0])
+            name, unit = label.groups() if label else (cells[0], "")
+            stats = dict(zip(header, cells[1:], strict=False))
+            entry = {"avg" if key == "value" else key: cell for key, cell in stats.items()}
+            found[name.lower().replace(" ", "_")] = entry | {"unit": unit or ""}
     return found
 
 

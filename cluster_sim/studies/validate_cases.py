@@ -279,6 +279,11 @@ def _check_filled(kind: Kind, filled: Mapping[str, str]) -> None:
         if name not in kind.columns or name in ("case_id", "run_id", "metric", "value"):
             near = _near(name, kind.columns)
             raise SpecError(f"--fill {name}: no column of {kind.name} cases to fill{near}")
+    known = {"chip": _chips(kind), "model": names("model")}
+    for name in known.keys() & filled.keys():
+        if filled[name] not in known[name]:
+            listed = _or_listed(filled[name], known[name])
+            raise SpecError(f"--fill {name}: unknown (got '{filled[name]}'){listed}")
 
 
 def _text(path: Path, shown: str) -> str:

@@ -196,6 +196,24 @@ STEP_3 = {
         "moe_layers_enum": ",".join(map(str, range(4, 60))),
     },
 }
+MINIMAX_01 = sizes(
+    "minimax_text_01",
+    (80, 6144, 64, 8),
+    200064,
+    10240000,
+    **{"head_dim": 128, "intermediate_size": 9216, "num_local_experts": 32},
+    **{"num_experts_per_tok": 2, "shared_intermediate_size": 0, "postnorm": True},
+    **{"attn_type_list": [0, 0, 0, 0, 0, 0, 0, 1] * 10, "layernorm_mlp_alpha": 3.55},
+)
+GLM_4_7_FLASH = sizes(
+    "glm4_moe_lite",
+    (47, 2048, 20, 20),
+    154880,
+    202752,
+    **{**MLA, "q_lora_rank": 768, "qk_nope_head_dim": 192, "v_head_dim": 256, "head_dim": 64},
+    **{"n_routed_experts": 64, "n_shared_experts": 1, "num_experts_per_tok": 4},
+    **{"moe_intermediate_size": 1536, "intermediate_size": 10240, "first_k_dense_replace": 1},
+)
 PUBLISHED: list[tuple[str, Json, float]] = [  # total parameters in billions, as published
     ("deepseek-v4-flash", V4_FLASH, 284),
     ("kimi-linear-48b-a3b", KIMI_LINEAR, 49.1),  # the hub's count of what is called 48B
@@ -207,6 +225,8 @@ PUBLISHED: list[tuple[str, Json, float]] = [  # total parameters in billions, as
     ("mimo-v2-flash", MIMO_V2, 309),
     ("step-3.5-flash", STEP_3_5, 196.8),
     ("step3", STEP_3, 316),
+    ("minimax-text-01", MINIMAX_01, 456),
+    ("glm-4.7-flash", GLM_4_7_FLASH, 30),
 ]
 ACTIVE: list[tuple[str, Json, float]] = [  # without the embedding, in billions, as published
     ("deepseek-v4-flash", V4_FLASH, 13),
@@ -433,6 +453,7 @@ BAD: list[tuple[str, Json, str]] = [
         },
         "an index with values is not supported",
     ),
+    ("all linear", {**MINIMAX_01, "attn_type_list": [0] * 80}, "names no layer with softmax"),
     ("pattern", {**MIMO_V2, "hybrid_layer_pattern": [2] * 48}, "must have 0 or 1 for each"),
     (
         "shared all",

@@ -92,5 +92,6 @@ ARCHITECTURES: Architectures = {
     "kimi_k2": _deepseek,
     "kimi_k25": _deepseek,
     "glm4_moe": _glm4_moe,
+    "glm4_moe_lite": _deepseek,
     "glm_moe_dsa": lambda c: _deepseek(c, index=True),
 }

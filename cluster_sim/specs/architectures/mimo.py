@@ -28,7 +28,9 @@ def _mimo_v2(c: ConfigReader) -> Data:
     data["v_dim"] = c.count("v_head_dim", data["head_dim"])
     data["biases"] = biases(qkv=bias, router=True)
     data["moe"] = _moe(c, data)
-    pattern = c.items("hybrid_layer_pattern")
+    pattern, every = c.items("hybrid_layer_pattern"), c.count("hybrid_block_size", 0, least=0)
+    if not pattern and every:
+        pattern = [1 if (layer + 1) % every else 0 for layer in range(layers)]
     if len(pattern) != layers or set(pattern) - {0, 1}:
         c.wrong("hybrid_layer_pattern", f"must have 0 or 1 for each of the {layers} layers")
     count, tokens = pattern.count(1), c.count("sliding_window")

@@ -1,4 +1,4 @@
-"""MiniMax-M2 and M3. Source: minimax_m2 and minimax_m3_vl in transformers."""
+"""MiniMax-01 and M1, M2 and M3. Source: minimax, minimax_m2 and minimax_m3_vl in transformers."""
 
 from __future__ import annotations
 
@@ -22,6 +22,29 @@ def _minimax(c: ConfigReader) -> Data:
         "layers": data["layers"],
     }
     return data
+
+
+def _minimax_01(c: ConfigReader) -> Data:
+    """Most layers have lightning attention: a state a head without a convolution, and a gate."""
+    c.read |= {key for key in c.data if key.startswith("layernorm_") or key.endswith("_factor")}
+    c.read |= {"postnorm", "block_size"}
+    c.named(max_position_embeddings="max_model_len")
+    data = _minimax(c)
+    listed, types = c.items("attn_type_list"), c.items("layer_types")
+    whole = listed.count(1) if listed else types.count("full_attention")
+    for key, values in (("attn_type_list", listed), ("layer_types", types)):
+        if values and len(values) != data["layers"]:
+            c.wrong(key, f"lists {len(values)} layers of {data['layers']}")
+    if not whole:
+        c.wrong("attn_type_list", "names no layer with softmax attention (1)")
+    heads, dim = data["heads"], data["head_dim"]
+    return data | {
+        "linear": {
+            "layers": max(1, data["layers"] - whole),
+            **{"key_heads": heads, "key_dim": dim, "value_heads": heads, "value_dim": dim},
+            "conv": 1,
+        }
+    }
 
 
 def _minimax_m2(c: ConfigReader) -> Data:
@@ -98,6 +121,9 @@ def _chosen(c: ConfigReader, layers: int) -> Data | None:
 
 
 ARCHITECTURES: Architectures = {
+    "minimax": _minimax_01,
+    "minimax_text_01": _minimax_01,
+    "minimax_m1": _minimax_01,
     "minimax_m2": _minimax_m2,
     "minimax_m3": _minimax_m3,
     "minimax_m3_vl": _minimax_m3,

@@ -52,9 +52,11 @@ def _nemotron_h(c: ConfigReader) -> Data:
         "mlps": [{"hidden": c.same_in_all("intermediate_size", 21504), "layers": found["mlp"]}]
         if found["mlp"]
         else [],
-        "state_space": _state_space(c, found["mamba"]) if found["mamba"] else None,
-        "moe": _experts(c, found["moe"]) if found["moe"] else None,
     }
+    # Configs say sizes of blocks that the pattern does not have, too.
+    mamba, experts = _state_space(c, found["mamba"]), _experts(c, found["moe"])
+    data["state_space"] = mamba if found["mamba"] else None
+    data["moe"] = experts if found["moe"] else None
     if not found["attention"]:
         c.wrong("layers_block_type", "a model without attention is not supported")
     _drafts(c, data)
@@ -74,7 +76,7 @@ def _state_space(c: ConfigReader, layers: int) -> Data:
         "conv": c.count("conv_kernel", 4),
         "gated_norm": True,
         "conv_bias": c.flag("use_conv_bias", True),
-        "projection_bias": c.flag("use_bias", False) or c.flag("mamba_proj_bias", False),
+        "projection_bias": any([c.flag("use_bias", False), c.flag("mamba_proj_bias", False)]),
         "state_dtype": state_dtype(c, "float32"),
     }
 

@@ -138,7 +138,7 @@ def _bailing(c: ConfigReader, *, norm: bool) -> Data:
     """Ling and Ring: the first layers are dense, the others have experts and shared ones."""
     c.named(n_routed_experts="num_experts", n_shared_experts="num_shared_experts")
     data = base(c, dense=False, context=16384)
-    bias = c.flag("use_bias", False)
+    bias, qkv = c.flag("use_bias", False), c.flag("use_qkv_bias", False)
     data["qk_norm"] = c.flag("use_qk_norm", norm)
     data["moe"] = moe_after_dense(c, data)
     shared = c.count("moe_shared_expert_intermediate_size", 0, least=0)
@@ -146,7 +146,7 @@ def _bailing(c: ConfigReader, *, norm: bool) -> Data:
         data["moe"]["shared_hidden"] = c.count("n_shared_experts", 1, least=0) * shared
     routed_bias = c.flag("moe_router_enable_expert_bias", norm)
     data["biases"] = biases(
-        qkv=bias or c.flag("use_qkv_bias", False),
+        qkv=bias or qkv,
         attention_output=bias,
         mlp=bias,
         router=routed_bias,

@@ -98,6 +98,24 @@ FALCON_H1_7B = config(
     **{"mamba_n_groups": 1, "mamba_rms_norm": False, "ssm_multipliers": [1.0, 0.5]},
     **{"attention_in_multiplier": 1.0, "attn_layer_indices": None},
 )
+LFM2_MOE = config(
+    "lfm2_moe",
+    (24, 2048, 32, 8, 7168),
+    65536,
+    layer_types=[
+        "full_attention" if layer in (2, 6, 10, 14, 18, 21) else "conv" for layer in range(24)
+    ],
+    **{"num_experts": 32, "num_experts_per_tok": 4, "moe_intermediate_size": 1792},
+    **{"num_dense_layers": 2, "conv_L_cache": 3, "conv_bias": False, "use_expert_bias": True},
+)
+LFM2 = config(
+    "lfm2",
+    (16, 2048, 32, 8, 12288),
+    65536,
+    **{"full_attn_idxs": [2, 5, 8, 10, 12, 14], "block_auto_adjust_ff_dim": True},
+    **{"block_multiple_of": 256, "block_ffn_dim_multiplier": 1.0, "conv_L_cache": 3},
+    **{"block_ff_dim": 12288, "conv_dim": 2048, "block_dim": 2048, "num_heads": 32},
+)
 ERNIE_21B = config(
     "ernie4_5_moe",
     (28, 2560, 20, 4, 12288),
@@ -222,6 +240,8 @@ PUBLISHED: list[tuple[str, Json, float, float | None]] = [
         33.64,
         None,
     ),
+    ("LFM2 8B-A1B", LFM2_MOE, 8.34, None),
+    ("LFM2 1.2B", LFM2, 1.17, None),
     ("ERNIE 4.5 21B-A3B", ERNIE_21B, 21.8, None),
     ("ERNIE 4.5 300B-A47B", ERNIE_300B, 300.0, 47.0),
     ("Hunyuan-A13B", HUNYUAN_A13B, 80.4, 13.0),

@@ -21,7 +21,7 @@ FAMILY_WORDS = {
     "expert_math": "expert math",
     "expert_weights": "expert weights",
     "linear_attention": "linear attention",
-    "state_space": "Mamba states",
+    "state_space": "recurrent states",
     "all_reduce": "all-reduce",
     "expert_exchange": "expert exchange",
     "handoff": "stage hand-offs",

@@ -155,7 +155,7 @@ def step_residuals(
         "attention_decode": (*of_curve(f"{kind}_decode", kv, decode, chip), *beside, engine),
         "glue": of_curve("glue", "", machine.fits.glue, chip),
         "linear_attention": (_residual("linear attention", UNFITTED, "assumed", "no timings"),),
-        "state_space": (_residual("Mamba states", UNFITTED, "assumed", "no timings"),),
+        "state_space": (_residual("recurrent states", UNFITTED, "assumed", "no timings"),),
         "all_reduce": _all_reduce(machine, software, layout),
         "handoff": (
             _residual("stage hand-offs", UNFITTED, "assumed", "latency and rate of a copy"),

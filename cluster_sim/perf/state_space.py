@@ -13,7 +13,8 @@ def state_space_parameters(ssm: StateSpace, hidden: int) -> int:
     """Weights of the products of one layer: into gate, inputs and what drives the state, and back.
 
     Mamba-2: hidden x (2 inner + 2 groups x state + heads) in one product; Mamba-1: hidden x 2
-    inner, then inner x (dt_rank + 2 state) and dt_rank x inner. Both: inner x hidden.
+    inner, then inner x (dt_rank + 2 state) and dt_rank x inner; a convolution between gates: hidden
+    x 3 inner. All: inner x hidden.
     """
     return sum(n * k for _, n, k in products(ssm, hidden, 1))
 
@@ -25,6 +26,8 @@ def state_space_small(ssm: StateSpace, hidden: int) -> int:
     if ssm.kind == "mamba2":
         inputs = 2 * ssm.inner + 2 * ssm.groups * ssm.state + ssm.heads
         count += 3 * ssm.heads + (ssm.inner if ssm.gated_norm else 0)
+    elif ssm.kind == "short_conv":
+        inputs = 3 * ssm.inner
     else:
         inputs = 2 * ssm.inner
         count += ssm.inner * (ssm.state + 2)
@@ -48,6 +51,8 @@ def products(ssm: StateSpace, hidden: int, tp: int) -> list[tuple[str, int, int]
             ("state_space_step", inner, ssm.dt_rank),
             back,
         ]
+    if ssm.kind == "short_conv":
+        return [("state_space_in", 3 * inner, hidden), back]
     driven = 2 * groups_per_device(ssm, tp) * ssm.state + -(-ssm.heads // tp)
     return [("state_space_in", 2 * inner + driven, hidden), back]
 
@@ -59,7 +64,7 @@ def groups_per_device(ssm: StateSpace, tp: int) -> int:
 
 def convolved(ssm: StateSpace, tp: int) -> int:
     """Elements of a token that pass the convolution on one device."""
-    if ssm.kind == "mamba1":
+    if ssm.kind != "mamba2":
         return -(-ssm.inner // tp)
     return -(-ssm.inner // tp) + 2 * groups_per_device(ssm, tp) * ssm.state
 
@@ -86,7 +91,8 @@ def state_space_bytes(ssm: StateSpace, tp: int) -> int:
 
 def glue_elements(ssm: StateSpace, tp: int) -> int:
     """Elements that the kernels between the products of one layer move for one token: the
-    convolution reads and writes its inputs, the gate (with its norm) reads two and writes one inner
-    vector.
+    convolution reads and writes its inputs, each gate (with its norm) reads two and writes one
+    inner vector.
     """
-    return 2 * convolved(ssm, tp) + 3 * -(-ssm.inner // tp)
+    gates = 2 if ssm.kind == "short_conv" else 1
+    return 2 * convolved(ssm, tp) + gates * 3 * -(-ssm.inner // tp)

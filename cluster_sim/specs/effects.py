@@ -76,7 +76,7 @@ def _why_idle(key: str, job: WorkloadInput) -> str:
     if ours == "preemption" and software.scheduler in _NEVER_PREEMPT:
         return f"scheduler {software.scheduler} never preempts a request"
     if ours == "prefix_cache" and job.model.recurrent:
-        owner = "linear attention" if job.model.linear is not None else "Mamba layers"
+        owner = "linear attention" if job.model.linear is not None else "recurrent layers"
         return f"{job.model.name} has {owner}, whose states are not shared"
     return ""
 

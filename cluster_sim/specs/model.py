@@ -197,15 +197,16 @@ class StateSpace:
 
     ``mamba2``: ``heads`` share the inner width, ``groups`` of them the products that write to and
     read from the state; ``gated_norm`` before the output. ``mamba1``: steps of time pass a product
-    of rank ``dt_rank``, with ``inner_norms`` on its inputs. ``beside_attention``: in the same
-    layers as attention, on the same input. Sources: arXiv 2405.21060 and 2312.00752.
+    of rank ``dt_rank``, with ``inner_norms`` on its inputs. ``short_conv``: a convolution between
+    two gates and no state (LFM2 in transformers). ``beside_attention``: in the same layers as
+    attention, on the same input. Sources: arXiv 2405.21060 and 2312.00752.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    kind: Literal["mamba1", "mamba2"]
+    kind: Literal["mamba1", "mamba2", "short_conv"]
     layers: PositiveInt
     inner: PositiveInt
-    state: PositiveInt
+    state: NonNegativeInt
     conv: PositiveInt
     heads: NonNegativeInt = 0
     groups: NonNegativeInt = 0
@@ -218,15 +219,17 @@ class StateSpace:
     beside_attention: bool = False
 
     def __post_init__(self) -> None:
-        second = self.kind == "mamba2"
-        if second != (self.heads > 0 and self.groups > 0) or second == (self.dt_rank > 0):
+        first, second = self.kind == "mamba1", self.kind == "mamba2"
+        if second != (self.heads > 0 and self.groups > 0) or first != (self.dt_rank > 0):
             raise ValueError("heads and groups belong to kind mamba2, dt_rank to mamba1")
+        if (first or second) != (self.state > 0):
+            raise ValueError("state belongs to mamba1 and mamba2, and only there")
         if second and (self.inner % self.heads or self.heads % self.groups):
             raise ValueError(
                 f"inner {self.inner} must be a multiple of heads {self.heads}, and those of "
                 f"groups {self.groups}"
             )
-        if (second and self.inner_norms) or (not second and self.gated_norm):
+        if self.inner_norms > first or self.gated_norm > second:
             raise ValueError("gated_norm belongs to kind mamba2, inner_norms to mamba1")
 
 

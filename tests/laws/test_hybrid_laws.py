@@ -39,6 +39,7 @@ SECOND = StateSpace(
     kind="mamba2", layers=24, inner=8192, state=128, conv=4, heads=128, groups=8, gated_norm=True
 )
 FIRST = StateSpace(kind="mamba1", layers=24, inner=8192, state=16, conv=4, dt_rank=256)
+GATED = StateSpace(kind="short_conv", layers=24, inner=4096, state=0, conv=3)
 
 
 def hybrid(ssm: StateSpace, **more: Any) -> Model:
@@ -84,7 +85,7 @@ def test_a_narrower_mlp_costs_less_and_none_the_least() -> None:
     assert steps[0] < steps[1] < steps[2]
 
 
-@pytest.mark.parametrize("ssm", [FIRST, SECOND], ids=["mamba1", "mamba2"])
+@pytest.mark.parametrize("ssm", [FIRST, SECOND, GATED], ids=lambda ssm: ssm.kind)
 def test_states_do_not_grow_with_the_sequence(ssm: StateSpace) -> None:
     model = hybrid(ssm)
     whole = counts.kv_bytes_per_token(DENSE, "bf16")
@@ -100,7 +101,7 @@ def test_states_do_not_grow_with_the_sequence(ssm: StateSpace) -> None:
 
 
 @pytest.mark.parametrize("tp", [2, 4, 8])
-@pytest.mark.parametrize("ssm", [FIRST, SECOND], ids=["mamba1", "mamba2"])
+@pytest.mark.parametrize("ssm", [FIRST, SECOND, GATED], ids=lambda ssm: ssm.kind)
 def test_shards_add_up_to_the_whole(ssm: StateSpace, tp: int) -> None:
     one, many = (
         sum(g.n * g.k for g in layer_gemms(hybrid(ssm), Layout(n)) if g.name.startswith("state"))
@@ -212,8 +213,24 @@ def test_counts_that_cannot_be_are_refused(changes: dict[str, Any], text: str) -
         ({"heads": 0}, "heads and groups belong to kind mamba2"),
         ({"groups": 3}, "inner 8192 must be a multiple of heads 128"),
         ({"inner_norms": True}, "inner_norms to mamba1"),
+        ({"state": 0}, "state belongs to mamba1 and mamba2"),
     ],
 )
 def test_states_that_cannot_be_are_refused(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         dataclasses.replace(SECOND, **changes)
+
+
+def test_stages_of_a_pipeline_hold_blocks_in_equal_parts() -> None:
+    for stages in (2, 4):
+        pairs, alone = (
+            weight_bytes_per_device(model, Layout(1, stages), BF16) for model in (DENSE, ALONE)
+        )
+        assert alone == pairs
+
+
+def test_prefixes_of_states_are_not_kept() -> None:
+    job = load_workload("llama70b", ["engine.prefix_cache=true"], {"model": "llama3.1-8b"})
+    with pytest.raises(SpecError, match="recurrent layers, whose states are not shared"):
+        load_workload("llama70b", ["engine.prefix_cache=true"], {"model": "jamba-1.5-large"})
+    assert job.software.prefix_cache

@@ -1,5 +1,5 @@
-"""Hybrids of attention and Mamba in layers with an MLP each: Jamba, Bamba, Granite 4.0 H, Falcon
-H1.
+"""Hybrids of attention and Mamba or short convolutions in layers with an MLP each: Jamba, Bamba,
+Granite 4.0 H, Falcon H1, LFM2.
 
 Source: configuration and modeling classes of transformers, whose defaults stand for absent keys.
 States are kept in the dtype of activations unless a config says otherwise (vLLM's mamba_utils).
@@ -141,9 +141,59 @@ def _falcon_h1(c: ConfigReader) -> Data:
     return data
 
 
+def _lfm2(c: ConfigReader, *, experts: bool) -> Data:
+    """Attention in some layers, a short convolution between gates in the others."""
+    c.named(intermediate_size="block_ff_dim", tie_word_embeddings="tie_embedding")
+    data = base(c, tied=True, context=128000)
+    layers = data["layers"]
+    listed = c.items("full_attn_idxs")
+    kinds = c.items("layer_types") or [
+        "full_attention" if not listed or layer in listed else "conv" for layer in range(layers)
+    ]
+    attention = kinds.count("full_attention")
+    if len(kinds) != layers or attention + kinds.count("conv") != layers:
+        c.wrong("layer_types", f"must list conv or full_attention for each of the {layers} layers")
+    c.read |= {"conv_dim", "conv_dim_out", "conv_use_xavier_init", "block_dim", "num_heads"}
+    c.read |= {"block_mlp_init_scale", "block_norm_eps", "block_out_init_scale", "block_use_swiglu"}
+    c.read |= {"block_use_xavier_init", "block_ff_dim"}
+    bias = c.flag("conv_bias", False)
+    conv = {
+        "kind": "short_conv",
+        "layers": layers - attention,
+        "inner": data["hidden"],
+        "state": 0,
+        "conv": c.count("conv_L_cache", 3),
+        "conv_bias": bias,
+        "projection_bias": bias,
+    }
+    data |= {"qk_norm": True, "state_space": conv if attention < layers else None}
+    if not experts:
+        return data | {"ffn_hidden": _adjusted(c, data["ffn_hidden"])}
+    dense = min(c.count("num_dense_layers", 2, least=0), layers)
+    data["biases"] = biases(router=c.flag("use_expert_bias", True))
+    data["moe"] = {
+        "experts": c.count("num_experts", 32),
+        "top_k": c.count("num_experts_per_tok", 4),
+        "expert_hidden": c.count("moe_intermediate_size", 1792),
+        "layers": max(1, layers - dense),
+    }
+    return data
+
+
+def _adjusted(c: ConfigReader, width: int) -> int:
+    """2/3 of the width times a factor, rounded up to a multiple, unless a config says not to."""
+    multiple = c.count("block_multiple_of", 256)
+    c.must_be("block_ffn_dim_multiplier", 1.0)
+    if not c.flag("block_auto_adjust_ff_dim", True):
+        return width
+    return -(-int(2 * width / 3) // multiple) * multiple
+
+
 ARCHITECTURES: Architectures = {
     "jamba": _jamba,
     "bamba": _bamba,
     "granitemoehybrid": _granite_hybrid,
     "falcon_h1": _falcon_h1,
+    "lfm2": lambda c: _lfm2(c, experts=False),
+    "lfm2_moe": lambda c: _lfm2(c, experts=True),
 }

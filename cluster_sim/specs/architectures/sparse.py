@@ -118,8 +118,10 @@ def _text_alone(c: ConfigReader) -> None:
     """Of keys that say a number for text and one for images, those for text; experts of images lie
     in memory, as many as the widths and counts say.
     """
-    widths = c.items("moe_intermediate_size")
-    count, width = c.data.get("moe_num_experts", 64), widths[1] if len(widths) == 2 else 0
+    widths = c.data.get("moe_intermediate_size")
+    count, width = c.data.get("moe_num_experts", 64), 0
+    if isinstance(widths, list) and len(widths) == 2:
+        width = widths[1]
     if isinstance(count, list):
         count = count[-1] if count else 0
     if isinstance(count, int) and isinstance(width, int):

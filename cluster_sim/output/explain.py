@@ -74,7 +74,8 @@ def _plan(job: WorkloadInput, choice: Choice) -> str:
         chosen = "<- chosen" if c.layout == choice.layout else c.reason
         rows.append([f"{c.layout} x {c.replicas}", str(c.batch), *cells, LIMITS[c.limit], chosen])
     text = (
-        f"Plan: {choice.recipe.name} weights, {choice.recipe.kv} KV. For each layout the closed "
+        f"Plan: {choice.recipe.name} weights{_kept_words(job, choice)}, {choice.recipe.kv} KV. "
+        "For each layout the closed "
         f"form takes {_load_words(job)}, and its rate.\n"
     )
     more = []
@@ -86,6 +87,17 @@ def _plan(job: WorkloadInput, choice: Choice) -> str:
         unfit = unfit[-1:]
     more += [f"{c.layout}: {c.reason}" for c in unfit]
     return "\n".join([fill(text), grid(rows), *map(_wrapped, (*more, *choice.notes))])
+
+
+def _kept_words(job: WorkloadInput, choice: Choice) -> str:
+    """What the checkpoint keeps in other dtypes, in brackets."""
+    if not (choice.recipe.own and job.model.kept):
+        return ""
+    parts = [
+        f"{one.part} {one.dtype}" + (f" in layers: {one.layers:g}" if one.layers else "")
+        for one in job.model.kept
+    ]
+    return f" ({', '.join(parts)})"
 
 
 def _load_words(job: WorkloadInput) -> str:

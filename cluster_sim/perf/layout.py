@@ -107,7 +107,7 @@ class Recipe:
     """Dtypes by part of a model; ``name`` is what the user asked for.
 
     ``own``: it is the precision of the checkpoint, whose parts are as the model keeps them.
-    ``weight_only``: the chip multiplies mxfp4 weights in bf16, at the cost of w4a16.
+    ``weight_only``: the chip multiplies weights in fp4 or mxfp4 as bf16, at the cost of w4a16.
     """
 
     name: str
@@ -147,7 +147,7 @@ class Recipe:
 
     def width(self, model: Model, dtype: str) -> float:
         """Bytes of a weight in a dtype, with its share of the scales."""
-        stored = "mxfp4" if self.weight_only and dtype == "w4a16" else dtype
+        stored = self.name if self.weight_only and dtype == "w4a16" else dtype
         if self.own and stored in model.bytes_per_element:
             return model.bytes_per_element[stored]
         return BYTES_PER_ELEMENT[stored]
@@ -171,18 +171,19 @@ class Recipe:
         return tuple(dtype for dtype, _ in self.shares(model, "experts", layers))
 
     def _run_as(self, dtype: str) -> str:
-        return "w4a16" if self.weight_only and dtype == "mxfp4" else dtype
+        return "w4a16" if self.weight_only and PEAK_OF[dtype] == "fp4" else dtype
 
 
 def recipe(chip: Chip, model: Model, precision: str, kv_dtype: str) -> Recipe:
     """The dtypes that a precision stands for: those of ``specs.kept.rule``, and of a checkpoint's
     own precision what the model keeps apart.
 
-    mxfp4 is weight-only on chips without fp4 hardware, at the cost of w4a16.
+    On chips without fp4 hardware mxfp4, and fp4 of a checkpoint in it, are weight-only at the cost
+    of w4a16, as engines run them there (Marlin kernels of vLLM; recalled).
     """
     parts = rule(precision, experts=model.moe is not None)  # type: ignore[arg-type]
-    weight_only = precision == "mxfp4" and "fp4" not in chip.peak
     own = precision == model.native_dtype
+    weight_only = "fp4" not in chip.peak and (precision == "mxfp4" or (own and precision == "fp4"))
     made = Recipe(precision, "", "", "", kv_dtype, own, weight_only)
     used = {part: made._run_as(dtype) for part, dtype in parts.items()}
     return replace(made, attention=used["attention"], dense=used["dense"], experts=used["experts"])

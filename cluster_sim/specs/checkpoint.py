@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from cluster_sim.specs.chip import KvDtype
 from cluster_sim.specs.config_reader import ConfigReader, Data, json_object
 from cluster_sim.specs.find import FileRecord
-from cluster_sim.specs.quantization import BF16, Scheme, cache_dtype, plain, read_scheme
+from cluster_sim.specs.quantization import BF16, Scheme, plain, read_scheme
 from cluster_sim.specs.quantized_modules import apart
 
 SIDECAR = "hf_quant_config.json"
@@ -85,11 +86,31 @@ def _scheme(c: ConfigReader, reader: ConfigReader) -> Scheme | None:
     if isinstance(inner, dict) and "quant_method" in reader.data:  # ModelOpt's file, taken over
         reader = ConfigReader({**reader.data, **inner}, reader.shown, reader.prefix)
     made = read_scheme(reader)
-    kv_dtype, note = cache_dtype(reader)
+    kv_dtype, note = _cache_dtype(reader)
     c.problems += reader.problems
     if made is None:
         return None
     return replace(made, kv_dtype=kv_dtype, notes=(*made.notes, *([note] if note else [])))
+
+
+def _cache_dtype(c: ConfigReader) -> tuple[KvDtype | None, str]:
+    """The dtype that a checkpoint asks for its KV cache, and what is to be said of it."""
+    named = c.data.get("kv_cache_quant_algo")
+    scheme = c.data.get("kv_cache_scheme")
+    if named is None and isinstance(scheme, dict):
+        bits, kind = scheme.get("num_bits"), scheme.get("type", "float")
+        named = {"8 float": "FP8", "8 int": "INT8"}.get(f"{bits} {kind}", f"{bits}-bit {kind}")
+    elif named is None:
+        named = scheme
+    if named is None or str(named).lower() in ("none", "auto"):
+        return None, ""
+    if not isinstance(named, str):
+        c.wrong("kv_cache_scheme", f"must be an object or a name (got {named!r:.60})")
+        return None, ""
+    found: dict[str, KvDtype] = {"FP8": "fp8", "INT8": "int8", "BF16": "bf16"}
+    if named.upper() in found:
+        return found[named.upper()], ""
+    return None, f"the checkpoint's KV cache of {named} is not modelled: the engine's own counts"
 
 
 def _with_experts(c: ConfigReader, scheme: Scheme) -> Scheme:

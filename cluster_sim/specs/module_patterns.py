@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator
 REGEX = "re:"
 MOST_FREE = 200  # wildcards and expressions that name no layer: each is tried on every module
 LONGEST = 500  # characters of an expression
-MOST_LOOPS = 4  # unbounded repetitions of an expression
+MOST_LOOPS, MOST_OPTIONS = 2, 8  # repetitions and optional parts inside an expression
+MOST_ALL_LOOPS = 4  # repetitions inside all expressions that name no layer
 _ROOTS = re.compile(r"(?:(?:model|language_model|backbone|transformer|llm)\.)+")
 _LAYER = re.compile(r"layers\.(\d+)(?=\.|$)")
 _LAYER_IN_REGEX = re.compile(r"layers\\?\.(\d+)\\\.")
@@ -26,7 +27,8 @@ _EXPERT = re.compile(
     r"(?:.*\.)?layers\.(\d+)\.(?:.*\.)?experts\.(\d+)(?:\.(\w+)(?:\.weight|\.?\*)?|\.\*)?"
 )
 _LOOP = re.compile(r"(?<!\\)[*+]|\{\d*,\d*\}")
-_NESTED = re.compile(r"\([^()]*(?:(?<!\\)[*+]|,\})[^()]*\)(?:[*+]|\{)")
+_OPTIONAL = re.compile(r"(?<![\\(*+?}])\?")
+_REPEATED_GROUP = re.compile(r"(?<!\\)\)[*+{]")
 _VARIANTS = ("", "model.", "language_model.model.", "model.language_model.")
 
 
@@ -39,10 +41,11 @@ class Patterns:
         self._prefixes: dict[str, tuple[str, ...]] = {}
         self._loose: dict[str, list[re.Pattern[str]]] = defaultdict(list)
         self._free: list[re.Pattern[str]] = []
+        self._loops = 0
         prefixes: dict[str, list[str]] = defaultdict(list)
         for text in dict.fromkeys(texts):
             if text.startswith(REGEX):
-                self._keep(text, _checked(text))
+                self._keep(text, _expression(text))
             elif expert := _EXPERT.fullmatch(text):
                 self.experts[int(expert[1])].add((int(expert[2]), expert[3] or ""))
             elif re.search(r"[*?\[]", text):
@@ -63,9 +66,13 @@ class Patterns:
         layers = set((_LAYER_IN_REGEX if regex else _LAYER).findall(text))
         if len(layers) == 1 and not (regex and re.search(r"\||\(\?", text)):
             self._loose[layers.pop()].append(pattern)
-        elif len(self._free) == MOST_FREE:
-            raise ValueError(f"more than {MOST_FREE} patterns that name no layer")
         else:
+            self._loops += _loops(_core(text)) if regex else 0
+            if len(self._free) == MOST_FREE or self._loops > MOST_ALL_LOOPS:
+                raise ValueError(
+                    f"more than {MOST_FREE} patterns that name no layer, or {MOST_ALL_LOOPS} "
+                    "of * and + inside them"
+                )
             self._free.append(pattern)
 
     def means(self, path: str) -> bool:
@@ -96,16 +103,30 @@ def _runs(path: str) -> Iterator[str]:
             yield ".".join(parts[start:stop])
 
 
-def _checked(text: str) -> re.Pattern[str]:
+def _core(text: str) -> str:
+    """An expression without what matches anything at its ends."""
+    body = re.sub(r"^\^?(?:\.\*)+", "", text.removeprefix(REGEX))
+    return re.sub(r"(?<!\\)(?:\.\*)+\$?$", "", body)
+
+
+def _loops(body: str) -> int:
+    return len(_LOOP.findall(body))
+
+
+def _expression(text: str) -> re.Pattern[str]:
     """An expression that cannot take for ever; raises ValueError for others."""
-    body = text.removeprefix(REGEX)
+    body, core = text.removeprefix(REGEX), _core(text)
     shown = text if len(text) <= 60 else text[:57] + "..."
-    if len(body) > LONGEST or len(_LOOP.findall(body)) > MOST_LOOPS or _NESTED.search(body):
+    options = len(_OPTIONAL.findall(core))
+    many = len(body) > LONGEST or _loops(core) > MOST_LOOPS or options > MOST_OPTIONS
+    if many or _REPEATED_GROUP.search(core):
         raise ValueError(
-            f"'{shown}' is too complicated: at most {LONGEST} characters and {MOST_LOOPS} of "
-            "* and +, none inside another"
+            f"'{shown}' is too complicated: at most {LONGEST} characters, {MOST_LOOPS} of * and + "
+            f"inside, {MOST_OPTIONS} of ?, and no repeated group"
         )
+    anywhere = body != core and re.match(r"\^?\.\*", body)
     try:
-        return re.compile(body)
+        re.compile(body)
+        return re.compile(f".*?(?:{core})" if anywhere else core)
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"'{shown}' is no regular expression: {error}") from None

@@ -63,8 +63,7 @@ def read_scheme(c: ConfigReader) -> Scheme | None:
     method = c.text("quant_method").lower()
     if not method and ("quant_algo" in c.data or "quantized_layers" in c.data):
         method = "modelopt"
-    if method.startswith("modelopt"):
-        method = "modelopt"
+    method = ALIASES.get(method, "modelopt" if method.startswith("modelopt") else method)
     try:
         if method not in METHODS:
             known = ", ".join(METHODS)
@@ -95,6 +94,10 @@ def _names(c: ConfigReader, *keys: str) -> list[str]:
 def _kept(c: ConfigReader, *keys: str) -> tuple[tuple[Patterns, Stored], ...]:
     names = _names(c, *keys)
     return ((Patterns(names), BF16),) if names else ()
+
+
+def _grouped(names: Mapping[Stored, list[str]]) -> tuple[tuple[Patterns, Stored], ...]:
+    return tuple((Patterns(mine), stored) for stored, mine in names.items())
 
 
 def _integers(bits: object, group: object, *, zeros: bool, really: str = "") -> Stored:
@@ -143,6 +146,7 @@ def _gptq(c: ConfigReader) -> Scheme:
     zeros = not c.flag("sym", True)
     usual = _integers(c.data.get("bits"), c.data.get("group_size"), zeros=zeros)
     rules = _kept(c, "modules_to_not_convert")
+    other: dict[Stored, list[str]] = defaultdict(list)
     for pattern, change in c.mapping("dynamic").items():
         change = change if isinstance(change, dict) else {}
         stored = BF16
@@ -150,7 +154,8 @@ def _gptq(c: ConfigReader) -> Scheme:
             bits, group = change.get("bits", c.data.get("bits")), change.get("group_size")
             group = c.data.get("group_size") if group is None else group
             stored = _integers(bits, group, zeros=zeros)
-        rules += ((Patterns([REGEX + pattern.lstrip("+-:")]), stored),)
+        other[stored].append(REGEX + pattern.lstrip("+-:"))
+    rules += _grouped(other)
     inside = _names(c, "modules_in_block_to_quantize")
     if inside:
         rules += ((Patterns(inside), usual),)
@@ -175,7 +180,7 @@ def _auto_round(c: ConfigReader) -> Scheme:
         own = change.get("group_size", group) if isinstance(change, dict) else group
         wide = isinstance(bits, int) and bits >= 16
         other[BF16 if wide else _integers(bits, own, zeros=zeros)].append(name)
-    return Scheme(usual, usual, tuple((Patterns(names), one) for one, names in other.items()))
+    return Scheme(usual, usual, _grouped(other))
 
 
 def _bitsandbytes(c: ConfigReader) -> Scheme:
@@ -243,7 +248,7 @@ def _listed(c: ConfigReader) -> tuple[tuple[Patterns, Stored], ...]:
         if kind not in seen:
             seen[kind] = _algorithm(entry)
         names[seen[kind]].append(name)
-    return tuple((Patterns(mine), stored) for stored, mine in names.items())
+    return _grouped(names)
 
 
 def _modelopt(c: ConfigReader) -> Scheme:
@@ -321,9 +326,10 @@ def _group(group: Data) -> Stored:
 
 def _quark(c: ConfigReader) -> Scheme:
     """AMD Quark: one form for all, others for patterns in ``layer_quant_config``."""
-    rules = _kept(c, "exclude")
+    other: dict[Stored, list[str]] = defaultdict(list)
     for pattern, entry in c.mapping("layer_quant_config").items():
-        rules += ((Patterns([pattern]), _quark_form(entry)),)
+        other[_quark_form(entry)].append(pattern)
+    rules = _kept(c, "exclude") + _grouped(other)
     usual = _quark_form(c.data.get("global_quant_config"))
     return Scheme(usual, usual, rules)
 
@@ -361,26 +367,13 @@ METHODS: dict[str, Callable[[ConfigReader], Scheme]] = {
     "compressed-tensors": _compressed,
     "quark": _quark,
 }
-
-
-def cache_dtype(c: ConfigReader) -> tuple[KvDtype | None, str]:
-    """The dtype that a checkpoint asks for its KV cache, and what is to be said of it."""
-    named = c.data.get("kv_cache_quant_algo")
-    scheme = c.data.get("kv_cache_scheme")
-    if named is None and isinstance(scheme, dict):
-        bits, kind = scheme.get("num_bits"), scheme.get("type", "float")
-        named = {"8 float": "FP8", "8 int": "INT8"}.get(f"{bits} {kind}", f"{bits}-bit {kind}")
-    elif named is None:
-        named = scheme
-    if named is None or str(named).lower() in ("none", "auto"):
-        return None, ""
-    if not isinstance(named, str):
-        c.wrong("kv_cache_scheme", f"must be an object or a name (got {_short(named)})")
-        return None, ""
-    found: dict[str, KvDtype] = {"FP8": "fp8", "INT8": "int8", "BF16": "bf16"}
-    if named.upper() in found:
-        return found[named.upper()], ""
-    return None, f"the checkpoint's KV cache of {named} is not modelled: the engine's own counts"
+ALIASES = {  # engines' names of methods, and older ones
+    "gptq_marlin": "gptq",
+    "awq_marlin": "awq",
+    "auto_round": "auto-round",
+    "intel/auto-round": "auto-round",
+    "compressed_tensors": "compressed-tensors",
+}
 
 
 def neighbours(stored: Iterable[Stored]) -> list[str]:

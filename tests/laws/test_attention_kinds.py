@@ -23,6 +23,7 @@ from cluster_sim.perf.transformer import (
     weight_bytes_per_device,
     window_layers,
 )
+from cluster_sim.specs.kept import Kept
 from cluster_sim.specs.load import load_workload
 from cluster_sim.specs.model import Attention, Compressed, Model, Moe
 
@@ -247,6 +248,39 @@ def test_layers_for_drafts_may_be_dense() -> None:
     dense = counts.mlp_parameters(model, 11264)
     own = counts.attention_parameters(model, model.kinds[0])
     assert counts.mtp_parameters(model) == 2 * (own + dense + (2 * 7168 + 5) * 7168)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"other_attention": (Attention(layers=4, **OWN),)},
+        {"v_dim": 64},
+        {"value_projection": False},
+        {"q_rank": 512},
+        {"residual_streams": 4},
+        {"residual_kept_every": 12},
+        {"layer_embedding": 256},
+    ],
+)
+def test_what_training_has_no_price_for_is_not_alike(more: Any) -> None:
+    assert DENSE.alike
+    assert not dataclasses.replace(DENSE, **more).alike
+    assert not compressed(128).alike
+
+
+def test_what_is_kept_apart_is_shared_by_the_kinds() -> None:
+    kept = (Kept(part="attention", dtype="bf16", layers=8.0),)
+    plain = dataclasses.replace(DENSE, native_dtype="fp8", kept=kept)
+    apart = with_others(plain, Attention(layers=20, **OWN))
+    own = dataclasses.replace(DTYPES, own=True)
+    held = [weight_bytes_per_device(model, Layout(), own) for model in (plain, apart)]
+    assert held[0] == pytest.approx(held[1], rel=1e-12)
+    for one, two in zip(
+        (family(price_of(plain), name).tokens_s for name in ("gemm_math", "gemm_weights")),
+        (family(price_of(apart), name).tokens_s for name in ("gemm_math", "gemm_weights")),
+        strict=True,
+    ):
+        assert one == pytest.approx(two, rel=1e-9)
 
 
 def test_every_kind_must_divide() -> None:

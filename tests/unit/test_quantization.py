@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import random
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -433,6 +435,11 @@ def test_what_stands_before_the_layers_does_not_matter(prefix: str, tmp_path: Pa
         (r"re:model\.layers\.1\d\..*", list(range(10, 20))),
         (r"re:model.layers.1.*", [1, *range(10, 20)]),
         (r"re:.*layers\.(1|2)\..*", [1, 2]),
+        (r"re:^.*layers\.1\..*self_attn.*$", [1]),
+        (r"re:.*\.q_proj$", list(range(20))),
+        (r"re:.*self_att$", []),
+        (r"re:self_attn.*", []),
+        (r"re:.*1.*q", [1, *range(10, 20)]),
         (r"re:^(?!.*layers\.1\.).*", [0, *range(2, 20)]),
         ("self_attn", list(range(20))),
         ("q_proj", list(range(20))),
@@ -504,6 +511,46 @@ def test_which_layers_have_a_part(what: str) -> None:
     config, data, places = PLACES[what]
     for part, layers in places.items():
         assert layers_of(config, {"layers": 5, **data}, part) == layers, part
+
+
+@pytest.mark.parametrize(
+    ("alias", "method"),
+    [
+        ("gptq_marlin", "gptq"),
+        ("AWQ", "awq"),
+        ("awq_marlin", "awq"),
+        ("intel/auto-round", "auto-round"),
+        ("auto_round", "auto-round"),
+        ("compressed_tensors", "compressed-tensors"),
+    ],
+)
+def test_methods_have_other_names(alias: str, method: str, tmp_path: Path) -> None:
+    rest = {"bits": 4, "group_size": 128, "sym": True, "config_groups": {"a": GROUP_4}}
+    found = [
+        load(tmp_path / str(n), DENSE, {"quant_method": one, **rest})
+        for n, one in enumerate((alias, method))
+    ]
+    same = [dataclasses.replace(one, name="", title="-", sources={}) for one in found]
+    assert same[0] == same[1]
+    assert same[0].native_dtype == "w4a16"
+
+
+def test_odd_schemes_are_read_or_refused(tmp_path: Path) -> None:
+    """Values of all methods, each replaced by others and moved about."""
+    rng = random.Random(7)
+    values = [None, True, 0, -1, 4, 1e300, "", "re:[", "*", [], ["lm_head"], [[1]], {}, {"a": 1}]
+    for config, scheme, *_ in METHODS.values():
+        for _ in range(5):
+            changed = json.loads(json.dumps(scheme))
+            for _ in range(rng.randint(1, 3)):
+                place = changed
+                while isinstance(place, dict) and place and rng.random() < 0.6:
+                    inner = place[rng.choice(sorted(place))]
+                    place = inner if isinstance(inner, dict) and inner else place
+                value = json.loads(json.dumps(rng.choice(values)))
+                place[rng.choice([*sorted(place), "ignore", "bits"])] = value
+            with contextlib.suppress(SpecError):
+                load(tmp_path / "m", config, changed)
 
 
 def test_neighbours_prices_are_noted(tmp_path: Path) -> None:
@@ -585,6 +632,18 @@ BAD: dict[str, tuple[object, str]] = {
     ),
     "endless expression": (
         {"quant_method": "awq", "bits": 4, "modules_to_not_convert": ["re:(a+)+$"]},
+        "is too complicated",
+    ),
+    "alternatives for ever": (
+        {"quant_method": "awq", "bits": 4, "modules_to_not_convert": ["re:((.|.))*x"]},
+        "is too complicated",
+    ),
+    "many options": (
+        {
+            "quant_method": "awq",
+            "bits": 4,
+            "modules_to_not_convert": ["re:" + ".?" * 40 + "." * 40],
+        },
         "is too complicated",
     ),
     "many loops": (
@@ -684,6 +743,14 @@ def test_the_size_of_a_checkpoint_scales_the_weights(tmp_path: Path) -> None:
     assert counted_bytes(with_drafts) > 1.05 * counted
 
 
+def test_explain_says_what_is_kept(tmp_path: Path, runner: CliRunner) -> None:
+    scheme = {"quant_method": "fp8", "modules_to_not_convert": ["self_attn", "layers.0.mlp"]}
+    load(tmp_path / "m", DENSE, {**scheme, "ignored_layers": ["model.layers.0.mlp"]})
+    line = "explain --topo h200_nvl8 --workload llama8b --rate 5 --model"
+    printed = " ".join(runner.invoke(cli, [*line.split(), str(tmp_path / "m")]).output.split())
+    assert "fp8 weights (attention bf16, output bf16, dense bf16 in layers: 1), fp8 KV" in printed
+
+
 def test_a_size_far_from_the_config_is_noted(tmp_path: Path, runner: CliRunner) -> None:
     size = round(1.5 * counted_bytes(load(tmp_path / "m", DENSE)))
     model = load(tmp_path / "m", DENSE, index=index(size, "lm_head.weight"))
@@ -751,6 +818,7 @@ kept:
             load_spec("model", str(path), Model)
 
 
+_BLOCKS = " ".join(f"{part}:fp8_block" for part in ("attention", "output", "index", "shared"))
 PUBLIC: dict[str, tuple[str, str]] = {
     "inputs/llama405b-fbgemm": ("fp8", f"{WHOLE} dense:bf16*2"),
     "inputs/nvfp4_sidecar": ("fp4", "attention:fp4 output:fp4"),
@@ -763,6 +831,14 @@ PUBLIC: dict[str, tuple[str, str]] = {
     "configs/nvidia--MiniMax-M2.5-NVFP4": ("fp4", ""),
     "configs/nvidia--Qwen3.5-122B-A10B-NVFP4": ("fp4", "shared:bf16 mtp:bf16"),
     "configs/openai--gpt-oss-20b": ("mxfp4", ""),
+    "configs/deepseek-ai--DeepSeek-V4-Flash": ("mxfp4", _BLOCKS),
+    "configs/nvidia--DeepSeek-V4-Flash-NVFP4": ("fp4", _BLOCKS),
+    "configs/nvidia--Gemma-4-26B-A4B-NVFP4": ("fp4", "shared:bf16"),
+    "configs/nvidia--Gemma-4-31B-IT-NVFP4": ("fp4", WHOLE),
+    "configs/nvidia--MiniMax-M3-NVFP4": (
+        "fp4",
+        "attention:fp8 output:fp8 index:fp8 dense:fp8 shared:fp8 mtp:bf16",
+    ),
     "configs/Qwen--Qwen3-30B-A3B-FP8": ("fp8_block", ""),
 }
 
@@ -786,6 +862,7 @@ def test_weights_of_a_public_log(shared: Path) -> None:
 SIZES = {
     # artifact bytes as in deepseek-ai/DeepSeek-V3's tree; tables stand in the draft layer again
     "configs/deepseek-ai--DeepSeek-V3": (688.587, True),
+    "configs/deepseek-ai--DeepSeek-V4-Flash": (159.62, True),  # vllm-project/vllm issue 40821
     "configs/nvidia--Kimi-K2.6-NVFP4": (595, False),  # as ISTA-DASLab's of the same modules
     "configs/openai--gpt-oss-20b": (13.78, False),
 }

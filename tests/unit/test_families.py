@@ -140,6 +140,8 @@ def test_experts_of_images_lie_in_memory_and_compute_nothing(tmp_path: Path) -> 
     assert more == 27 * 64 * 3 * 2560 * 512
     assert counts.active_parameters(both) == counts.active_parameters(text)
     assert counts.matmul_parameters(both) == counts.matmul_parameters(text)
+    alone = model(tmp_path, {**ERNIE_VL, "moe_intermediate_size": 1536, "moe_num_experts": 64})
+    assert counts.parameters(alone) == counts.parameters(text)
 
 
 WINDOWS: list[tuple[str, Json, int]] = [

@@ -118,16 +118,18 @@ def _text_alone(c: ConfigReader) -> None:
     """Of keys that say a number for text and one for images, those for text; experts of images lie
     in memory, as many as the widths and counts say.
     """
-    images = []
-    for key in ("moe_num_experts", "moe_intermediate_size"):
-        value = c.data.get(key)
-        pair = value if isinstance(value, list) and len(value) == 2 else [value, value]
-        images.append(pair[1] if isinstance(pair[1], int) else 0)
+    widths = c.data.get("moe_intermediate_size")
+    count, width = c.data.get("moe_num_experts", 64), 0
+    if isinstance(widths, list) and len(widths) == 2:
+        width = widths[1]
+    if isinstance(count, list):
+        count = count[-1] if count else 0
+    if isinstance(count, int) and isinstance(width, int):
+        c.imply("experts_of_images", count * width)
     for key in _ERNIE_PAIRS:
         value = c.data.get(key)
         if isinstance(value, list) and value:
             c.imply(key, value[0])
-    c.imply("experts_of_images", images[0] * images[1])
     c.read |= {"moe_dense_experts_token_type_ids", "mm_vocab_size", "max_text_id", "max_image_id"}
     c.read |= {key for key in c.data if key.startswith(("im_", "image_", "video_", "vision_"))}
     c.read |= {"moe_use_token_type_bias", "moe_with_send_router_loss", "spatial_conv_size"}

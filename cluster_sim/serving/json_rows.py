@@ -10,6 +10,7 @@ from typing import Any
 from cluster_sim.errors import SpecError
 
 Place = int | str  # a line, or a place in a list
+_DECODER = json.JSONDecoder()
 _START = re.compile(r"\s*(\{|\[\s*\{)")  # of an object, of a list of objects
 
 
@@ -19,7 +20,7 @@ def first_object(text: str) -> dict[str, Any] | None:
     if begin < 0 or text[:begin].strip() not in ("", "["):
         return None
     try:
-        value, _ = json.JSONDecoder().raw_decode(text, begin)
+        value, _ = _DECODER.raw_decode(text, begin)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -65,7 +66,7 @@ def as_object(
     """
     if isinstance(value, str):
         try:  # NaN and Infinity, which benchmarks write, are left to who reads a key
-            value = json.loads(value)
+            value = _DECODER.decode(value)
         except json.JSONDecodeError as error:
             raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from None
         except (ValueError, RecursionError) as error:

@@ -170,6 +170,8 @@ def refuse_bad(problems: list[str], options: TraceOptions) -> int:
 
 def whole(key: str, value: object, least: int = 1) -> int:
     """A count from a cell or a JSON value; raises ValueError naming the key."""
+    if type(value) is int and least <= value <= MOST_TOKENS:
+        return value
     number = value
     if isinstance(value, str) and re.fullmatch(r"\s*\d{1,12}\s*", value):
         number = int(value)

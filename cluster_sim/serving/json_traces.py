@@ -57,9 +57,10 @@ def read_mooncake(path: Path, text: str, options: TraceOptions) -> Requests:
 
     def parse(value: object) -> Row:
         row = as_object(value, form=MOONCAKE)
+        found = _mooncake(row, scale)
         if row.get("input_length") is None:
             seen.add("delta" if row.get("message_mode") == "delta" else _stated(row, PROMPTS))
-        return _mooncake(row, scale)
+        return found
 
     rows = collect(
         path, _values(text, str(path)), parse, options, time_key="timestamp", order="sessions"

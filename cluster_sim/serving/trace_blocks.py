@@ -23,23 +23,22 @@ def block_size(rows: Sequence[Row], usual: int) -> tuple[int, str]:
     sizes that fit all rows the usual one, else the first power of two, else the one with the
     largest factor 2^k. Raises ValueError where none fits.
     """
-    low, high, least, most = 1, math.inf, rows[0], rows[0]
-    for row in rows:
-        count = len(row.units)
-        if count and -(-row.isl // count) > low:
-            low, least = -(-row.isl // count), row
-        if count > 1 and (row.isl - 1) // (count - 1) < high:
-            high, most = (row.isl - 1) // (count - 1), row
+    isl = np.array([row.isl for row in rows])
+    ids = np.array([len(row.units) for row in rows])
+    at_least = -(-isl // ids)
+    at_most = np.where(ids > 1, (isl - 1) // np.maximum(ids - 1, 1), math.inf)
+    least, most = rows[int(at_least.argmax())], rows[int(at_most.argmin())]
+    low, high = int(at_least.max()), float(at_most.min())
     if low > high:
         raise ValueError(
             f"hash_ids: no size of a block fits all rows: {len(least.units)} for input_length "
             f"{least.isl} need at least {low} tokens, {len(most.units)} for {most.isl} at most "
-            f"{high}"
+            f"{high:.0f}"
         )
     if low <= usual <= high:
         return usual, ""
     unit = _roundest(low, high)
-    span = f"any from {low} to {high:,} tokens fit"
+    span = f"any from {low} to {high:.0f} tokens fit"
     if high in (low, math.inf):
         span = "no other size fits" if high == low else f"any from {low} tokens on fit"
     return unit, f"hash_ids are taken for blocks of {unit} tokens ({span})"

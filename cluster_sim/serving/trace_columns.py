@@ -115,6 +115,8 @@ def as_requests_of_blocks(
 
 def _new_turns(kept: Sequence[Row], options: TraceOptions) -> tuple[bool, str]:
     """Whether turns carry only what is new, and a note where nothing says so."""
+    if not any(row.session for row in kept):
+        return False, ""
     begins: dict[str, int] = {}
     sessions: set[str] = set()
     begun = other = turns = 0

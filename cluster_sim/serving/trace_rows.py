@@ -154,7 +154,7 @@ def collect(
     rows.bad = refuse_bad(problems, options)
     if not rows.kept:
         raise SpecError(f"{path}: no usable request in this trace")
-    if order != "rising" and rows.timed:
+    if rows.timed and (order == "none" or rows.latest_s):
         rows.kept.sort(key=lambda row: row.at_s or 0.0)
     return rows
 

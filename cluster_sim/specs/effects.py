@@ -11,11 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.registered import BUILT_IN
-from cluster_sim.specs.workload import Economics
+from cluster_sim.specs.workload import ABOUT_A_TRACE, Economics
 
 # Facts of a chip that are shown and that no price is made of.
 FACTS = ("year", "process", "dies", "die_area_mm2", "status")
-_OF_ANY = ("trace", "trace_format", "trace_block_tokens", "trace_time_unit", "trace_turns")
+_OF_ANY = ("trace", "trace_format", *ABOUT_A_TRACE)
 # What a kind of arrivals reads beside what is about a trace, which is checked with the file.
 _ARRIVALS = {
     "open": ("kind", "cv", "rate", "load"),

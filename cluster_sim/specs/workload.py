@@ -157,6 +157,8 @@ TraceFormat = Literal[
 ]
 TimeUnit = Literal["s", "ms"]
 Turns = Literal["whole", "new"]
+# What is said of a trace that does not say it.
+ABOUT_A_TRACE = ("trace_block_tokens", "trace_time_unit", "trace_turns")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +195,7 @@ class Arrivals:
         alone = self.trace is None and self.trace_format is not None
         if alone or (self.kind != "trace" and self.time_scale != 1):
             raise ValueError("'trace_format' and 'time_scale' belong to trace arrivals")
-        for name in ("trace_block_tokens", "trace_time_unit", "trace_turns"):
+        for name in ABOUT_A_TRACE:
             if self.trace is None and getattr(self, name) is not None:
                 raise ValueError(f"'{name}' says something of a 'trace'; give one")
         if not math.isfinite(self.time_scale):
@@ -377,6 +379,7 @@ class Economics:
 
 
 __all__ = [
+    "ABOUT_A_TRACE",
     "Arrivals",
     "Economics",
     "Lengths",

@@ -32,12 +32,14 @@ def kind_of_file(path: Path) -> str:
     data = read_bytes(path)
     if path.suffix in _YAML:
         return _of_spec(path, decoded(data, str(path)))
+    if not data.strip():
+        raise SpecError(f"{path}: an empty file")
     try:
         text = decoded(data, str(path))
     except SpecError:
-        return EXECUTION  # Chakra's protobuf, of which a reader says what is wrong
-    if not text.strip() or _CONTROL.search(text[:4096]):
-        return _of_protobuf(path, text)
+        text = "\1"
+    if _CONTROL.search(text[:4096]):
+        return _of_bytes(path, data)
     found = _of_json(path, text) if text.lstrip()[0] in "{[" else ""
     found = found or _of_table(path, text)
     if found:
@@ -50,10 +52,16 @@ def kind_of_file(path: Path) -> str:
         ) from None
 
 
-def _of_protobuf(path: Path, text: str) -> str:
-    if not text.strip():
-        raise SpecError(f"{path}: an empty file")
-    return EXECUTION
+def _of_bytes(path: Path, data: bytes) -> str:
+    """Chakra's protobuf begins with the length of its first message, seven bits a byte."""
+    length = 0
+    for place, byte in enumerate(data[:10]):
+        length |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            if 0 < length < len(data) - place:
+                return EXECUTION
+            break
+    raise SpecError(f"{path}: not a text file, and no Chakra trace")
 
 
 def _of_folder(path: Path) -> str:

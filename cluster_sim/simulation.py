@@ -30,6 +30,7 @@ from cluster_sim.prepare import (
     prepare,
     read_requests,
     refuse_if_none_fits,
+    refuse_late,
 )
 from cluster_sim.result import Result, config_hash
 from cluster_sim.serving.event_driven import Live, Watcher
@@ -145,6 +146,7 @@ def play(
     capacity, saturation = _limits(sample, choice, step_by_step, progress)
     rate, load_of = _offered_rate(wanted, choice, capacity, saturation)
     requests = trace or make_requests(job, choice, capacity, saturation, rate, seats)
+    refuse_late(requests)
     steps = _most_steps(prepared, requests)
     check_run_memory(len(requests), steps, most_bytes, record=record)
     watch = _watcher(progress, "run", len(requests))

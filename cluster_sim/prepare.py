@@ -37,6 +37,7 @@ from cluster_sim.specs.workload import Workload
 DEFAULT_REQUESTS = 10_000
 CLOSED_ROUNDS = 10  # requests (sessions) per client of a closed loop, unless given
 CLOSED_LEAST = 200  # requests of a closed loop, unless given
+MOST_SPAN_S = 1e9  # of a run: thirty years, in which floats still hold 0.1 us
 OFFLINE_ROUNDS = 10  # fillings of the machine by a backlog, unless given
 SPANS = 6  # times the requests inside at the capacity, of open traffic, unless given
 MOST_REQUESTS = 200_000  # unless given
@@ -213,6 +214,18 @@ def arranged(trace: Requests, wanted: Workload, rate: float) -> Requests:
     if wanted.duration is None:
         return timed
     return timed.first(max(1, int((timed.arrival_s <= wanted.duration).sum())))
+
+
+def refuse_late(requests: Requests) -> None:
+    """Raise SpecError where the last requests come so late that a clock of floats, which counts
+    from the first, cannot tell the steps of an engine apart.
+    """
+    last_s = float(requests.arrival_s[-1]) if len(requests) else 0.0
+    if last_s > MOST_SPAN_S:
+        raise SpecError(
+            f"the last request comes {last_s:.3g} s after the first; at most {MOST_SPAN_S:.0e} s "
+            "can be simulated: cut the trace, or raise the rate"
+        )
 
 
 def make_requests(

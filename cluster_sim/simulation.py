@@ -32,6 +32,7 @@ from cluster_sim.prepare import (
     prepare,
     read_requests,
     refuse_if_none_fits,
+    refuse_late,
 )
 from cluster_sim.result import Result, config_hash
 from cluster_sim.serving.event_driven import Live, Watcher
@@ -155,6 +156,7 @@ def play(
         requests = make_requests(job, choice, capacity, saturation, rate, seats)
     else:
         requests = arranged(trace, wanted, rate)
+    refuse_late(requests)
     steps = _most_steps(prepared, requests)
     check_run_memory(len(requests), steps, most_bytes, record=record)
     watch = _watcher(progress, "run", len(requests))

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from cluster_sim.cli.options import PRECISIONS
-from cluster_sim.cli.params import Name
+from cluster_sim.cli.options import PRECISIONS, model_like
+from cluster_sim.cli.params import Name, Whole
+from cluster_sim.specs.constraints import MOST_CHIPS, MOST_TOKENS
 
 CHIPS = 8  # of a grid that says nothing else, where the chip says nothing of its host
 LENGTH = 8192  # tokens
@@ -15,13 +16,14 @@ LENGTH = 8192  # tokens
 
 @click.command()
 @click.option("--model", type=Name("model"), required=True, help="Model, name or config.json.")
+@model_like
 @click.option("--chip", type=Name("chip"), required=True, help="Chip, name or file.")
-@click.option("--chips", type=click.IntRange(min=1), help="Chips at most (default: of a host).")
+@click.option("--chips", type=Whole(MOST_CHIPS), help="Chips at most (default: of a host).")
 @click.option("--software", multiple=True, type=Name("software"), help="Engine; may be repeated.")
-@click.option("--tp", multiple=True, type=click.IntRange(min=1), help="TP; may be repeated.")
+@click.option("--tp", multiple=True, type=Whole(MOST_CHIPS), help="TP; may be repeated.")
 @click.option("--precision", multiple=True, type=click.Choice(PRECISIONS[1:]), help="Of weights.")
-@click.option("--length", type=click.IntRange(min=1), help="Tokens of a sequence that is counted.")
-@click.option("--max-model-len", type=click.IntRange(min=1), help="Longest that engines take.")
+@click.option("--length", type=Whole(MOST_TOKENS), help="Tokens of a sequence that is counted.")
+@click.option("--max-model-len", type=Whole(MOST_TOKENS), help="Longest that engines take.")
 @click.option("--set", "overrides", multiple=True, metavar="ENGINE.KEY=VALUE", help="Engine, chip.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -39,7 +41,12 @@ def fit(**options: Any) -> None:
     most = options["max_model_len"]
     settings = {} if most is None else {"max_model_len": most}
     inputs = load_fit(
-        options["model"], options["chip"], options["software"], options["overrides"], settings
+        options["model"],
+        options["chip"],
+        options["software"],
+        options["overrides"],
+        settings,
+        like=options["model_like"],
     )
     chip, model = inputs.chip, inputs.model
     chips = options["chips"] or (chip.host.chips if chip.host else CHIPS)

@@ -18,6 +18,7 @@ from cluster_sim.units import parse_quantity
 from cluster_sim.work import Activity, Phase
 
 MOST_SIZES = 64
+MOST_FLOWS = 10_000
 OUT_OF_RANGE = "sizes run from the smaller to the larger, such as 1KiB..16GiB"
 
 
@@ -65,16 +66,16 @@ def parse_ranks(text: str, devices: int) -> list[int]:
     """``0-63``, ``0-511:8`` (each eighth) or ``0,4,8`` as devices; raises SpecError."""
     found: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part.strip())
+        match = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18})(?::([0-9]{1,18}))?)?", part.strip())
         if match is None:
             raise SpecError(f"ranks {text}: write 0-63, 0-511:8 or 0,4,8 (got '{part}')")
         low, high = int(match[1]), int(match[2] or match[1])
         step = int(match[3] or 1)
         if high < low or step < 1:
             raise SpecError(f"ranks {text}: '{part}' runs backwards")
+        if high >= devices:
+            raise SpecError(f"ranks {text}: the machine has devices 0 to {devices - 1}")
         found += range(low, high + 1, step)
-    if max(found) >= devices:
-        raise SpecError(f"ranks {text}: the machine has devices 0 to {devices - 1}")
     return found
 
 
@@ -113,10 +114,13 @@ def background(topology: TopologyInput, group: Group, text: str) -> list[Activit
     if not plain:
         raise SpecError(f"--background {text}: write all_reduce:1GiB:ranks=0-63 or flows:200")
     if kind == "flows":
-        if not plain[0].isdigit() or int(plain[0]) < 1 or not keys.get("seed", "0").isdigit():
+        count, seed = _digits(plain[0]), _digits(keys.get("seed", "0"))
+        if not count or seed is None:
             raise SpecError(f"--background {text}: write flows:200:seed=1:bytes=1GiB")
+        if count > MOST_FLOWS:
+            raise SpecError(f"--background {text}: at most {MOST_FLOWS:,} flows")
         size = parse_sizes(keys.get("bytes", "1GiB"))[0]
-        return random_flows(group, int(plain[0]), int(keys.get("seed", "0")), size)
+        return random_flows(group, count, seed, size)
     machine = group.machine
     devices = parse_ranks(keys.get("ranks", f"0-{machine.devices - 1}"), machine.devices)
     other = make_group(topology, devices, machine=machine, fits=group.fits)
@@ -128,6 +132,11 @@ def background(topology: TopologyInput, group: Group, text: str) -> list[Activit
     )
     phases = collective_activity(other, call, parse_sizes(plain[0])[0])
     return [_merged(other, phases)]
+
+
+def _digits(text: str) -> int | None:
+    """The number that a few digits are; None for anything else."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def _merged(group: Group, phases: Sequence[Phase]) -> Activity:

@@ -18,6 +18,7 @@ import numpy as np
 from cluster_sim.errors import SpecError
 from cluster_sim.serving.requests import FloatArray, IntArray, Requests
 from cluster_sim.serving.trace_rows import TraceOptions, read_text, refuse_bad, seconds, whole
+from cluster_sim.specs.constraints import MOST_REQUESTS
 from cluster_sim.text_file import csv_rows, parse_json
 
 DEFAULT_REQUESTS = 10_000  # of two weeks of traffic, unless a number or a duration is given
@@ -157,6 +158,12 @@ def _play(
             if before >= limit:
                 break
         client = clients[number]
+        expected = total + window.rate * (window.end_s - window.start_s)
+        if expected > MOST_REQUESTS:
+            raise SpecError(
+                f"rate: {window.rate:g} requests/s from {start_s:g} s to {window.end_s:g} s make "
+                f"more than {MOST_REQUESTS:,} requests in all; give a shorter --duration"
+            )
         arrived = client.arrivals(window)
         total += len(arrived)
         times.append(arrived)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MOST_CHIPS = 100_000  # a run takes 10 s and 0.4 GB at it; the largest clusters stand at 200,000
 MOST_DEVICES_PER_CHIP = 64
 MOST_REQUESTS = 10_000_000  # of one run; --max-memory bounds it further
-MOST_CLIENTS = 1_000_000
+MOST_CLIENTS = 100_000
 MOST_SEQUENCES = 1_000_000  # of a training batch; the largest published have some 50,000
 MOST_RUNNING = 100_000  # sequences in a step of one engine; engines default to 256 to 2,048
 MOST_TOKENS = 100_000_000  # of one prompt, answer, context or step

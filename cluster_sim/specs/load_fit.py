@@ -17,6 +17,7 @@ from cluster_sim.specs.load import (
     read,
     split_overrides,
 )
+from cluster_sim.specs.load_model import load_model
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 
@@ -38,6 +39,8 @@ def load_fit(
     software: Sequence[str] = (),
     overrides: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
+    *,
+    like: str | None = None,
 ) -> FitInput:
     """A model and a chip by name or path, with the engines of the names, or with the one that a run
     on the chip takes.
@@ -57,7 +60,7 @@ def load_fit(
     apply_overrides(wanted, parts, "engine", source)
     return FitInput(
         chip=found,
-        model=load_spec("model", model, Model)[1],
+        model=load_model(model, like)[1],
         engines=tuple(_engine(name, found, wanted) for name in software or (AUTO,)),
     )
 

@@ -37,6 +37,7 @@ def test_scores_of_a_file_of_mine(runner: CliRunner) -> None:
     found = json.loads(done.stdout)
     assert list(found) == ["metrics", "breakdown", "skipped"]
     keys = ["n", "skipped", "median_ape", "mean_ape", "p90_ape", "median_error", "spearman"]
+    keys.append("right")
     assert list(found["metrics"]["tpot_ms_mean"]) == keys
     assert found["metrics"]["tpot_ms_mean"]["n"] == 1
     assert found["skipped"] == {"flag suspect": 1}

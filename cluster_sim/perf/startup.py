@@ -22,6 +22,7 @@ FRACTION = {
 }
 LENGTH = {"vllm": "max_model_len", "sglang": "context_length", "trtllm": "max_seq_len"}
 FP8_BLOCK = 128  # rows and columns of a block that shares a scale
+VOCABULARY = 64  # rows that an embedding is padded to a multiple of
 GROUP = 128  # weights of a row that share a scale in four bits
 CUT = {"fp8_block": FP8_BLOCK, "w4a16": GROUP}
 
@@ -69,11 +70,17 @@ def why_not(
 
 
 def _uncut(model: Model, software: Software, layout: Layout, recipe: Recipe) -> str:
-    """Scales that tensor parallelism would cut in two: of blocks of 128 x 128 in fp8, of groups of
-    128 in four bits. TensorRT-LLM pads instead (recalled).
+    """A vocabulary that tensor parallelism does not divide, and scales that it would cut in two: of
+    blocks of 128 x 128 in fp8, of groups of 128 in four bits. TensorRT-LLM pads instead (recalled).
     """
-    if software.framework == "trtllm" or recipe.weight_only:
+    if software.framework == "trtllm":
         return ""
+    rows = -(-model.vocab // VOCABULARY) * VOCABULARY
+    if rows % layout.tp:
+        return (
+            f"{software.title} does not start: the vocabulary of {model.name}, {rows:,} with its "
+            f"padding, is not divisible by tp={layout.tp}."
+        )
     widths = [
         ("intermediate size", mlp.hidden, layout.tp, recipe.dense) for mlp in model.dense_mlps
     ]
@@ -81,7 +88,7 @@ def _uncut(model: Model, software: Software, layout: Layout, recipe: Recipe) -> 
         moe = ("expert intermediate size", model.moe.expert_hidden)
         widths.append((*moe, layout.expert_slices, recipe.experts))
     for words, width, slices, dtype in widths:
-        block = CUT.get(dtype)
+        block = None if recipe.weight_only else CUT.get(dtype)
         if block is not None and width and slices > 1 and width / slices % block:
             return (
                 f"{software.title} does not start: the {words} {width:,} of {model.name} over "
@@ -92,8 +99,9 @@ def _uncut(model: Model, software: Software, layout: Layout, recipe: Recipe) -> 
 
 
 def _overlong(model: Model, software: Software) -> str:
+    """A longest sequence beyond the model's; TensorRT-LLM warns only."""
     longest, flag = software.longest(model), LENGTH[software.framework]
-    if longest <= model.max_context:
+    if longest <= model.max_context or software.framework == "trtllm":
         return ""
     return (
         f"{software.title} does not start: {flag} {longest:,} is greater than the "

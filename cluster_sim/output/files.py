@@ -203,8 +203,8 @@ def _clean(where: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Others that lock the folder wait until the block is left."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Others that lock the folder wait until the block is left; raises OSError for what is none."""
+    handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
         _lock(handle, wait=True)
         yield

@@ -9,6 +9,7 @@ never touched.
 from __future__ import annotations
 
 import csv
+import errno
 import filecmp
 import io
 import json
@@ -28,6 +29,7 @@ MANIFEST, TIMELINE, LOG = "manifest.json", "timeline.json.gz", "run.log"
 TIMELINE_BEFORE = "timeline-earlier.json.gz"
 RESULT_BEFORE = "earlier-result"  # of other numbers, while it is replaced
 PARTIAL = "-partial"
+_UNFIT = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 TRIES = 100  # while others write and remove the same folder
 Tell = Callable[[str], None]
 
@@ -65,7 +67,7 @@ def publish(folder: Path, what: Published, fill: Callable[[Path], None], tell: T
             fill(staged)
             for file in staged.iterdir():
                 _sync(file)
-            final = _moved(staged, folder, what, tell)
+            final = _placed(staged, folder, what, tell)
         _sync(folder)
     except OSError as error:
         raise unwritable(folder, error, "--out") from None
@@ -79,9 +81,20 @@ def _place(folder: Path, final: Path) -> Path:
     return folder
 
 
-def _moved(staged: Path, folder: Path, what: Published, tell: Tell) -> Path:
-    """Give the files their place. A folder of that name may appear and go away meanwhile."""
-    final = folder / what.run_id
+def _placed(staged: Path, folder: Path, what: Published, tell: Tell) -> Path:
+    """Give the files their place, or the next one where that cannot take them: there is a file of
+    that name, a link to nothing, a read-only folder, or one with folders named like the files.
+    """
+    final, other = folder / what.run_id, folder / what.longer_name
+    try:
+        return _moved(staged, final, what, tell)
+    except _UNFIT as error:
+        tell(f"{final} stays and cannot take this run ({error.strerror}); it is in {other}")
+        return _moved(staged, other, what, tell)
+
+
+def _moved(staged: Path, final: Path, what: Published, tell: Tell) -> Path:
+    """Move the files to a folder. One of that name may appear and go away meanwhile."""
     for _ in range(TRIES):
         if not os.path.lexists(final):
             try:
@@ -101,7 +114,7 @@ def _moved(staged: Path, folder: Path, what: Published, tell: Tell) -> Path:
             whole = is_complete(final, what.last)
             if whole and _hash_in(final / what.last) not in ("", what.config_hash):
                 tell(f"{final} holds another run, whose hash begins alike")
-                final = folder / what.longer_name
+                final = final.with_name(what.longer_name)
             elif whole and what.partial:
                 beside = final.with_name(final.name + PARTIAL)
                 tell(f"{final} holds a complete run and stays; this partial one is in {beside}")
@@ -135,7 +148,7 @@ def _renew(staged: Path, final: Path, last: str, tell: Tell) -> None:
     new = sorted((path.name for path in staged.iterdir()), key=lambda name: (name == last, name))
     for name in new:
         if (final / name).is_dir():
-            raise IsADirectoryError(0, f"'{final / name}' is a folder")
+            raise IsADirectoryError(errno.EISDIR, f"'{name}' in it is a folder")
     changed = [name for name in new if not _same(staged / name, final / name)]
     if any(name.endswith(".csv") for name in changed):
         with _kept(final, [*new, TIMELINE], last) if is_complete(final, last) else nullcontext():

@@ -92,17 +92,12 @@ def _plain(path: Path, text: str, options: TraceOptions, names: tuple[str, str, 
         return Row(
             at_s=seconds(time, at) if at else None,
             stamp=at,
-            isl=whole(isl, _without_point(cells[isl])),
-            osl=whole(osl, _without_point(cells[osl])),
+            isl=whole(isl, cells[isl]),
+            osl=whole(osl, cells[osl]),
         )
 
     rows = collect(path, _cells(path, text, (isl, osl)), parse, options, time_key=time)
     return as_requests(rows, options)
-
-
-def _without_point(cell: str | None) -> str | None:
-    """A whole number that was written as a float."""
-    return cell.removesuffix(".0") if cell else cell
 
 
 def csv_objects(text: str, shown: str) -> Iterator[tuple[int, dict[str, str]]]:

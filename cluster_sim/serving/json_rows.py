@@ -15,14 +15,16 @@ _START = re.compile(r"\s*(\{|\[\s*\{)")  # of an object, of a list of objects
 
 
 def first_object(text: str) -> dict[str, Any] | None:
-    """The first object of a JSON text, in a line, a list, or over many lines; None without any."""
+    """The first object of a JSON text, in a line, a list, or over many lines; None without any.
+    Raises ValueError for one that is broken.
+    """
     begin = text.find("{")
     if begin < 0 or text[:begin].strip() not in ("", "["):
         return None
     try:
         value, _ = _DECODER.raw_decode(text, begin)
-    except (ValueError, RecursionError):
-        return None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not valid JSON: {_problem(error)}") from None
     return value if isinstance(value, dict) else None
 
 
@@ -52,10 +54,17 @@ def _first_line_is_broken(text: str) -> bool:
 def _whole(text: str, shown: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SpecError(f"{shown}:{error.lineno}: not valid JSON: {error.msg}") from None
     except (ValueError, RecursionError) as error:
-        raise SpecError(f"{shown}: not valid JSON: {error}") from None
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        raise SpecError(f"{shown}:{line}: not valid JSON: {_problem(error)}") from None
+
+
+def _problem(error: ValueError | RecursionError) -> str:
+    """What is wrong with a JSON text, of what its decoder says."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    # The decoder has a limit for either, in the words of who writes Python.
+    return "nested too deep" if isinstance(error, RecursionError) else "a number of too many digits"
 
 
 def as_object(
@@ -67,10 +76,8 @@ def as_object(
     if isinstance(value, str):
         try:  # NaN and Infinity, which benchmarks write, are left to who reads a key
             value = _DECODER.decode(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from None
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"not valid JSON: {error}") from None
+            raise ValueError(f"not valid JSON: {_problem(error)}") from None
     if not isinstance(value, dict):
         keys = ", ".join(form or needs)
         raise ValueError(f"must be an object with {keys} (got {short(value)})")

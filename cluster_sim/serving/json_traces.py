@@ -34,6 +34,7 @@ LOOKED_AT = 1000  # rows that tell the unit of times
 # one in 20 s. Assumed.
 SECONDS_BELOW = 20.0
 UNITS = {"s": 1.0, "ms": 1e-3}
+_LIST = re.compile(r"\s*\[(?:\s*\d{1,19}\s*,)*\s*(?:\d{1,19}\s*)?\]\s*")
 _FRACTION = re.compile(r'"timestamp"\s*:\s*"?\s*\d*(?:\.\d*[1-9]|\.?\d*[eE]-)')
 
 
@@ -222,6 +223,9 @@ def _name(key: str, value: object) -> str:
 
 
 def _ids(key: str, value: object) -> tuple[int, ...]:
+    """Ids of blocks, from a list or from a cell that holds one."""
+    if isinstance(value, str) and _LIST.fullmatch(value):
+        value = [int(digits) for digits in re.findall(r"\d+", value)]
     if not isinstance(value, list):
         raise ValueError(f"{key}: must be a list of whole numbers (got {short(value)})")
     if value and (set(map(type, value)) != {int} or min(value) < 0 or max(value) >= OWN_BLOCKS):

@@ -109,7 +109,4 @@ def _record(line: object) -> Row:
 
 def _tokens(metrics: dict[str, Any], name: str) -> int:
     entry = metrics.get(name)
-    number = entry.get("value") if isinstance(entry, dict) else entry
-    if isinstance(number, float) and number.is_integer():
-        number = int(number)
-    return whole(f"metrics.{name}", number)
+    return whole(f"metrics.{name}", entry.get("value") if isinstance(entry, dict) else entry)

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 
 from cluster_sim import text_file
 from cluster_sim.errors import SpecError
+from cluster_sim.serving.json_rows import short
 from cluster_sim.specs.workload import Lengths, TimeUnit, TrafficClass, Turns
 
 Cells = TypeVar("Cells")
@@ -169,16 +170,20 @@ def refuse_bad(problems: list[str], options: TraceOptions) -> int:
 
 
 def whole(key: str, value: object, least: int = 1) -> int:
-    """A count from a cell or a JSON value; raises ValueError naming the key."""
+    """A count from a cell or a JSON value, which may be written as a float: tables with gaps hold
+    those. Raises ValueError naming the key.
+    """
     if type(value) is int and least <= value <= MOST_TOKENS:
         return value
     number = value
-    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,12}\s*", value):
+    if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d{1,12})(?:\.0*)?\s*", value)):
+        number = int(found[1])
+    elif isinstance(value, float) and value.is_integer():
         number = int(value)
     if not isinstance(number, int) or isinstance(number, bool) or number < least:
-        raise ValueError(f"{key}: must be a whole number of at least {least} (got {value!r})")
+        raise ValueError(f"{key}: must be a whole number of at least {least} (got {short(value)})")
     if number > MOST_TOKENS:
-        raise ValueError(f"{key}: must be at most {MOST_TOKENS:,} (got {value!r})")
+        raise ValueError(f"{key}: must be at most {MOST_TOKENS:,} (got {short(value)})")
     return number
 
 

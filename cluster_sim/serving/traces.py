@@ -135,7 +135,10 @@ def recognise(path: Path, text: str) -> str:
     """The format of a trace, from the keys of its first object or the columns of its header; raises
     SpecError saying what was tried and what each lacks.
     """
-    first = first_object(text)
+    try:
+        first = first_object(text)
+    except ValueError as error:
+        raise SpecError(f"{path}:1: {error}") from None
     if first is not None:
         return _by_keys(path, text, first)
     if text.lstrip()[:1] in ("{", "["):

@@ -282,3 +282,25 @@ def test_writers_at_the_same_time_do_not_mix_their_files(tmp_path: Path) -> None
     assert len(set(rates_of(tmp_path / RUN))) == 1
     assert [path.name for path in tmp_path.iterdir()] == [RUN]
     assert {path.name for path in (tmp_path / RUN).iterdir()} == FILES
+
+
+@pytest.mark.parametrize("taken", ["file", "link to nothing", "pipe", "folder of folders"])
+def test_a_result_has_a_place_where_its_name_is_taken(tmp_path: Path, taken: str) -> None:
+    result = run_of(3.0)
+    result.summary["config_hash"] = "123456abcdef"
+    place, told = tmp_path / RUN, list[str]()
+    if taken == "file":
+        place.write_text("mine")
+    elif taken == "pipe":
+        os.mkfifo(place)
+    elif taken == "link to nothing":
+        place.symlink_to("nowhere")
+    else:
+        (place / "requests.csv" / "mine").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    final = ResultWriter(tmp_path, told.append).write(result)
+    assert (final.name, rates_of(final)) == ("w@t-123456abcdef", (3.0, 3.0, 3))
+    assert [path for path in sorted(tmp_path.rglob("*")) if final not in (path, path.parent)] == (
+        before
+    )
+    assert f"{place} stays and cannot take this run" in told[0]

@@ -336,7 +336,7 @@ def test_failed_requests_of_benchmarks_are_left_out(read: Read) -> None:
 DAMAGE = [
     (lines(moon(), moon()) + '{"timestamp": 5, "input\n' + lines(moon()), "txt:3: not valid JSON"),
     (lines(moon(delay=-1)), "delay: must be finite and not negative (got -1)"),
-    (lines(moon(output_length=1e300)), "output_length: must be a whole number"),
+    (lines(moon(output_length=1e300)), "output_length: must be at most 100,000,000"),
     (lines(moon(output_length=0)), "output_length: must be a whole number of at least 1"),
     (lines(moon(session_id=[1])), "session_id: must be text or a whole number"),
     (lines(moon(hash_ids=[1, -2])), "hash_ids: must hold whole numbers from 0 on (got -2)"),
@@ -388,3 +388,41 @@ def test_times_are_dropped_where_requests_come_otherwise(read: Read) -> None:
     assert not requests.timed
     assert not np.any(requests.arrival_s)
     assert requests.isl.tolist() == [100, 101, 102, 103, 104]
+
+
+def test_counts_of_tables_with_gaps_are_floats(read: Read) -> None:
+    """As pandas writes them."""
+    for text in (
+        lines(moon(900.0, output_length=8.0), moon(900.0, output_length=None)),
+        "timestamp,input_length,output_length,hash_ids\n0,900.0,8.0,\n5,900.0,,\n",
+        "prompt_size,token_size\n900.0,8.0\n900.,64\n",
+    ):
+        requests = read(text)
+        assert (requests.isl.tolist(), requests.osl.tolist()) == ([900, 900], [8, 64])
+
+
+def test_ids_of_blocks_in_a_table(read: Read) -> None:
+    table = 'input_length,output_length,hash_ids\n1030,8,"[7, 8, 9]"\n600,8,"[7,11]"\n20,8,[ ]\n'
+    rows = (moon(1030, hash_ids=[7, 8, 9]), moon(600, hash_ids=[7, 11]), moon(20, hash_ids=[]))
+    found, wanted = (read(text, block_tokens=64).prefixes for text in (table, lines(*rows)))
+    assert found is not None
+    assert wanted is not None
+    assert found.ids.tolist() == wanted.ids.tolist()
+    assert found.units.tolist() == wanted.units.tolist()
+    with pytest.raises(SpecError, match=r"hash_ids: must be a list of whole numbers"):
+        read('input_length,output_length,hash_ids\n1030,8,"[7, x]"\n')
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"input_length": 9,, "output_length": 3}\n', "Expecting property name"),
+        ('[{"input_length": 9}, {"input_length"', "Expecting ':' delimiter"),
+        ('{"input_length": 9, "x": ' + "[" * 100_000 + "]" * 100_000 + "}\n", "nested too deep"),
+        ('{"input_length": 9, "x": ' + "1" * 5000 + "}\n", "a number of too many digits"),
+        (lines(moon()) + '{"x": ' + "1" * 5000 + "}\n", "a number of too many digits"),
+    ],
+)
+def test_broken_json_is_called_that(read: Read, text: str, problem: str) -> None:
+    with pytest.raises(SpecError, match=rf"trace.txt:[12]: not valid JSON: {problem}"):
+        read(text)

@@ -65,7 +65,7 @@ DAMAGE = [
     (b"arrival_s,isl,osl\n0,\x001,2\n", "not a text file (holds NUL bytes)"),
     ("what is this\n1,2\n", "unknown trace format (got 'what is this'); known are azure"),
     ("[1, 2]\n", "unknown trace format"),
-    ("{broken\n", "unknown trace format"),
+    ("{broken\n", "not valid JSON: Expecting property name"),
     ('{"a": 1}\n', "unknown trace format"),
     # Azure
     (AZURE.replace(",GeneratedTokens", ""), "trace:1: missing column GeneratedTokens"),

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 TRACES = (
-    *("aiperf", "azure", "bailian", "benchmark", "burstgpt", "llmservingsim", "mooncake"),
+    *("aiperf", "azure", "bailian", "benchmark", "burstgpt", "genai-perf"),
+    *("llmservingsim", "mooncake"),
     *("neutral", "prompts", "ragpulse", "servegen", "sharegpt", "splitwise", "vidur"),
 )
 PRECISIONS = (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_sim.specs.astra import is_astra
 from cluster_sim.text_file import is_file, read_text
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def checked_machine(name: str, overrides: Sequence[str]) -> tuple[Machine, Topol
     from cluster_sim.specs.load import load_topology
 
     alone = is_graph(name) and not (overrides and is_network(name))
-    if alone or name.endswith(".json"):
+    if alone or (name.endswith(".json") and not is_network(name)):
         if overrides:
             raise click.UsageError("--set and --chips have no effect on a graph file")
         shown, machine, inputs = name, load_graph(name), None
@@ -81,7 +82,7 @@ def is_graph(name: str) -> bool:
 
 def is_network(name: str) -> bool:
     """Whether a name is an ASTRA-sim network, which is a topology once it is given a chip."""
-    return _has(name, r"^ *[\"']?npus_count[\"']? *:")
+    return _has(name, r"(?:^|[{,])\s*[\"']?npus_count[\"']?\s*:")
 
 
 def _has(name: str, mark: str) -> bool:
@@ -94,7 +95,7 @@ def print_file(record: FileRecord, data: dict[str, Any]) -> None:
     """A file as it stands, or as resolved with the one that it extends, or from a config."""
     click.echo(f"# {record.path}")
     resolved = ""
-    if record.path.endswith(".json"):
+    if record.path.endswith(".json") and not is_astra(data):
         resolved = "from a Hugging Face config"
     elif re.search(r"^extends:", record.text, re.MULTILINE):
         resolved = "with the file that it extends"

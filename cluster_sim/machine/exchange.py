@@ -102,7 +102,8 @@ def load_graph(file: str, name: str = "") -> Machine:
     if not os.path.lexists(path):
         raise SpecError(f"{file}: no such file")
     text = read_text(path, shown=file)
-    if path.suffix == ".json" or text.lstrip().startswith("{"):
+    network = '"npus_count"' in text and '"nodes"' not in text  # of ASTRA-sim, as JSON
+    if not network and (path.suffix == ".json" or text.lstrip().startswith("{")):
         return from_node_link(text, file, name or path.stem)
     from cluster_sim.machine.astra import from_astra
 

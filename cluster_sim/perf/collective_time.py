@@ -77,7 +77,7 @@ def known_name(what: str, name: str, known: tuple[str, ...]) -> str:
         return plain
     near = nearest(plain, known)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise SpecError(f"no {what} named '{name}'{hint} There are {', '.join(known)}")
+    raise SpecError(f"no {what} named '{name}'{hint or '.'} There are {', '.join(known)}")
 
 
 def algorithm_bandwidth(message: FloatArray, seconds: FloatArray) -> FloatArray:

@@ -26,6 +26,7 @@ from cluster_sim.serving.csv_traces import (
     read_splitwise,
     read_vidur,
 )
+from cluster_sim.serving.genai_perf_traces import read_genai_perf
 from cluster_sim.serving.json_rows import first_object
 from cluster_sim.serving.json_traces import (
     read_bailian,
@@ -84,6 +85,7 @@ FORMATS: dict[str, Format] = {
         columns=("input_toks", "output_toks"),
     ),
     "aiperf": Format(read_aiperf, "AIPerf's records", keys=(("metadata",), ("metrics",))),
+    "genai-perf": Format(read_genai_perf, "GenAI-Perf's raw export", keys=(("experiments",),)),
     "benchmark": Format(
         read_benchmark,
         "results of vLLM and SGLang",

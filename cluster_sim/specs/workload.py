@@ -160,6 +160,7 @@ TraceFormat = Literal[
     "bailian",
     "benchmark",
     "burstgpt",
+    "genai-perf",
     "llmservingsim",
     "mooncake",
     "neutral",

@@ -4,6 +4,7 @@ a model, a graph, a trace, a table of measurements.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -47,9 +48,24 @@ def kind_of_file(path: Path) -> str:
     try:
         return _of_spec(path, text)
     except SpecError:
+        broken = _broken_json(text)
         raise SpecError(
-            f"{path}: cannot tell what kind of file this is; tried: {TRIED}; say so with --as"
+            f"{path}: cannot tell what kind of file this is{broken}; tried: {TRIED}; say so with "
+            "--as"
         ) from None
+
+
+def _broken_json(text: str) -> str:
+    """Where a text that looks like JSON is none; empty if nothing is wrong with it."""
+    if text.lstrip()[0] not in "{[":
+        return ""
+    try:
+        json_value(text, infinite=True)
+    except json.JSONDecodeError as error:
+        return f" (as JSON it breaks off in line {error.lineno}: {error.msg})"
+    except ValueError as error:
+        return f" (as JSON: {error})"
+    return ""
 
 
 def _of_bytes(path: Path, data: bytes) -> str:
@@ -98,10 +114,13 @@ def _of_table(path: Path, text: str) -> str:
     """The kind of a text of lines; empty if it is none that is known."""
     from cluster_sim.serving.traces import recognise as request_trace
     from cluster_sim.studies.nccl_tests import is_benchmark
+    from cluster_sim.studies.result_cases import is_summary
     from cluster_sim.training.traces import recognise as execution_trace
 
     header = text.lstrip().partition("\n")[0].strip().split(",")
     if any(2 * len(set(header) & set(kind.needs)) > len(kind.needs) for kind in KINDS):
+        return CASES
+    if is_summary(text):
         return CASES
     if is_benchmark(text):
         return BENCHMARK
@@ -130,12 +149,15 @@ def _of_spec(path: Path, text: str) -> str:
 
 
 def count_cases(path: Path) -> int:
-    """The values of a file of measured cases, of steps if it has their columns; raises SpecError
-    with the problems of it.
+    """The values of a file of measured cases, of steps if it has their columns, or of a result of a
+    benchmark; raises SpecError with the problems of it.
     """
     from cluster_sim.studies.measure_compare import parse_steps
+    from cluster_sim.studies.result_cases import count_figures, is_result
 
     text = read_text(path)
+    if is_result(text):
+        return count_figures(text, str(path))
     if {"phase", "glue_kernels_per_layer"} <= set(text.partition("\n")[0].strip().split(",")):
         return len(parse_steps(text, str(path)))
     return len(read_cases([path]))

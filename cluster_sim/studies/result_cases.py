@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cluster_sim.errors import SpecError
+from cluster_sim.serving.json_rows import first_object
 from cluster_sim.text_file import csv_rows, json_value
 
 # What a result does not say of the machine and the engine; the user does.
@@ -58,7 +59,23 @@ Row = dict[str, str]
 def is_result(text: str) -> bool:
     """Whether a text is a result of a benchmark rather than a table of cases."""
     head = text.lstrip()[:200]
-    return head.startswith("{") or head.lower().startswith("metric,")
+    return head.startswith(("{", "[")) or head.lower().startswith("metric,")
+
+
+def is_summary(text: str) -> bool:
+    """Whether a text is a result of a benchmark that holds figures and no requests to replay."""
+    if not is_result(text):
+        return False
+    try:
+        first = first_object(text) if text.lstrip()[0] in "{[" else _statistics(text, "")
+        return bool(first and not first.get("input_lens") and _figures(first)[1])
+    except (ValueError, SpecError):
+        return False
+
+
+def count_figures(text: str, shown: str) -> int:
+    """The measured values of a file of results; raises SpecError for what is none."""
+    return sum(len(values) for *_, values in _measured(text, shown))
 
 
 def result_rows(
@@ -70,17 +87,8 @@ def result_rows(
     Raises SpecError for what is no result, naming what is missing and how to give it.
     """
     rows: list[tuple[int, Row]] = []
-    for number, (line, result) in enumerate(_results(text, shown), 1):
+    for number, (line, facts, values) in enumerate(_measured(text, shown), 1):
         run = name if number == 1 else f"{name}#{number}"
-        try:
-            facts, values = _aiperf(result) if _is_aiperf(result) else _serving(result)
-        except ValueError as error:
-            raise SpecError(f"{shown}:{line}: {error}") from None
-        if not values:
-            raise SpecError(
-                f"{shown}:{line}: not a result of vLLM, SGLang, AIPerf or GenAI-Perf: it has none "
-                f"of {', '.join([*_RATES, 'mean_ttft_ms', *_AIPERF_LATENCIES])}"
-            )
         facts = _filled(facts, filled, f"{shown}:{line}")
         missing = [key for key in _needed(facts) if not facts.get(key)]
         if missing:
@@ -93,6 +101,30 @@ def result_rows(
             (line, _row(facts, run, metric, value, columns)) for metric, value in values.items()
         ]
     return rows
+
+
+def _measured(text: str, shown: str) -> Iterator[tuple[int, Row, dict[str, float]]]:
+    """Line, facts and figures of each result of a file."""
+    for line, result in _results(text, shown):
+        try:
+            facts, values = _figures(result)
+        except ValueError as error:
+            raise SpecError(f"{shown}:{line}: {error}") from None
+        if not values:
+            raise SpecError(
+                f"{shown}:{line}: not a result of vLLM, SGLang, AIPerf or GenAI-Perf: it has none "
+                f"of {', '.join([*_RATES, 'mean_ttft_ms', *_AIPERF_LATENCIES])}"
+            )
+        yield line, facts, values
+
+
+def _figures(result: Mapping[str, Any]) -> tuple[Row, dict[str, float]]:
+    """Facts and figures of a result."""
+    if "experiments" in result:
+        raise ValueError(
+            "requests of GenAI-Perf; give the statistics, profile_export_genai_perf.json"
+        )
+    return _aiperf(result) if _is_aiperf(result) else _serving(result)
 
 
 def _filled(facts: Row, filled: Mapping[str, str], where: str) -> Row:
@@ -123,17 +155,20 @@ def _row(
 
 
 def _results(text: str, shown: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The results of a file: one of many lines, one a line, or a CSV of statistics."""
-    if not text.lstrip().startswith("{"):
+    """The results of a file: one of many lines, one a line, a list, or a CSV of statistics."""
+    if text.lstrip()[0] not in "{[":
         yield 1, _statistics(text, shown)
         return
     try:
-        values = [(1, json_value(text, infinite=True))]
+        value = json_value(text, infinite=True)
+        values = [(1, one) for one in (value if isinstance(value, list) else [value])]
     except ValueError:
         values = []
         for line, part in enumerate(text.split("\n"), 1):
             if part.strip():
                 values.append((line, _loaded(part, f"{shown}:{line}")))
+    if not values:
+        raise SpecError(f"{shown}: an empty list, no result of a benchmark")
     for line, value in values:
         if not isinstance(value, dict):
             raise SpecError(f"{shown}:{line}: must be an object with the figures of a benchmark")

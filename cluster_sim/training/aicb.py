@@ -145,7 +145,7 @@ def _header(path: Path, line: str) -> _Header:
     if words[0] not in POLICIES:
         hint = did_you_mean(words[0], POLICIES)
         raise SpecError(
-            f"{path}:1: parallel policy '{words[0]}' is unknown{hint} There are "
+            f"{path}:1: parallel policy '{words[0]}' is unknown{hint or '.'} There are "
             f"{', '.join(POLICIES)}"
         )
     degrees: dict[str, int] = {}
@@ -156,7 +156,7 @@ def _header(path: Path, line: str) -> _Header:
         if key not in DEGREES and key not in LISTS:
             hint = did_you_mean(key, [*DEGREES, *LISTS])
             raise SpecError(
-                f"{path}:1: no key '{key}'{hint} There are {', '.join([*DEGREES, *LISTS])}"
+                f"{path}:1: no key '{key}'{hint or '.'} There are {', '.join([*DEGREES, *LISTS])}"
             )
         value = _whole(path, key, words, at + 1)
         at += 2
@@ -220,8 +220,8 @@ def _collective(where: str, word: str, place: int, problems: list[str]) -> tuple
     known = ["NONE", *(base + end for base in COLLECTIVES for end in SUFFIXES)]
     hint = did_you_mean(word, known)
     problems.append(
-        f"{where}: unknown (got {word}){hint} There are NONE, {', '.join(COLLECTIVES)}, each also "
-        "with _EP and _DP_EP"
+        f"{where}: unknown (got {word}){hint or '.'} There are NONE, "
+        f"{', '.join(COLLECTIVES)}, each also with _EP and _DP_EP"
     )
     return "", ""
 

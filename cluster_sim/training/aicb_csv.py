@@ -199,15 +199,15 @@ def _op(where: str, row: dict[str, str], calls: _Calls) -> Op | None:
     if kind not in OPERATIONS:
         hint = did_you_mean(kind, [*OPERATIONS, *SILENT, "computation"])
         problems.append(
-            f"{where}: comm_type: unknown (got {kind}){hint} There are {', '.join(OPERATIONS)}, "
-            f"{', '.join(SILENT)}, computation"
+            f"{where}: comm_type: unknown (got {kind}){hint or '.'} There are "
+            f"{', '.join([*OPERATIONS, *SILENT])}, computation"
         )
         return None
     group = row["comm_group"].strip().removeprefix("CommGroup.")
     if group not in AXES:
         hint = did_you_mean(group, AXES)
         problems.append(
-            f"{where}: comm_group: unknown (got {group}){hint} There are {', '.join(AXES)}"
+            f"{where}: comm_group: unknown (got {group}){hint or '.'} There are {', '.join(AXES)}"
         )
         return None
     axis = AXES[group]
@@ -309,7 +309,7 @@ def _take_given(
     axis = AXES.get(group, AXES.get(f"{group}_group", ""))
     if not axis:
         hint = did_you_mean(group, AXES) or "."
-        raise SpecError(f"{option}: no such group{hint} There are {', '.join(AXES)}")
+        raise SpecError(f"{option}: no such group{hint or '.'} There are {', '.join(AXES)}")
     if axis in sizes:
         raise SpecError(f"{option}: {sizes[axis][1]} says {sizes[axis][0]}; leave it out")
     if axis not in used:

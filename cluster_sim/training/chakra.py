@@ -287,7 +287,7 @@ def _collective(
     plain = re.sub("[- ]", "_", kind).upper()
     if plain not in COLLECTIVES:
         hint = did_you_mean(plain, known)
-        raise SpecError(f"{where}: comm_type: unknown (got {kind}){hint} There are 0 to 9")
+        raise SpecError(f"{where}: comm_type: unknown (got {kind}){hint or '.'} There are 0 to 9")
     operation = COLLECTIVES[plain]
     given = row.attributes.get("pg_name") or row.attributes.get("comm_group")
     name = EVERYBODY if given in (None, "") else str(given)

@@ -32,6 +32,8 @@ CONFIG = {
 }
 MOONCAKE = {"timestamp": 0, "input_length": 512, "output_length": 8, "hash_ids": [1]}
 NCCL = {"args": ["all_gather_perf"], "results": [{"size": 64, "out_of_place": {"time": 1.5}}]}
+TOTALS = {"completed": 1, "total_input_tokens": 5, "mean_ttft_ms": 8.5, "request_throughput": 2.0}
+TOTALS |= {"total_output_tokens": 3}
 CHAKRA = {"workload_graph": [{"id": 0, "name": "a", "type": "COMP_NODE", "duration_micros": 5}]}
 STEPS = (
     "case_id,source,date,split,confidence,chip,framework,model,layers,dtype,kv_dtype,phase,batch,"
@@ -46,6 +48,10 @@ CALL = (
 CONTENT: dict[str, tuple[str | bytes, str]] = {
     "network": (NETWORK, "topology"),
     "graph": (json.dumps(GRAPH), "topology"),
+    "network as JSON": (
+        '{"topology": ["Ring"], "npus_count": [4], "bandwidth": [50], "latency": [500]}',
+        "topology",
+    ),
     "config": (json.dumps(CONFIG), "model"),
     "azure": (
         "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,374,44\n",
@@ -56,6 +62,15 @@ CONTENT: dict[str, tuple[str | bytes, str]] = {
     "nccl-tests": (f"# all_reduce_perf\n{ROW}{ROW}", "nccl-tests, all_reduce, 2 rows"),
     "tagged": (f"[1,0]<stdout>: {ROW}", "nccl-tests, 1 row"),
     "nccl-tests as JSON": (json.dumps(NCCL), "nccl-tests, all_gather, 1 row"),
+    "vllm's totals": (json.dumps(TOTALS), "cases, 2 values"),
+    "sglang's lines": (json.dumps(TOTALS) + "\n" + json.dumps(TOTALS) + "\n", "cases, 4 values"),
+    "a list of results": (json.dumps([TOTALS, TOTALS], indent=1), "cases, 4 values"),
+    "vllm's requests": (
+        json.dumps(TOTALS | {"input_lens": [5], "output_lens": [3]}),
+        "trace, 1 request",
+    ),
+    "statistics": (json.dumps({"request_throughput": {"unit": "a", "avg": 3}}), "cases, 1 value"),
+    "statistics as CSV": ("Metric,Value\nRequest Throughput (per sec),3\n", "cases, 1 value"),
     "simai": (workload([LAYER.format(dp="NONE 0")]), "execution-trace, simai, 8 ranks, 7 nodes"),
     "aicb": (CALL, "execution-trace, aicb, 2 ranks, 1 node"),
     "aicb with stages": (

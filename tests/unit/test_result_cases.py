@@ -181,3 +181,22 @@ def test_cells_of_a_table_are_filled_where_it_leaves_them_empty(tmp_path: Path) 
     found = cases(tmp_path, text, framework="vllm")["tpot_ms_mean"]
     assert [found.text(name) for name in ("chip", "n_chips", "tp")] == ["h200_sxm", "1", "1"]
     assert job_of(found).software.startswith("vllm")
+
+
+def test_a_list_holds_several_results(tmp_path: Path) -> None:
+    filled = {"chip": "h100_sxm", "n_chips": "1", "tp": "1", "weights_dtype": "bf16"}
+    file = tmp_path / "all.json"
+    file.write_text(json.dumps([VLLM, VLLM | {"max_concurrency": 8}], indent=1))
+    cases = read_cases([file], filled)
+    assert {case.run_id: case.text("concurrency") for case in cases} == {
+        "all.json": "4",
+        "all.json#2": "8",
+    }
+    for text, problem in (
+        ("[]", "an empty list"),
+        ("[5]", "must be an object"),
+        ('{"experiments": []}', "profile_export_genai_perf.json"),
+    ):
+        file.write_text(text)
+        with pytest.raises(SpecError, match=problem):
+            read_cases([file], filled)

@@ -43,6 +43,26 @@ RESULT = {
     "ttfts": [0.1, 0.1],
     "errors": ["", ""],
 }
+ASKED = {"payload": json.dumps({"messages": [{"role": "user", "content": "a" * 40}]})}
+TOLD = 'data: {"choices": [{"delta": {"content": "%s"}}]}\n\n'
+EXPORT = {
+    "service_kind": "openai",
+    "experiments": [
+        {
+            "experiment": {"mode": "concurrency", "value": 2},
+            "requests": [
+                {
+                    "timestamp": 1_700_000_000_500_000_000,
+                    "request_inputs": ASKED,
+                    "response_outputs": [
+                        *({"response": TOLD % text} for text in ("", "bbbb", "bb")),
+                        {"response": "data: [DONE]\n\n"},
+                    ],
+                },
+            ],
+        }
+    ],
+}
 # Format, text, and of its first request: prompt, answer, and whether it has a time.
 SAMPLES: dict[str, tuple[str, str, int, int, bool]] = {
     "mooncake": ("mooncake", lines(moon(hash_ids=[1, 2])), 900, 30, True),
@@ -102,6 +122,7 @@ SAMPLES: dict[str, tuple[str, str, int, int, bool]] = {
         lines({"backend": "sglang", "request_rate": float("inf")} | RESULT),
         *(90, 7, False),
     ),
+    "genai-perf": ("genai-perf", json.dumps(EXPORT), 10, 2, True),
     "llmservingsim": (
         "llmservingsim",
         lines({"input_toks": 9, "output_toks": 3, "arrival_time_ns": 5_000_000}),

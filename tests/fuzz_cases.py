@@ -14,7 +14,7 @@ from fuzz_values import ABSURD, ODD, as_yaml, damaged, mutated, places
 from trace_files import LAYER, encoded, node, reduce_, workload
 
 ROOT = Path(__file__).resolve().parent.parent
-RUN = "run --topo h200_nvl8 --workload llama8b --rate 5 --requests 20 --format csv --quiet"
+RUN = "run --topo h200_nvl8 --workload llama8b --rate 1 --requests 20 --format csv --quiet"
 TRAIN = "run --topo h100_nvl8 --workload llama3_8b_train --plan tp1-pp2-dp4 --format csv --quiet"
 
 
@@ -168,7 +168,7 @@ _SHARES = json.dumps({"0": {"input_tokens": "{50: 0.2, 900: 0.8}", "output_token
 
 def _logs() -> Iterator[Reader]:
     """Traces, logs and tables."""
-    trace = f"{RUN.replace(' --rate 5 --requests 20', '')} --trace {{}}"
+    trace = f"{RUN.replace(' --rate 1 --requests 20', '')} --trace {{}}"
     for name, data in {
         "azure.csv": _rows(
             "TIMESTAMP,ContextTokens,GeneratedTokens",

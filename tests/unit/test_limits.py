@@ -53,7 +53,7 @@ POD = "run --topo h100_superpod --workload llama3_405b_train"
         (f"{RUN} --slo ttft=1e-300s", "ttft: must lie between"),
         (f"{RUN} --max-memory 30MB", "of memory"),
         (f"{RUN} --max-memory nan", "not a quantity"),
-        (f"{POD} --global-batch 16777216", "is not in the range 1<=x<=1000000"),
+        (f"{POD} --global-batch 16777216", "is not in the range 1<=x<=200000"),
         (f"{POD} --set workload.machine_rate=1e300", "machine_rate: must be at most 1,000"),
         (
             f"{POD} --plan meta_8192 --until 1T --set workload.run.failures.factor=1e5",

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's, without its import: see interrupts
 if TYPE_CHECKING:
+    from typing import Any
+
     from cluster_sim.output.results import read_results
     from cluster_sim.result import Result
     from cluster_sim.simulation import simulate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 SCHEMA = 5  # of summary.csv
+SHORT_HASH = 6  # digits of a config_hash in a run_id
 HEADLINES = (  # the figures that have a band
     "capacity_output_tokens_per_s_per_chip",
     "saturation_output_tokens_per_s_per_chip",
@@ -102,3 +103,12 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
     *(f"prov_{name}" for name in PROVENANCE),
     *["schema", "version", "config_hash"],
 )
+
+
+def run_id(workload: str, topology: str, config_hash: str) -> str:
+    """What a run and the folder of its results are called.
+
+    >>> run_id("chat", "h200_nvl8", "0a1b2c3d4e5f")
+    'chat@h200_nvl8-0a1b2c'
+    """
+    return f"{workload}@{topology}-{config_hash[:SHORT_HASH]}"

@@ -8,6 +8,8 @@ from cluster_sim.economics import how_to_price
 from cluster_sim.errors import counted
 from cluster_sim.facts import Facts
 from cluster_sim.overload import trend
+from cluster_sim.perf.attention import untimed
+from cluster_sim.perf.checkpoint import size_note
 from cluster_sim.serving.records import Status
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.status import limits_of
@@ -19,6 +21,7 @@ STEADY = 0.8  # share of the rate that sessions would have in the long run: belo
 def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
     """What a reader must know before using the numbers."""
     notes, software = list(facts.choice.notes), facts.job.software
+    notes += filter(None, (*facts.job.model.notes, size_note(facts.job.model)))
     if software.draft_tokens:
         notes.append(
             f"a decode step gives {software.tokens_per_step:.3g} tokens a sequence: "
@@ -28,6 +31,9 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
     borrowed = software.stands_in(facts.machine.chip.vendor)
     if borrowed is not None:
         notes.append(borrowed)
+    guess = untimed(facts.job.model)
+    if guess:
+        notes.append(f"no timings of {guess}: priced by bytes and FLOP on the nearest curves")
     if row["rejected"]:
         behind = facts.run.outcomes.status.count(Status.REJECTED_SESSION)
         notes.append(
@@ -52,12 +58,25 @@ def notes_of(facts: Facts, row: dict[str, Any]) -> list[str]:
         notes.append(
             "sessions last long beside the run: its load rises and falls; raise --requests"
         )
+    notes += _of_a_trace(facts)
     if facts.requests.skipped_rows:
         notes.append(f"{facts.requests.skipped_rows} bad rows of the trace left out")
     if facts.requests.failed_rows:
         notes.append(
             f"{facts.requests.failed_rows} rows of requests that failed (no answer tokens) left out"
         )
+    return notes
+
+
+def _of_a_trace(facts: Facts) -> list[str]:
+    """What of a trace was assumed, and how its requests come if not at its times."""
+    arrivals = facts.job.workload.arrivals
+    notes = list(facts.requests.assumed)
+    if arrivals.replays and arrivals.kind != "trace":
+        how = {"closed": "as clients are free", "offline": "all at once"}.get(arrivals.kind)
+        if how is None:
+            how = f"with gaps drawn anew (cv {arrivals.cv:g})"
+        notes.append(f"requests are the rows of the trace in order, without times: they come {how}")
     return notes
 
 

@@ -15,12 +15,13 @@ from cluster_sim.capacity import (
     sample_of,
 )
 from cluster_sim.errors import DoesNotFitError, SpecError
-from cluster_sim.perf.memory import KvCache, kv_cache
+from cluster_sim.perf.memory import KvCache
+from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.serving.admission import admission
 from cluster_sim.serving.candidate import Candidate
 from cluster_sim.serving.client import ClientWait
-from cluster_sim.serving.generators import SAMPLE, draw_requests
+from cluster_sim.serving.generators import SAMPLE, draw_requests, draw_starts
 from cluster_sim.serving.pace import Pace
 from cluster_sim.serving.plan import Choice, resolve
 from cluster_sim.serving.requests import Requests, all_at_once
@@ -116,7 +117,7 @@ def make_service(
         spec,
         choice.replicas,
         wanted.plan.router,
-        job.model.max_context,
+        job.software.longest(job.model),
         closed,
         ClientWait.of(software),
         _caches_prefixes(job, trace),
@@ -128,7 +129,7 @@ def _caches_prefixes(job: WorkloadInput, trace: Requests | None) -> bool:
     state cannot be kept unit by unit.
     """
     size = job.software.memory.block_tokens
-    if not job.software.prefix_cache or job.model.linear is not None:
+    if not job.software.prefix_cache or job.model.recurrent:
         return False
     prefixes = None if trace is None else trace.prefixes
     if prefixes is not None and prefixes.unit_tokens % size:
@@ -151,6 +152,8 @@ def refuse_if_none_fits(job: WorkloadInput, service: Service, trace: Requests | 
     shortest = int((requests.isl + requests.osl).min())
     cache = service.spec.blocks * service.spec.block_tokens
     limit = f"the context of {job.model.title}, {service.max_context:,} tokens"
+    if job.software.max_model_len != "auto":
+        limit = f"engine.max_model_len, {service.max_context:,} tokens"
     if not too_long.all():
         limit = f"the KV cache of a rank, {cache:,} tokens"
     raise DoesNotFitError(
@@ -161,21 +164,56 @@ def refuse_if_none_fits(job: WorkloadInput, service: Service, trace: Requests | 
 
 
 def read_requests(job: WorkloadInput, *, skip_bad_rows: bool = False) -> Requests | None:
-    """The requests of a trace, at its speed; None for traffic that is drawn."""
+    """The requests of a trace, at its speed, or without times where they come in another way; None
+    for traffic that is drawn. Raises SpecError where neither trace nor workload says when they come
+    or how long answers are.
+    """
     wanted, arrivals = job.workload, job.workload.arrivals
-    if arrivals.kind != "trace":
+    if not arrivals.replays:
         return None
+    timed = arrivals.kind == "trace"
     until_s = None if wanted.duration is None else wanted.duration * arrivals.time_scale
     options = TraceOptions(
         limit=wanted.stated_requests,
-        until_s=until_s,
+        until_s=until_s if timed else None,
         skip_bad_rows=skip_bad_rows,
         seed=wanted.seed,
         block_tokens=job.software.memory.block_tokens,
         classes=wanted.classes,
+        timed=timed,
+        osl=wanted.osl,
+        trace_block_tokens=arrivals.trace_block_tokens,
+        time_unit=arrivals.trace_time_unit,
+        turns=arrivals.trace_turns,
     )
-    requests = read_trace(Path(arrivals.trace or ""), arrivals.trace_format, options)
+    path = Path(arrivals.trace or "")
+    requests = read_trace(path, arrivals.trace_format, options)
+    if timed and not requests.timed:
+        raise SpecError(
+            f"{path}: its requests have no times; say how they come: --rate, --concurrency, or in "
+            "the workload arrivals: {kind: open, rate: 5 requests/s, trace: ...}"
+        )
+    if not requests.osl.all():
+        raise SpecError(
+            f"{path}: requests without output_length, and {wanted.name} has no 'osl' of its own; "
+            "give one with --set 'workload.osl={fixed: 200}'"
+        )
     return requests.faster(arrivals.time_scale)
+
+
+def arranged(trace: Requests, wanted: Workload, rate: float) -> Requests:
+    """The requests of a trace as they come: at their own times, at a rate of sessions (in a time,
+    if that is given), or all at once.
+    """
+    arrivals = wanted.arrivals
+    if arrivals.kind == "offline":
+        return all_at_once(trace)
+    if arrivals.kind != "open":
+        return trace
+    timed = draw_starts(trace, wanted).at_rate(rate)
+    if wanted.duration is None:
+        return timed
+    return timed.first(max(1, int((timed.arrival_s <= wanted.duration).sum())))
 
 
 def refuse_late(requests: Requests) -> None:

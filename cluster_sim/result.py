@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_sim import __version__
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput, WorkloadInput
-from cluster_sim.specs.workload import Economics
+from cluster_sim.specs.workload import ABOUT_A_TRACE, Economics
 
 if TYPE_CHECKING:
     from cluster_sim.facts import Facts
@@ -43,18 +43,22 @@ def config_hash(
 ) -> str:
     """SHA-256 of everything that decides the numbers: resolved inputs, what a trace holds, who else
     is on the machine (processes by name), and the version of the program. Rates of training decide
-    nothing in serving, nor do settings of drafts without any.
+    nothing in serving, nor do settings of drafts without any and what is said of no trace.
     """
     fits, software = dataclasses.asdict(machine.fits), dataclasses.asdict(job.software)
     if isinstance(job, WorkloadInput):
         fits.pop("training")
         if not job.software.draft_tokens:
             software = {k: value for k, value in software.items() if not k.startswith("draft_")}
+    wanted = dataclasses.asdict(job.workload)
+    if isinstance(job, WorkloadInput) and not job.workload.arrivals.replays:
+        for name in ABOUT_A_TRACE:
+            del wanted["arrivals"][name]
     resolved = [
         dataclasses.asdict(machine.topology),
         dataclasses.asdict(machine.chip),
         fits,
-        dataclasses.asdict(job.workload),
+        wanted,
         dataclasses.asdict(job.model),
         software,
         dataclasses.asdict(economics),

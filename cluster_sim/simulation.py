@@ -20,11 +20,13 @@ from cluster_sim.capacity import (
 )
 from cluster_sim.errors import SpecError
 from cluster_sim.facts import Facts
+from cluster_sim.interrupts import hold_back
 from cluster_sim.memory_need import check_run_memory
 from cluster_sim.metrics import keeps_slo, latencies, targets
 from cluster_sim.overload import trend
 from cluster_sim.prepare import (
     Prepared,
+    arranged,
     make_requests,
     most_requests,
     prepare,
@@ -76,8 +78,9 @@ def simulate(
     keeps what a timeline needs in ``facts``, ``keep`` all but that. ``processes`` are generator
     functions of a ``Cluster`` that run on the same machine, ``background`` is traffic on it as on
     the command line; both leave the search for the capacity alone. ``most_bytes``: a run that would
-    need more memory is refused. An interrupt from the keyboard
-    gives what is finished, marked partial. Raises SpecError, UnknownNameError, DoesNotFitError for
+    need more memory is refused. An interrupt from the keyboard gives what is finished, marked
+    partial; a command of the command line is not interrupted once all is simulated (see
+    ``interrupts``). Raises SpecError, UnknownNameError, DoesNotFitError for
     what the user can mend.
     """
     machine = load_topology(topology) if isinstance(topology, str) else topology
@@ -102,6 +105,7 @@ def simulate(
         background=background,
         most_bytes=most_bytes,
     )
+    hold_back()
     facts = dataclasses.replace(facts, trace_sha256=trace_sha256, config_hash=hashed, others=others)
     summary, table, manifest = summarise_run(facts)
     partial = facts.run.interrupted
@@ -142,10 +146,16 @@ def play(
 
         site = make_site(machine, job, choice, price, processes, background)
     refuse_if_none_fits(job, service, trace)
-    sample = sample_of(service, wanted, block_tokens=size, seats=seats)
-    capacity, saturation = _limits(sample, choice, step_by_step, progress)
-    rate, load_of = _offered_rate(wanted, choice, capacity, saturation)
-    requests = trace or make_requests(job, choice, capacity, saturation, rate, seats)
+    sample, capacity, saturation = None, None, None
+    if trace is None:
+        sample = sample_of(service, wanted, block_tokens=size, seats=seats)
+        capacity, saturation = _limits(sample, choice, step_by_step, progress)
+    turns = wanted.mean_turns if trace is None else len(trace) / trace.starts
+    rate, load_of = _offered_rate(wanted, turns, choice, capacity, saturation)
+    if trace is None:
+        requests = make_requests(job, choice, capacity, saturation, rate, seats)
+    else:
+        requests = arranged(trace, wanted, rate)
     refuse_late(requests)
     steps = _most_steps(prepared, requests)
     check_run_memory(len(requests), steps, most_bytes, record=record)
@@ -159,9 +169,13 @@ def play(
         record=record,
         site=site,
     )
-    if check_load and site is None and saturation is None and _in_doubt(job, run, requests):
-        effort = Effort(error=wanted.sampling_error, most_requests=most_requests(choice))
-        saturation = find_saturation(sample, effort, step_by_step=step_by_step)
+    unjudged = check_load and site is None and saturation is None
+    try:
+        if sample is not None and unjudged and _in_doubt(job, run, requests):
+            effort = Effort(error=wanted.sampling_error, most_requests=most_requests(choice))
+            saturation = find_saturation(sample, effort, step_by_step=step_by_step)
+    except KeyboardInterrupt:  # all requests are served, but nobody knows whether they could last
+        run = dataclasses.replace(run, interrupted=True)
     return Facts(
         machine=machine,
         job=job,
@@ -206,7 +220,7 @@ def _in_doubt(job: WorkloadInput, run: Run, requests: Requests) -> bool:
 
 def _digest(wanted: Workload) -> str | None:
     """What identifies the trace of a replay; None without one, or if it cannot be read."""
-    if wanted.arrivals.kind != "trace":
+    if not wanted.arrivals.replays:
         return None
     try:
         return trace_digest(Path(wanted.arrivals.trace or ""))
@@ -243,11 +257,16 @@ def _limits(
 
 
 def _offered_rate(
-    wanted: Workload, choice: Choice, capacity: Capacity | None, saturation: Saturation | None
+    wanted: Workload,
+    turns: float,
+    choice: Choice,
+    capacity: Capacity | None,
+    saturation: Saturation | None,
 ) -> tuple[float, str]:
-    """Starts per second: as given, or the load's share of the capacity (where it is only bounded,
-    of the bound; without one, of the saturation, else of the closed form), and which of these; 0
-    where requests do not come at a rate.
+    """Starts per second, of ``turns`` requests each in the mean: as given, or the load's share of
+    the capacity (where it is only bounded, of the bound; without one, of the saturation, else, and
+    for the requests of a trace, of the closed form), and which of these; 0 where requests do not
+    come at a rate.
     """
     if wanted.arrivals.kind != "open":
         return 0.0, ""
@@ -261,7 +280,7 @@ def _offered_rate(
     if saturation is not None and saturation.starts_per_s:
         return load * saturation.starts_per_s, "saturation"
     best = next(c for c in choice.candidates if c.layout == choice.layout)
-    return load * best.requests_per_s / wanted.mean_turns, "closed form"
+    return load * best.requests_per_s / turns, "closed form"
 
 
 def _watcher(progress: Progress | None, stage: str, total: int) -> Watcher | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster_sim.columns import PROVENANCE, SCHEMA, SUMMARY_COLUMNS
+from cluster_sim.columns import PROVENANCE, SCHEMA, SUMMARY_COLUMNS, run_id
 from cluster_sim.economics import (
     machine_usd_per_hour,
     price_columns,
@@ -44,6 +44,7 @@ SHARES = {  # column of summary.csv -> operator families
         "expert_math",
         "attention_prefill",
         "linear_attention",
+        "state_space",
         "glue",
     ),
     "share_weights": ("gemm_weights", "expert_weights"),
@@ -110,10 +111,9 @@ def _steady(steady: Steady) -> dict[str, Any]:
 def _identity(facts: Facts) -> dict[str, Any]:
     job, machine, choice = facts.job, facts.machine, facts.choice
     arrivals, topology = job.workload.arrivals, machine.topology
-    short = facts.config_hash[:6]
     load = arrivals.kind if arrivals.load is None else f"{arrivals.load:.0%} of {facts.load_of}"
     return {
-        "run_id": f"{job.workload.name}@{topology.name}-{short}",
+        "run_id": run_id(job.workload.name, topology.name, facts.config_hash),
         "kind": job.workload.kind,
         "topology": topology.name,
         "chip": machine.chip.name,

@@ -133,32 +133,30 @@ def _too_long(it: str, most: int) -> SpecError:
     return SpecError(f"{it} {limit}; split it, or keep what is needed of it")
 
 
-def parse_json(text: str | bytes, shown: str) -> Any:
+def parse_json(text: str | bytes, shown: str, *, infinite: bool = False) -> Any:
     """The value in a JSON text; raises SpecError with file and line for what is none, and for what
     ``json_value`` refuses.
     """
     try:
-        return json_value(text)
+        return json_value(text, infinite=infinite)
     except json.JSONDecodeError as error:
         raise SpecError(f"{shown}:{error.lineno}: not valid JSON: {error.msg}") from None
     except ValueError as error:
         raise SpecError(f"{shown}: not valid JSON: {error}") from None
 
 
-def json_value(text: str | bytes) -> Any:
+def json_value(text: str | bytes, *, infinite: bool = False) -> Any:
     """The value in a JSON text. Raises ValueError (JSONDecodeError with the place) for what is no
-    JSON, a key that stands twice in an object, NaN and infinities, numbers of more than MOST_DIGITS
-    digits, and more than MOST_DEPTH levels.
+    JSON, a key that stands twice in an object, NaN and infinities (unless ``infinite``), numbers of
+    more than MOST_DIGITS digits, and more than MOST_DEPTH levels.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig")
-    hooks: dict[str, Any] = {}
+    hooks: dict[str, Any] = {} if infinite else {"parse_constant": _no_number}
     if _LONG_NUMBER.search(text):
-        hooks = {"parse_int": _short_int, "parse_float": _finite_float}
+        hooks |= {"parse_int": _short_int, "parse_float": _finite_float}
     try:
-        value = json.loads(
-            text, parse_constant=_no_number, object_pairs_hook=_without_twins, **hooks
-        )
+        value = json.loads(text, object_pairs_hook=_without_twins, **hooks)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     level = [value]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster_sim import __version__
-from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS
+from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS, run_id
 from cluster_sim.economics import how_to_price, machine_usd_per_hour, price_columns, wall_power_w
 from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.memory_need import check_step_memory
@@ -156,7 +156,7 @@ def summary_row(facts: TrainingFacts) -> dict[str, Any]:
     dtype = peak_dtype(workload.precision)
     row: dict[str, Any] = dict.fromkeys(SUMMARY_COLUMNS)
     row.update(
-        run_id=f"{workload.name}@{topology.name}-{facts.config_hash[:6]}",
+        run_id=run_id(workload.name, topology.name, facts.config_hash),
         kind=workload.kind,
         topology=topology.name,
         chip=chip.name,
@@ -318,7 +318,7 @@ def _manifest(facts: TrainingFacts, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _notes(facts: TrainingFacts, row: Mapping[str, Any]) -> list[str]:
-    notes = list(facts.job.warnings)
+    notes = [*facts.job.case.model.notes, *facts.job.warnings]
     if row["chip_usd_per_h"] is None:
         notes.append(how_to_price(facts.machine.chip, facts.economics))
     if row["power_w"] is None:

@@ -192,7 +192,7 @@ def _elasticities(facts: Facts, ledger: Ledger, row: Mapping[str, Any]) -> dict[
 
 def _planned(facts: Facts) -> WorkloadInput:
     size = facts.job.software.memory.block_tokens
-    trace = facts.requests if facts.job.workload.arrivals.kind == "trace" else None
+    trace = facts.requests if facts.job.workload.arrivals.replays else None
     return planned(facts.job, trace, block_tokens=size)
 
 

@@ -42,7 +42,7 @@ def play_finalists(
     close = [c for c in ranked[:MOST] if c.requests_per_s >= CLOSE * best]
     if kind == "open":
         close = [c for c in close if c.within_slo]
-    if len(close) < 2 or kind == "trace":
+    if len(close) < 2 or job.workload.arrivals.replays:
         return choice
     rates: dict[Layout, float] = {}
     for candidate in close:

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cluster_sim.cli.topology import checked_machine, is_graph
-from cluster_sim.specs.find import FOLDERS, HUGGING_FACE_FILE, find, names
-from cluster_sim.text_file import is_file
+from cluster_sim.cli.topology import checked_machine
+from cluster_sim.specs.find import FOLDERS, find, names
 
-CHECKED = ("topology", "chip", "model", "workload", "software", "training", "fits", "collectives")
+SPECS = tuple(FOLDERS)
+DATA = ("trace", "execution-trace", "cases", "nccl-tests")
 # A name alone is none of the others: chips have the same.
-NAMED = tuple(family for family in CHECKED if family not in ("fits", "collectives"))
-assert set(CHECKED) == set(FOLDERS)
+NAMED = tuple(family for family in SPECS if family not in ("fits", "collectives"))
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True)
-@click.option("--as", "family", type=click.Choice(CHECKED), help="Kind of the files.")
-def check(files: tuple[str, ...], family: str | None) -> None:
-    """Check files (or names) and print every problem."""
+@click.option("--as", "kind", type=click.Choice([*SPECS, *DATA]), help="Kind of the files.")
+def check(files: tuple[str, ...], kind: str | None) -> None:
+    """Check files (or names) of any kind and print every problem."""
     from cluster_sim.errors import ClusterSimError
 
     problems = 0
     for file in files:
         try:
-            kind = family or _family_of(file)
-            load_checked(kind, file)
+            found = kind or _kind_of(file)
+            words = _data_in_words(found, Path(file)) if found in DATA else ""
+            if not words:
+                load_checked(found, os.path.join(".", file) if _lies_here(file) else file)
         except ClusterSimError as error:
             problems += 1
             click.echo(str(error), err=True)
         else:
-            click.echo(f"{file}: ok ({kind})")
+            click.echo(f"{file}: ok ({words or found})")
     if problems:
         raise SystemExit(2)
 
@@ -45,10 +47,11 @@ def load_checked(family: str, name: str) -> Any:
     from cluster_sim.specs.chip import Chip
     from cluster_sim.specs.collective_fits import load_collective_fits
     from cluster_sim.specs.load import load_own_fits, load_spec, load_workload
-    from cluster_sim.specs.load_training import check_training, kind_of
+    from cluster_sim.specs.load_training import kind_of
     from cluster_sim.specs.model import Model
     from cluster_sim.specs.software import Software
     from cluster_sim.specs.training_software import TrainingSoftware
+    from cluster_sim.training.job import check_training
 
     kinds: dict[str, type[Any]] = {"chip": Chip, "model": Model, "software": Software}
     kinds["training"] = TrainingSoftware
@@ -63,32 +66,61 @@ def load_checked(family: str, name: str) -> Any:
     return load_spec(family, name, kinds[family])[1]
 
 
-def _family_of(file: str) -> str:
-    """The family of a name, of an inline topology, or of a file."""
+def _data_in_words(kind: str, path: Path) -> str:
+    """What a trace or a table of measurements holds; raises every problem of it."""
+    from cluster_sim.errors import counted
+
+    if kind == "trace":
+        from cluster_sim.serving.trace_rows import TraceOptions
+        from cluster_sim.serving.traces import read_trace
+
+        requests = read_trace(path, None, TraceOptions())
+        return f"{kind}, {counted(len(requests.isl), 'request')}"
+    if kind == "execution-trace":
+        from cluster_sim.training.traces import read_traces
+
+        graph = read_traces([path], devices=None)
+        nodes = counted(len(graph.nodes), "node")
+        return f"{kind}, {graph.form}, {counted(graph.ranks, 'rank')}, {nodes}"
+    if kind == "cases":
+        from cluster_sim.studies.recognise import count_cases
+
+        return f"{kind}, {counted(count_cases(path), 'value')}"
+    from cluster_sim.studies.nccl_tests import parse_nccl_tests
+    from cluster_sim.text_file import read_text
+
+    rows = parse_nccl_tests(read_text(path), str(path))
+    operations = [row.operation for row in rows if row.operation]
+    return ", ".join([kind, *dict.fromkeys(operations), counted(len(rows), "row")])
+
+
+def _kind_of(file: str) -> str:
+    """The kind of a name, of an inline topology, or of a file."""
     from cluster_sim.errors import UnknownNameError
     from cluster_sim.specs.inline import is_inline
-    from cluster_sim.specs.kinds import family_of_text
+    from cluster_sim.studies.recognise import kind_of_file
 
     for family in NAMED:
         if file in names(family):
             return family
-    if (file.endswith(".json") and not is_graph(file)) or is_file(Path(file, HUGGING_FACE_FILE)):
-        return "model"
-    if is_graph(file) or (is_inline(file) and not _is_file(file)):
+    if os.path.exists(file):
+        return kind_of_file(Path(file))
+    if "/" in file or Path(file).suffix in (".yaml", ".yml", ".json"):
+        find("workload", file)  # raises: there is no such file
+    if is_inline(file):
         return "topology"
-    if not _is_file(file):
-        for family in NAMED:
-            try:
-                find(family, file)
-            except UnknownNameError:
-                continue
-            return family
-        raise _unknown(file)
-    return family_of_text(find("workload", file))
+    for family in NAMED:
+        try:
+            find(family, file)
+        except UnknownNameError:
+            continue
+        return family
+    raise _unknown(file)
 
 
-def _is_file(name: str) -> bool:
-    return "/" in name or name.endswith((".yaml", ".yml"))
+def _lies_here(name: str) -> bool:
+    """Whether a name without a path is that of a file here, and of nothing else."""
+    return "/" not in name and os.path.exists(name) and not any(name in names(f) for f in NAMED)
 
 
 def _unknown(name: str) -> Exception:

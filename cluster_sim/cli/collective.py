@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cluster_sim.perf.collective_activity import Call
     from cluster_sim.perf.collective_group import Group
     from cluster_sim.specs.inputs import TopologyInput
-    from cluster_sim.studies.collective import Measured
+    from cluster_sim.studies.nccl_tests import Measured
 
 # Bytes of an element; nccl-tests calls fp16 half and fp32 float.
 ELEMENT_BYTES = {"fp8": 1, "int8": 1, "fp16": 2, "bf16": 2, "fp32": 4, "int32": 4, "fp64": 8}
@@ -38,7 +38,11 @@ ELEMENT_BYTES = {"fp8": 1, "int8": 1, "fp16": 2, "bf16": 2, "fp32": 4, "int32": 
 @click.option("--imbalance", type=Amount(1, 1000), help="Fullest rank over the mean.")
 @click.option("--seed", type=Whole(MOST_SEED, 0), default=0, help="Seed of hashed paths.")
 @click.option("--background", multiple=True, metavar="SPEC", help="Other traffic at the same time.")
-@click.option("--against", type=click.Path(path_type=Path), help="Compare with nccl-tests output.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    help="Compare with output of nccl-tests or the like.",
+)
 @click.option("--plot", metavar="FILE", help="Draw the curve: .svg, .html or .png.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
 @set_machine
@@ -56,18 +60,18 @@ def collective(**options: Any) -> None:
         json_text,
         table,
     )
-    from cluster_sim.output.drawing import check_ending, save
+    from cluster_sim.output.drawing import check_picture, save
     from cluster_sim.output.wrapping import fill
     from cluster_sim.perf.background import background, parse_sizes
     from cluster_sim.studies.collective import sweep_sizes
 
     if options["plot"]:
-        check_ending(options["plot"])
+        check_picture(options["plot"], "--plot")
     topology, group = _group(options)
     _refuse_without_effect(options, group)
     call = _call(options).resolved(group)
     check_collective_memory(group.shape.ranks, call.operation, options["max_memory"])
-    measured = _measured(options)
+    measured = _measured(options, call.operation, group.shape.ranks)
     sizes = parse_sizes(options["sizes"], ELEMENT_BYTES[options["dtype"]])
     if measured:
         sizes = [case.size_bytes for case in measured]
@@ -83,7 +87,7 @@ def collective(**options: Any) -> None:
         click.echo(errors_text(rows, measured) if measured else table(rows, shared=bool(beside)))
         click.echo(constants_text(rows))
     if options["plot"]:
-        save(title, curve(rows, title), options["plot"])
+        save(title, curve(rows, title), options["plot"], "--plot")
         click.echo(f"Drawn to {options['plot']}", err=True)
 
 
@@ -155,14 +159,29 @@ def _call(options: dict[str, Any]) -> Call:
     )
 
 
-def _measured(options: dict[str, Any]) -> list[Measured]:
-    from cluster_sim.studies.collective import parse_nccl_tests
+def _measured(options: dict[str, Any], operation: str, ranks: int) -> list[Measured]:
+    """The rows of ``--against`` that are of the operation, by size; says where ranks differ."""
+    from cluster_sim.studies.nccl_tests import parse_nccl_tests
     from cluster_sim.text_file import read_text
 
     file = options["against"]
     if file is None:
         return []
-    return parse_nccl_tests(read_text(file), str(file))
+    found = parse_nccl_tests(read_text(file), str(file))
+    rows = [row for row in found if row.operation in ("", operation)]
+    if not rows:
+        others = list(dict.fromkeys(row.operation for row in found))
+        raise click.UsageError(
+            f"--against {file}: holds {', '.join(others)}, not {operation}; add --op {others[0]}"
+        )
+    other = sorted({row.ranks for row in rows} - {0, ranks})
+    if other:
+        click.echo(
+            f"Note: {file} is of {other[0]} ranks, simulated are {ranks}; choose them with --chips "
+            "or --ranks",
+            err=True,
+        )
+    return sorted(rows, key=lambda row: row.size_bytes)
 
 
 def _where(group: Group) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from cluster_sim.cli.again import Remembering, next_line
-from cluster_sim.cli.check import CHECKED, load_checked
-from cluster_sim.cli.options import resolve_inputs, run_options, set_machine
+from cluster_sim.cli.check import SPECS, load_checked
+from cluster_sim.cli.options import model_like, resolve_inputs, run_options, set_machine
 from cluster_sim.cli.params import Whole
 from cluster_sim.cli.topology import print_file, show_topology
 from cluster_sim.cli.training import is_training, resolve_training
@@ -50,6 +50,7 @@ def list_names(family: str | None) -> None:
 @click.option("--draw", type=click.Path(), help="Draw a topology: FILE.svg, .html or .png.")
 @click.option("--export", type=click.Path(), help="Write a topology as node-link JSON.")
 @click.option("--chips", type=Whole(MOST_CHIPS), help="A pod of so many chips.")
+@model_like
 @set_machine
 def show(
     family: str,
@@ -57,6 +58,7 @@ def show(
     draw: str | None,
     export: str | None,
     chips: int | None,
+    model_like: str | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Show a file of a family, checked, with its sources; of chips, topologies and models also
@@ -66,7 +68,10 @@ def show(
     """
     from cluster_sim.output.facts import facts_of
     from cluster_sim.specs.load import read
+    from cluster_sim.specs.load_model import load_model, read_like
 
+    if model_like is not None and family != "model":
+        raise click.UsageError("--model-like has no effect: only models are like others")
     if family == "topology":
         changes = [*overrides, *([f"topology.chips={chips}"] if chips else [])]
         show_topology(name, changes, draw, export)
@@ -79,8 +84,12 @@ def show(
     ):
         if given:
             raise click.UsageError(f"{option} has no effect: only topologies are machines")
-    spec = load_checked(family, name)
-    record, data, _ = read(family, name)
+    if model_like is not None:
+        record, data = read_like(name, model_like)
+        spec = load_model(name, model_like)[1]
+    else:
+        spec = load_checked(family, name)
+        record, data, _ = read(family, name)
     print_file(record, data)
     for line in facts_of(spec):
         click.echo(f"# {line}")
@@ -108,7 +117,7 @@ def explain(**options: Any) -> None:
 
 
 @click.command()
-@click.argument("family", type=click.Choice(CHECKED))
+@click.argument("family", type=click.Choice(SPECS))
 def schema(family: str) -> None:
     """Print the JSON Schema of a kind of file, for editors."""
     import json

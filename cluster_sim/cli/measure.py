@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster_sim.cli.params import Amount, Whole
+from cluster_sim.interrupts import EXIT_INTERRUPTED
 from cluster_sim.specs.constraints import MOST_LAYERS
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def measure(**options: Any) -> None:
     if counts["left"]:
         click.echo(f"{counts['left']} left: the same command goes on")
     if counts["interrupted"]:
-        raise SystemExit(130)
+        raise SystemExit(EXIT_INTERRUPTED)
 
 
 def _check(options: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -30,10 +31,13 @@ from cluster_sim.specs.constraints import (
 if TYPE_CHECKING:
     from cluster_sim.specs.find import FileRecord
     from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
-    from cluster_sim.specs.workload import Economics
+    from cluster_sim.specs.workload import Arrivals, Economics
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-TRACES = ("azure", "burstgpt", "mooncake", "neutral", "ragpulse", "servegen")
+TRACES = (
+    *("aiperf", "azure", "bailian", "benchmark", "burstgpt", "llmservingsim", "mooncake"),
+    *("neutral", "prompts", "ragpulse", "servegen", "sharegpt", "splitwise", "vidur"),
+)
 PRECISIONS = (
     *("auto", "bf16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4a16"),
     *("fp16", "mxfp8"),
@@ -41,6 +45,10 @@ PRECISIONS = (
 PRECISE = "1.5%"  # half of the 95 % interval
 DEGREES = ("tp", "pp", "ep", "attn_dp", "replicas")
 
+# The option of commands that take a model's file.
+model_like = click.option(
+    "--model-like", metavar="FAMILY", help="Price a config.json of an unknown family as this one."
+)
 _OPTIONS = (
     click.option("--topo", type=Name("topology"), required=True, help="Topology, name or file."),
     click.option(
@@ -53,6 +61,7 @@ _OPTIONS = (
     ),
     click.option("--skip-bad-rows", is_flag=True, help="Leave out (and count) broken trace rows."),
     click.option("--model", type=Name("model"), help="Another model."),
+    model_like,
     click.option("--software", type=Name("software"), help="Another engine, as vllm or vllm-0.19."),
     click.option("--chips", type=Whole(MOST_CHIPS), help="Use so many chips of the topology."),
     click.option("--tp", type=Whole(MOST_CHIPS), help="Tensor parallel degree."),
@@ -160,6 +169,7 @@ def resolve_inputs(
     job = load_workload(
         options["workload"], overrides, _replacements(options), vendor=machine.chip.vendor
     )
+    _refuse_idle_answers(job.workload.arrivals, overrides)
     wanted = job.workload.arrivals
     if options["precise"] and (wanted.kind != "open" or wanted.load is None):
         raise click.UsageError(
@@ -167,6 +177,27 @@ def resolve_inputs(
             "open traffic at a share of the capacity"
         )
     return machine, job, load_economics(overrides, machine)
+
+
+def _refuse_idle_answers(arrivals: Arrivals, overrides: Sequence[str]) -> None:
+    """Raise UsageError for lengths of answers where each request of a trace has its own."""
+    from cluster_sim.errors import SpecError
+    from cluster_sim.serving.trace_rows import TraceOptions
+    from cluster_sim.serving.traces import read_trace
+
+    given = [text.partition("=")[0].strip() for text in overrides]
+    own = [key for key in given if key.split(".")[:2] == ["workload", "osl"]]
+    if not own or arrivals.trace is None:
+        return
+    options = TraceOptions(skip_bad_rows=True)
+    try:
+        requests = read_trace(Path(arrivals.trace), arrivals.trace_format, options)
+    except SpecError:
+        return  # the run says what is wrong with it
+    if requests.osl.all():
+        raise click.UsageError(
+            f"--set {own[0]}: has no effect: the trace says how long each answer is"
+        )
 
 
 def with_chips(machine: TopologyInput, chips: int | None) -> TopologyInput:
@@ -193,7 +224,7 @@ def with_chips(machine: TopologyInput, chips: int | None) -> TopologyInput:
 def _replacements(options: dict[str, Any]) -> dict[str, Any]:
     """Workload keys that options set, by dotted name."""
     changed: dict[str, Any] = {}
-    for key in ("model", "software", "precision", "requests", "seed"):
+    for key in ("model", "model_like", "software", "precision", "requests", "seed"):
         if options[key] is not None:
             changed[key] = options[key]
     if options["precise"]:
@@ -226,29 +257,26 @@ def _degrees(text: str | None) -> dict[str, int] | None:
 
 def _arrivals(options: dict[str, Any]) -> dict[str, Any]:
     rate, clients, trace = options["rate"], options["concurrency"], options["trace"]
-    given = [
-        name
-        for name, value in (("--rate", rate), ("--concurrency", clients), ("--trace", trace))
-        if value is not None
+    how = [
+        name for name, value in (("--rate", rate), ("--concurrency", clients)) if value is not None
     ]
-    if len(given) > 1:
-        raise click.UsageError(
-            f"{' and '.join(given)} exclude each other: each says how requests come"
-        )
-    own = trace is None and (rate is not None or clients is not None or not _traced(options))
+    timed = trace is not None and _has_times(options)
+    if len(how) + timed > 1:
+        given = [*how, *(["--trace"] if timed else [])]
+        text = f"{' and '.join(given)} exclude each other: each says how requests come"
+        if timed:
+            text += ", a trace with times at those"
+        raise click.UsageError(text)
+    own = trace is None and (bool(how) or _own(options).get("kind") != "trace")
     for name in ("skip_bad_rows", "trace_format", "time_scale"):
         if options[name] and own:
             raise click.UsageError(f"--{name.replace('_', '-')} has no effect without --trace")
     duration = options["duration"]
     if duration is not None and clients is not None:
-        raise click.UsageError(f"--duration has no effect with {given[0]}; use --requests")
+        raise click.UsageError(f"--duration has no effect with {how[0]}; use --requests")
     changed: dict[str, Any] = {} if duration is None else {"duration": duration}
-    if rate is not None:
-        changed["arrivals"] = {"kind": "open", "rate": rate, **_kept_cv(options)}
-    elif clients is not None:
-        changed["arrivals"] = {"kind": "closed", "concurrency": clients}
-    elif trace is not None:
-        changed["arrivals"] = {"kind": "trace", "trace": trace}
+    if how or trace is not None:
+        changed["arrivals"] = _process(options, timed=timed)
     for name in ("trace_format", "time_scale"):
         if options[name] is not None:
             changed[f"arrivals.{name}"] = options[name]
@@ -258,19 +286,42 @@ def _arrivals(options: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def _traced(options: dict[str, Any]) -> bool:
-    """Whether the workload's own traffic is a trace."""
+def _process(options: dict[str, Any], *, timed: bool) -> dict[str, Any]:
+    """How requests come, by the options: at the times of a trace, at a rate or in a closed loop;
+    those of a trace without times otherwise as the workload has it.
+    """
+    own, trace = _own(options), options["trace"]
+    if timed:
+        return {"kind": "trace", "trace": trace}
+    if options["rate"] is not None:
+        found = {
+            "kind": "open",
+            "rate": options["rate"],
+            **({"cv": own["cv"]} if "cv" in own else {}),
+        }
+    elif options["concurrency"] is not None:
+        found = {"kind": "closed", "concurrency": options["concurrency"]}
+    else:
+        found = {
+            key: own[key] for key in ("kind", "cv", "rate", "load", "concurrency") if key in own
+        }
+    if trace is not None:
+        return found | {"trace": trace}
+    if own.get("kind") == "trace":
+        return found
+    return found | {key: value for key, value in own.items() if key.startswith("trace")}
+
+
+def _has_times(options: dict[str, Any]) -> bool:
+    """Whether the trace that is named says when its requests come."""
+    from cluster_sim.serving.traces import has_times
+
+    return has_times(Path(options["trace"]), options["trace_format"])
+
+
+def _own(options: dict[str, Any]) -> dict[str, Any]:
+    """How requests come by the workload's own file."""
     from cluster_sim.specs.load import read
 
     arrivals = read("workload", options["workload"])[1].get("arrivals")
-    return isinstance(arrivals, dict) and arrivals.get("kind") == "trace"
-
-
-def _kept_cv(options: dict[str, Any]) -> dict[str, Any]:
-    """The burstiness that the workload's own open traffic has."""
-    from cluster_sim.specs.load import read
-
-    arrivals = read("workload", options["workload"])[1].get("arrivals")
-    if isinstance(arrivals, dict) and "cv" in arrivals:
-        return {"cv": arrivals["cv"]}
-    return {}
+    return arrivals if isinstance(arrivals, dict) else {}

@@ -11,7 +11,9 @@ import click
 from cluster_sim.cli.live import Bar
 from cluster_sim.cli.options import max_memory, set_machine
 from cluster_sim.cli.params import Name, Whole
-from cluster_sim.cli.rows import print_rows
+from cluster_sim.cli.rows import end_interrupted, note, print_rows
+from cluster_sim.columns import run_id
+from cluster_sim.interrupts import EXIT_INTERRUPTED, hold_back, was_interrupted
 from cluster_sim.specs.constraints import MOST_CHIPS
 
 if TYPE_CHECKING:
@@ -34,6 +36,13 @@ if TYPE_CHECKING:
 @click.option("--repeat", is_flag=True, help="Ranks without a file do what the first does.")
 @click.option("--cut", is_flag=True, help="Nodes may depend on some that were cut off.")
 @click.option("--groups", type=click.Path(path_type=Path), help="Ranks of named groups, JSON.")
+@click.option(
+    "--group-size",
+    "sizes",
+    multiple=True,
+    metavar="GROUP=RANKS",
+    help="Ranks of a group that a list of calls does not give.",
+)
 @click.option("--map", "placed", type=click.Path(path_type=Path), help="Lines 'rank device'.")
 @click.option("--unfold", is_flag=True, help="Play every rank of a text workload.")
 @click.option("--library", help="nccl, hccl ...; of the chip's vendor unless given.")
@@ -53,29 +62,31 @@ def replay(files: tuple[Path, ...], **options: Any) -> None:
     bar, started = Bar(options["quiet"]), time.perf_counter()
     try:
         topology, machine = _machine(options)
-        for note in () if options["quiet"] else machine.notes:
-            click.echo(f"Note: {note}", err=True)
+        for text in () if options["quiet"] else machine.notes:
+            note(text)
         played = _played(files, options, topology, machine, bar)
+        hold_back()
     except KeyboardInterrupt:
         bar.close()
         click.echo("Interrupted before the replay itself began: nothing to write.", err=True)
-        raise SystemExit(130) from None
+        raise SystemExit(EXIT_INTERRUPTED) from None
     finally:
         bar.close()
     tables, manifest, text, timeline = _results(files, options, played)
     log = {"simulated_s": f"{time.perf_counter() - started:.3f}"}
-    run_id = str(tables["replay.csv"][0]["run_id"])
-    folder = ResultWriter(options["out"]).write_tables(run_id, tables, manifest, log, timeline)
+    row = tables["replay.csv"][1][0]
+    folder = ResultWriter(options["out"], note).write_tables(
+        tables, manifest, log, timeline, partial=played.partial
+    )
     if options["form"] == "table":
         click.echo(text)
         click.echo(f"\nWritten to {folder}")
     else:
-        print_rows(tables["replay.csv"], options["form"])
+        print_rows([row], options["form"])
     if timeline is not None and not options["quiet"]:
         click.echo(f"Timeline: {folder / 'timeline.json.gz'}, {timeline.note}", err=True)
-    if played.partial:
-        click.echo("Interrupted: the results are partial.", err=True)
-        raise SystemExit(130)
+    if was_interrupted() or played.partial:
+        end_interrupted(partial=played.partial)
 
 
 def _machine(options: dict[str, Any]) -> tuple[TopologyInput, Machine]:
@@ -102,6 +113,7 @@ def _played(
     machine: Machine,
     bar: Bar,
 ) -> Replay:
+    from cluster_sim.output.results import check_writable
     from cluster_sim.text_file import read_text
     from cluster_sim.training.chakra import read_groups
     from cluster_sim.training.replay import replay as play
@@ -121,7 +133,9 @@ def _played(
         repeat=options["repeat"],
         folded=not options["unfold"],
         most_bytes=options["max_memory"],
+        sizes=dict(map(_size, options["sizes"])),
     )
+    check_writable(options["out"], f"{_name(graph, files)}@{topology.topology.name}")
     placed = tuple(range(devices))
     if options["placed"]:
         placed = read_map(options["placed"], graph.ranks)
@@ -135,14 +149,24 @@ def _played(
     return play(graph, place, bar.update)
 
 
+def _size(text: str) -> tuple[str, int]:
+    """``ep_group=4`` as name and number."""
+    group, _, members = text.partition("=")
+    if not group or not members.isdecimal() or not 0 < int(members[:9]) < 10**8:
+        raise click.UsageError(f"--group-size {text}: write a group and its ranks, as ep_group=4")
+    return group.strip(), int(members)
+
+
 def _results(files: tuple[Path, ...], options: dict[str, Any], played: Replay) -> Any:
     """The tables, the manifest, the page and the timeline of a replay."""
-    from dataclasses import asdict
+    from dataclasses import asdict, fields
 
     from cluster_sim.output.replay_text import replay_report
     from cluster_sim.training.replay_price import roofline_words
     from cluster_sim.training.replay_rows import (
         REPLAY_COLUMNS,
+        CollectiveRow,
+        RankRow,
         collective_rows,
         notes,
         rank_rows,
@@ -154,9 +178,9 @@ def _results(files: tuple[Path, ...], options: dict[str, Any], played: Replay) -
     ranks, calls = rank_rows(played, lanes), collective_rows(played)
     graph, topology = played.graph, played.place.topology
     manifest = _manifest(files, played) | {"notes": list(notes(played))}
-    name, short = _name(graph, files), manifest["config_hash"][:6]
+    name = _name(graph, files)
     found = {
-        "run_id": f"{name}@{topology.topology.name}-{short}",
+        "run_id": run_id(name, topology.topology.name, manifest["config_hash"]),
         "kind": "replay",
         "topology": topology.topology.name,
         "chip": topology.chip.name,
@@ -175,9 +199,12 @@ def _results(files: tuple[Path, ...], options: dict[str, Any], played: Replay) -
     row = {column: found[column] for column in REPLAY_COLUMNS}
     manifest["summary"] = row
     tables = {
-        "replay.csv": [row],
-        "ranks.csv": [asdict(one) for one in ranks],
-        "collectives.csv": [asdict(one) for one in calls],
+        "replay.csv": (REPLAY_COLUMNS, [row]),
+        "ranks.csv": ([field.name for field in fields(RankRow)], [asdict(one) for one in ranks]),
+        "collectives.csv": (
+            [field.name for field in fields(CollectiveRow)],
+            [asdict(one) for one in calls],
+        ),
     }
     timeline = None
     if options["timeline"]:

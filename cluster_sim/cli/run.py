@@ -13,8 +13,9 @@ from cluster_sim.cli.again import Remembering, next_line
 from cluster_sim.cli.live import Bar, Panel
 from cluster_sim.cli.options import max_memory, note_shadows, resolve_inputs, run_options
 from cluster_sim.cli.params import Whole, Window
-from cluster_sim.cli.rows import print_rows
+from cluster_sim.cli.rows import end_interrupted, note, print_rows
 from cluster_sim.cli.training import is_training, run_training
+from cluster_sim.interrupts import EXIT_INTERRUPTED, interruptible, was_interrupted
 from cluster_sim.specs.constraints import MOST_SEEDS
 
 if TYPE_CHECKING:
@@ -80,14 +81,20 @@ def run(
         if band and given:
             raise click.UsageError(f"--band and {name} exclude each other")
     machine, job, economics = resolve_inputs(options, shared=bool(background))
-    if band == "capacity" and job.workload.arrivals.load is None:
+    arrivals = job.workload.arrivals
+    if band == "capacity" and (arrivals.load is None or arrivals.replays):
         text = "--band capacity needs traffic at a share of the capacity; write --band run"
         raise click.UsageError(text)
-    check_writable(out)
+    check_writable(
+        out,
+        f"{job.workload.name}@{machine.topology.name}",
+        (job.workload.stated_requests or 0) * (seeds or 1),
+    )
     if not quiet:
         note_shadows((*machine.files, *job.files))
-    writer, results, bar = ResultWriter(out), [], _display(live, quiet)
-    base, whole = job.workload.seed, True
+    results: list[Result] = []
+    writer, bar, interrupted = ResultWriter(out, note), _display(live, quiet), False
+    base = job.workload.seed
     for seed in range(base, base + (seeds or 1)):
         seeded = dataclasses.replace(job, workload=dataclasses.replace(job.workload, seed=seed))
         started = time.perf_counter()
@@ -105,14 +112,13 @@ def run(
                 background=background,
                 most_bytes=max_memory,
             )
-            if band and not result.partial:
-                whole = _add_band(result, band, bar)
         except KeyboardInterrupt:
-            bar.close()
-            click.echo("Interrupted before the run itself began: nothing to write.", err=True)
-            raise SystemExit(130) from None
+            interrupted = True
+            break
         finally:
             bar.close()
+        # What is simulated is written: from here on interrupts wait, but for what is beside it.
+        whole = not band or result.partial or _add_band(result, band, bar)
         seconds = time.perf_counter() - started
         trace = _timeline(result, timeline_window) if timeline else None
         folder = writer.write(result, {"simulated_s": f"{seconds:.3f}"}, trace)
@@ -122,8 +128,12 @@ def run(
         results.append(dataclasses.replace(result, facts=None))
         if form == "table" and not seeds:
             _print_table(result, seconds, folder)
-        if result.partial:
+        interrupted = was_interrupted() or result.partial or not whole or (timeline and not trace)
+        if interrupted:
             break
+    if not results:
+        click.echo("Interrupted before the run itself began: nothing to write.", err=True)
+        raise SystemExit(EXIT_INTERRUPTED)
     if form != "table":
         print_rows([result.summary for result in results], form)
         if not quiet:
@@ -132,10 +142,8 @@ def run(
         _print_spread([result for result in results if not result.partial])
         if not quiet:
             _print_notes(results)
-    if results[-1].partial:
-        click.echo("Interrupted: the results are partial.", err=True)
-    if results[-1].partial or not whole:
-        raise SystemExit(130)
+    if interrupted:
+        end_interrupted(partial=results[-1].partial)
 
 
 def _refuse_for_training(**given: Any) -> None:
@@ -149,12 +157,12 @@ def _add_band(result: Result, band: Literal["run", "capacity"], bar: Bar | Panel
     """Put the band of the replications into the manifest; false if an interrupt leaves it out."""
     from cluster_sim.studies.band import band_study
 
-    try:
-        result.manifest["bands"]["again"] = band_study(result, band, progress=bar.update)
-    except KeyboardInterrupt:
-        bar.close()
+    found = interruptible(lambda: band_study(result, band, progress=bar.update))
+    bar.close()
+    if found is None:
         click.echo("Interrupted: the run is complete, its --band is left out.", err=True)
         return False
+    result.manifest["bands"]["again"] = found
     return True
 
 
@@ -169,10 +177,14 @@ def _display(live: bool, quiet: bool) -> Bar | Panel:
     return Bar(quiet)
 
 
-def _timeline(result: Result, window: tuple[float, float] | None) -> Timeline:
+def _timeline(result: Result, window: tuple[float, float] | None) -> Timeline | None:
+    """The timeline; None if an interrupt leaves it out."""
     from cluster_sim.output.timeline import timeline
 
-    return timeline(result, window)
+    found = interruptible(lambda: timeline(result, window))
+    if found is None:
+        click.echo("Interrupted: the --timeline is left out.", err=True)
+    return found
 
 
 def _print_table(result: Result, seconds: float, folder: Path) -> None:
@@ -185,9 +197,8 @@ def _print_table(result: Result, seconds: float, folder: Path) -> None:
 
 def _print_notes(results: list[Result]) -> None:
     """What must be known before the rows are used, on stderr, each note once."""
-    notes = [note for result in results for note in result.manifest["notes"]]
-    for note in dict.fromkeys(notes):
-        click.echo(f"Note: {note}", err=True)
+    for text in dict.fromkeys(text for result in results for text in result.manifest["notes"]):
+        note(text)
 
 
 SPREAD_METRICS = (

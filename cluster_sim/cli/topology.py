@@ -21,10 +21,16 @@ def show_topology(
     name: str, overrides: Sequence[str], draw: str | None, export: str | None
 ) -> None:
     """Print the file and the machine that it makes; draw or export it on request."""
+    from cluster_sim.output.drawing import check_picture
     from cluster_sim.output.facts import facts_of
+    from cluster_sim.output.files import check_file
     from cluster_sim.output.machine_text import machine_report
     from cluster_sim.specs.load import read
 
+    if draw:
+        check_picture(draw, "--draw")
+    if export:
+        check_file(Path(export), "--export")
     machine, inputs = checked_machine(name, overrides)
     if inputs is None:
         click.echo(f"# {name}")
@@ -54,7 +60,8 @@ def checked_machine(name: str, overrides: Sequence[str]) -> tuple[Machine, Topol
     from cluster_sim.machine.facts import problems
     from cluster_sim.specs.load import load_topology
 
-    if is_graph(name) or name.endswith(".json"):
+    alone = is_graph(name) and not (overrides and is_network(name))
+    if alone or name.endswith(".json"):
         if overrides:
             raise click.UsageError("--set and --chips have no effect on a graph file")
         shown, machine, inputs = name, load_graph(name), None
@@ -69,12 +76,18 @@ def checked_machine(name: str, overrides: Sequence[str]) -> tuple[Machine, Topol
 
 def is_graph(name: str) -> bool:
     """Whether a name is a graph file: JSON with nodes, or YAML with the keys of ASTRA-sim."""
-    path = Path(name)
-    marks = {".json": r'"nodes"\s*:', ".yaml": r"^npus_count *:", ".yml": r"^npus_count *:"}
-    if path.suffix not in marks or not is_file(path):
+    return is_network(name) or _has(name, r'\A\s*\{(?s:.*)"nodes"\s*:')
+
+
+def is_network(name: str) -> bool:
+    """Whether a name is an ASTRA-sim network, which is a topology once it is given a chip."""
+    return _has(name, r"^ *[\"']?npus_count[\"']? *:")
+
+
+def _has(name: str, mark: str) -> bool:
+    if not is_file(name):
         return False
-    text = read_text(path)
-    return bool(re.search(marks[path.suffix], text, re.MULTILINE))
+    return bool(re.search(mark, read_text(Path(name)), re.MULTILINE))
 
 
 def print_file(record: FileRecord, data: dict[str, Any]) -> None:
@@ -95,11 +108,8 @@ def print_file(record: FileRecord, data: dict[str, Any]) -> None:
 
 
 def _export(machine: Machine, file: str) -> None:
-    from cluster_sim.errors import SpecError
     from cluster_sim.machine.exchange import to_node_link
+    from cluster_sim.output.files import write_whole
 
-    try:
-        Path(file).write_text(to_node_link(machine))
-    except OSError as error:
-        raise SpecError(f"{file}: cannot write: {error.strerror}") from None
+    write_whole(Path(file), to_node_link(machine), "--export")
     click.echo(f"Exported to {file}", err=True)

@@ -11,15 +11,19 @@ import click
 from cluster_sim.cli.again import next_line
 from cluster_sim.cli.live import Bar
 from cluster_sim.cli.options import note_shadows, resolve_machine
-from cluster_sim.cli.rows import print_rows
+from cluster_sim.cli.rows import end_interrupted, note, print_rows
+from cluster_sim.interrupts import EXIT_INTERRUPTED, hold_back, interruptible, was_interrupted
 
 if TYPE_CHECKING:
+    from cluster_sim.output.timeline import Timeline
     from cluster_sim.result import Result
     from cluster_sim.specs.inputs import TopologyInput, TrainingInput
     from cluster_sim.specs.workload import Economics
+    from cluster_sim.train import TrainingFacts
 
 TRAINING_KEYS = {  # options that set a key of the workload
     "model": "model",
+    "model_like": "model_like",
     "precision": "precision",
     "seed": "seed",
     "global_batch": "global_batch",
@@ -84,7 +88,7 @@ def run_training(
     from cluster_sim.train import train
 
     machine, given, economics = resolve_training(options)
-    check_writable(out)
+    check_writable(out, f"{given.workload.name}@{machine.topology.name}")
     if not quiet:
         note_shadows((*machine.files, *given.files))
     started = time.perf_counter()
@@ -94,20 +98,13 @@ def run_training(
         )
         if options["until"] is not None:
             result = _add_run(result, facts, options["until"], Bar(quiet))
+        hold_back()
     except KeyboardInterrupt:
         click.echo("Interrupted before the run itself began: nothing to write.", err=True)
-        raise SystemExit(130) from None
+        raise SystemExit(EXIT_INTERRUPTED) from None
     seconds = time.perf_counter() - started
-    trace = None
-    if timeline:
-        from cluster_sim.output.timeline_training import training_timeline
-        from cluster_sim.training.memory import memory_over_time
-        from cluster_sim.training.play import played_step
-
-        records = played_step(facts.priced, whole=True)[1].records
-        held = memory_over_time(facts.priced, facts.memory, records)
-        trace = training_timeline(facts.schedule, records, held)
-    folder = ResultWriter(out).write(result, {"simulated_s": f"{seconds:.3f}"}, trace)
+    trace = interruptible(lambda: _timeline(facts)) if timeline else None
+    folder = ResultWriter(out, note).write(result, {"simulated_s": f"{seconds:.3f}"}, trace)
     if trace is not None and not quiet:
         click.echo(f"Timeline: {folder / 'timeline.json.gz'}, {trace.note}", err=True)
     if form == "table":
@@ -117,9 +114,18 @@ def run_training(
         click.echo(next_line(explain, without=["until"]))
     else:
         print_rows([result.summary], form)
-    if result.partial:
-        click.echo("Interrupted: the results are partial.", err=True)
-        raise SystemExit(130)
+    if was_interrupted() or result.partial or (timeline and trace is None):
+        end_interrupted(partial=result.partial)
+
+
+def _timeline(facts: TrainingFacts) -> Timeline:
+    from cluster_sim.output.timeline_training import training_timeline
+    from cluster_sim.training.memory import memory_over_time
+    from cluster_sim.training.play import played_step
+
+    records = played_step(facts.priced, whole=True)[1].records
+    held = memory_over_time(facts.priced, facts.memory, records)
+    return training_timeline(facts.schedule, records, held)
 
 
 def _add_run(result: Result, facts: Any, until: str, bar: Bar) -> Result:

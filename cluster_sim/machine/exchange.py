@@ -102,7 +102,7 @@ def load_graph(file: str, name: str = "") -> Machine:
     if not os.path.lexists(path):
         raise SpecError(f"{file}: no such file")
     text = read_text(path, shown=file)
-    if path.suffix == ".json":
+    if path.suffix == ".json" or text.lstrip().startswith("{"):
         return from_node_link(text, file, name or path.stem)
     from cluster_sim.machine.astra import from_astra
 

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from cluster_sim.output.results import format_csv
+from cluster_sim.output.csv_text import format_csv
 from cluster_sim.output.svg import Canvas
 from cluster_sim.output.tables import grid, number
 from cluster_sim.output.wrapping import fill
-from cluster_sim.studies.collective import Measured, Row
+from cluster_sim.studies.collective import Row
+from cluster_sim.studies.nccl_tests import Measured
 
 LEFT, TOP, WIDTH, HEIGHT = 70.0, 60.0, 720.0, 360.0
 BLUE, RED, GREY = "#1f6fb4", "#c0392b", "#bbb"

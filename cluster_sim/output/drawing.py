@@ -23,6 +23,7 @@ from cluster_sim.output.draw_domain import (
     draw_domain,
     rail_colour,
 )
+from cluster_sim.output.files import check_file, write_whole
 from cluster_sim.output.svg import Canvas, page
 
 LEFT, WIDTH = 190.0, 1400.0
@@ -36,30 +37,27 @@ Place = dict[int, tuple[float, float]]
 
 def draw(machine: Machine, file: str) -> None:
     """Write a picture of a machine; see ``save``."""
-    check_ending(file)
-    save(machine.name, picture(machine), file)
+    save(machine.name, picture(machine), file, "--draw")
 
 
-def check_ending(file: str) -> None:
-    """Raises SpecError for a file whose ending names no kind of picture."""
+def check_picture(file: str, option: str) -> None:
+    """Raises SpecError for a file whose ending names no kind of picture, or that cannot be
+    written.
+    """
     ending = Path(file).suffix
     if ending not in FORMATS:
         raise SpecError(f"{file}: the ending must be {', '.join(FORMATS)} (got '{ending}')")
+    check_file(Path(file), option)
 
 
-def save(name: str, text: str, file: str) -> None:
-    """Write an SVG text as the ending of the file says. Raises SpecError for another ending, a
-    missing library, or a folder that cannot be written.
+def save(name: str, text: str, file: str, option: str) -> None:
+    """Write an SVG text as the ending of the file says, whole or not at all. Raises SpecError for
+    another ending, a missing library, or a folder that cannot be written.
     """
-    check_ending(file)
-    path = Path(file)
-    try:
-        if path.suffix == ".png":
-            path.write_bytes(_png(text, file))
-        else:
-            path.write_text(page(name, text) if path.suffix == ".html" else text)
-    except OSError as error:
-        raise SpecError(f"{file}: cannot write: {error.strerror}") from None
+    check_picture(file, option)
+    kind = Path(file).suffix
+    content = page(name, text) if kind == ".html" else text
+    write_whole(Path(file), _png(text, file) if kind == ".png" else content, option)
 
 
 def _png(text: str, file: str) -> bytes:

@@ -17,6 +17,7 @@ from cluster_sim.prepare import prepare, read_requests
 from cluster_sim.serving.candidate import LIMITS
 from cluster_sim.serving.generators import planned
 from cluster_sim.serving.plan import Choice
+from cluster_sim.serving.requests import Requests
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.software import MemoryRule
 from cluster_sim.specs.workload import Economics
@@ -50,8 +51,14 @@ def explain_run(
             _step(job, choice, price, residuals),
             _sources(price, residuals),
             _money(machine, economics),
+            *([_trace(trace)] if trace is not None and trace.assumed else []),
         )
     )
+
+
+def _trace(trace: Requests) -> str:
+    """What the trace did not say, and what was assumed for it."""
+    return "\n".join(["Trace", *map(_wrapped, trace.assumed)])
 
 
 def _plan(job: WorkloadInput, choice: Choice) -> str:
@@ -74,7 +81,8 @@ def _plan(job: WorkloadInput, choice: Choice) -> str:
         chosen = "<- chosen" if c.layout == choice.layout else c.reason
         rows.append([f"{c.layout} x {c.replicas}", str(c.batch), *cells, LIMITS[c.limit], chosen])
     text = (
-        f"Plan: {choice.recipe.name} weights, {choice.recipe.kv} KV. For each layout the closed "
+        f"Plan: {choice.recipe.name} weights{_kept_words(job, choice)}, {choice.recipe.kv} KV. "
+        "For each layout the closed "
         f"form takes {_load_words(job)}, and its rate.\n"
     )
     more = []
@@ -86,6 +94,17 @@ def _plan(job: WorkloadInput, choice: Choice) -> str:
         unfit = unfit[-1:]
     more += [f"{c.layout}: {c.reason}" for c in unfit]
     return "\n".join([fill(text), grid(rows), *map(_wrapped, (*more, *choice.notes))])
+
+
+def _kept_words(job: WorkloadInput, choice: Choice) -> str:
+    """What the checkpoint keeps in other dtypes, in brackets."""
+    if not (choice.recipe.own and job.model.kept):
+        return ""
+    parts = [
+        f"{one.part} {one.dtype}" + (f" in layers: {one.layers:g}" if one.layers else "")
+        for one in job.model.kept
+    ]
+    return f" ({', '.join(parts)})"
 
 
 def _load_words(job: WorkloadInput) -> str:
@@ -104,13 +123,15 @@ def _wrapped(text: str) -> str:
 def _memory(machine: TopologyInput, job: WorkloadInput, choice: Choice, cache: KvCache) -> str:
     rule = job.software.memory
     room = cache.blocks * cache.block_tokens * cache.bytes_per_token
+    reported = machine.chip.device_memory / GIB
     rows = [
-        ["  capacity as software reports it", f"{cache.capacity_bytes / GIB:.2f} GiB"],
+        [f"  seen by a process, of {reported:.2f}", f"{cache.capacity_bytes / GIB:.2f} GiB"],
         [f"  weights, {choice.layout}", f"{cache.weights_bytes / GIB:.2f} GiB"],
-        ["  engine, activations", f"{cache.reserve_bytes / GIB:.2f} GiB"],
+        ["  engine, activations, graphs", f"{cache.reserve_bytes / GIB:.2f} GiB"],
         [f"  KV blocks ({_rule_words(rule)})", f"{room / GIB:.2f} GiB"],
         ["  bytes per cached token", f"{cache.bytes_per_token:,.0f} B"],
         [f"  blocks of {cache.block_tokens} tokens", f"{cache.blocks:,}"],
+        ["  longest sequence taken", f"{job.software.longest(job.model):,}"],
         ["  cached tokens a replica", f"{cache.tokens * choice.layout.ranks:,}"],
     ]
     formula = "blocks = floor(room / (bytes per token x tokens per block))"

@@ -4,14 +4,13 @@ the old.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster_sim.errors import SpecError, counted
+from cluster_sim.errors import counted
+from cluster_sim.output.files import unwritable, write_whole
 from cluster_sim.output.wrapping import fill
 from cluster_sim.specs.fits import FITTED
 from cluster_sim.specs.yaml_text import parse
@@ -135,16 +134,8 @@ def _block(curve: FittedCurve) -> list[str]:
 
 def write_fits(path: Path, text: str) -> None:
     """Put a fits file in place whole or not at all; raises SpecError if that fails."""
-    staged = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, staged = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(staged, 0o644)
-        os.replace(staged, path)
     except OSError as error:
-        raise SpecError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        if staged and os.path.lexists(staged):
-            os.unlink(staged)
+        raise unwritable(path, error, "--write") from None
+    write_whole(path, text, "--write")

@@ -4,13 +4,15 @@ a table.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cluster_sim.errors import SpecError
-from cluster_sim.output.results import cell
+from cluster_sim.interrupts import held_back
+from cluster_sim.output.csv_text import cell, csv_line
+from cluster_sim.output.files import check_name, unwritable
 from cluster_sim.output.tables import grid, number
 from cluster_sim.studies.measure_compare import Compared
 from cluster_sim.text_file import csv_table, read_text
@@ -21,12 +23,11 @@ def finished(path: Path, columns: Sequence[str]) -> set[str]:
 
     Raises SpecError for a file of something else.
     """
-    lines = _text(path).splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-    if not lines:
+    text = _text(path)
+    whole = text[: text.rfind("\n") + 1]
+    if not whole:
         return set()
-    header, rows = csv_table("".join(lines), str(path))
+    header, rows = csv_table(whole, str(path))
     if header != list(columns):
         raise SpecError(
             f"{path}: holds something else (its columns are not {', '.join(columns[:4])} ... "
@@ -40,34 +41,38 @@ def appending(
     path: Path, columns: Sequence[str]
 ) -> Iterator[Callable[[Mapping[str, object]], None]]:
     """A function that adds a row to a file, at once on disk; a new file gets its header, a last
-    line that was cut off goes.
+    line that was cut off goes, and so does a row that does not fit on the disk. Interrupts wait for
+    the end of a row.
     """
-    kept = _text(path)
-    whole = kept[: kept.rfind("\n") + 1]
+    check_name(path, "--out")
+    kept = _text(path).encode()
+    size = kept.rfind(b"\n") + 1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if whole != kept:
-            path.write_bytes(whole.encode())
-        file = path.open("a", newline="", encoding="utf-8")
+        if size < len(kept):
+            os.truncate(path, size)
+        file = path.open("ab", buffering=0)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error, "--out") from None
     with file:
-        writer = csv.writer(file, lineterminator="\n")
 
-        def write(cells: Sequence[str]) -> None:
+        def write(cells: Iterable[str]) -> None:
+            nonlocal size
+            line = csv_line(cells).encode()
             try:
-                writer.writerow(cells)
-                file.flush()
+                with held_back():
+                    written = file.write(line)
+                    if written < len(line):  # the rest says why it does not fit
+                        file.write(line[written:])
+                    size += len(line)
             except OSError as error:
-                raise _unwritable(path, error) from None
+                with suppress(OSError):
+                    os.truncate(path, size)
+                raise unwritable(path, error, "--out") from None
 
-        if not whole:
+        if not size:
             write(columns)
-        yield lambda row: write([cell(row[name]) for name in columns])
-
-
-def _unwritable(path: Path, error: OSError) -> SpecError:
-    return SpecError(f"--out: cannot write to '{path}': {error.strerror}")
+        yield lambda row: write(cell(row[name]) for name in columns)
 
 
 def _text(path: Path) -> str:

@@ -1,22 +1,23 @@
-"""The one place that writes files: a run's folder appears whole or not at all."""
+"""Folders of results written and read; see ``folders`` for how they appear."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import gzip
 import json
 import os
 import platform
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster_sim.columns import SHORT_HASH
 from cluster_sim.errors import SpecError
+from cluster_sim.interrupts import held_back
+from cluster_sim.output.csv_text import ROWS_AT_ONCE, csv_of_columns, format_csv
+from cluster_sim.output.files import check_folder, check_name
+from cluster_sim.output.folders import LOG, MANIFEST, PARTIAL, TIMELINE, Published, publish
 from cluster_sim.text_file import csv_rows, json_value, read_text
 
 if TYPE_CHECKING:
@@ -25,28 +26,25 @@ if TYPE_CHECKING:
     from cluster_sim.output.timeline import Timeline
     from cluster_sim.result import Result
 
-ROWS_AT_ONCE = 65_536
+SUMMARY = "summary.csv"
+LEAST_BYTES, BYTES_A_REQUEST = 65_536, 64  # of a folder without requests.csv, and of a line there
+# Columns and rows of a table.
+Table = tuple[Iterable[str], Sequence[Mapping[str, object]]]
 
 
-def check_writable(folder: Path) -> None:
-    """Raise SpecError unless result folders can be made in ``folder``; it is not made yet."""
-    present = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    try:
-        with tempfile.TemporaryFile(dir=present):
-            pass
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-
-
-def _unwritable(folder: Path, error: OSError) -> SpecError:
-    return SpecError(f"--out: cannot write to '{folder}': {error.strerror}; choose another folder")
+def check_writable(folder: Path, run: str = "", requests: int = 0) -> None:
+    """Raise SpecError unless results can be written in ``folder``, of a run that begins its name so
+    and has so many requests; the folder is not made yet.
+    """
+    check_folder(folder, "--out", LEAST_BYTES + requests * BYTES_A_REQUEST)
+    check_name(folder / f"{run}-{'0' * 2 * SHORT_HASH}{PARTIAL}", "--out")
 
 
 class ResultWriter:
-    """Writes results below one folder."""
+    """Writes results below one folder; ``tell`` is told what stays of an earlier run, and why."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, tell: Callable[[str], None] = lambda _: None) -> None:
+        self.folder, self.tell = folder, tell
 
     def write(
         self,
@@ -54,134 +52,70 @@ class ResultWriter:
         log: Mapping[str, object] | None = None,
         timeline: Timeline | None = None,
     ) -> Path:
-        """Write summary.csv, requests.csv or steps.csv, manifest.json, run.log and, if there is
-        one, timeline.json.gz; returns the folder.
+        """Write requests.csv or steps.csv, manifest.json, run.log and, if there is one,
+        timeline.json.gz, and summary.csv last; returns the folder.
 
-        All but run.log have the same bytes for the same inputs. An older folder of the same run is
-        replaced, but none that is complete by an interrupted one, which stands beside it as
-        ``-partial``.
-        """
-        name = str(result.summary["run_id"])
-        if result.partial and _is_complete(self.folder / name):
-            name += "-partial"
-        return self._publish(name, lambda to: _fill(to, result, log or {}, timeline))
-
-    def write_tables(
-        self,
-        run_id: str,
-        tables: Mapping[str, Sequence[Mapping[str, object]]],
-        manifest: Mapping[str, Any],
-        log: Mapping[str, object] | None = None,
-        timeline: Timeline | None = None,
-    ) -> Path:
-        """Write tables by the name of their file, manifest.json, run.log and, if there is one,
-        timeline.json.gz; returns the folder, which is as ``write`` makes it.
+        All but run.log have the same bytes for the same inputs. Files of an older run of the same
+        inputs are replaced, but never those of a complete one by those of an interrupted one, which
+        stands beside it as ``-partial``. Interrupts wait.
         """
 
         def fill(to: Path) -> None:
-            for name, rows in tables.items():
-                (to / name).write_text(format_csv(rows) if rows else "", encoding="utf-8")
+            _write(to / f"{result.table}.csv", csv_of_columns(result.requests))
+            _fill_about(to, result.manifest, log or {}, timeline)
+            _write(to / SUMMARY, [format_csv([result.summary])])
+
+        return self._publish(result.summary, SUMMARY, fill, partial=result.partial)
+
+    def write_tables(
+        self,
+        tables: Mapping[str, Table],
+        manifest: Mapping[str, Any],
+        log: Mapping[str, object] | None = None,
+        timeline: Timeline | None = None,
+        *,
+        partial: bool = False,
+    ) -> Path:
+        """Write tables by the name of their file, manifest.json, run.log and, if there is one,
+        timeline.json.gz; returns the folder. The first table sums the others up in a row: its file
+        is the last, as summary.csv of ``write`` is.
+        """
+
+        def fill(to: Path) -> None:
             _fill_about(to, manifest, log or {}, timeline)
+            for name, (columns, rows) in reversed(list(tables.items())):
+                _write(to / name, [format_csv(rows, columns)])
 
-        return self._publish(run_id, fill)
+        last, (_, rows) = next(iter(tables.items()))
+        return self._publish(rows[0], last, fill, partial=partial)
 
-    def _publish(self, name: str, fill: Callable[[Path], None]) -> Path:
-        """Fill a temporary folder and give it its name; it goes away if that fails."""
-        final = self.folder / name
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=self.folder))
-            try:
-                fill(staging)
-                staging.chmod(0o755)
-            except BaseException:
-                shutil.rmtree(staging, ignore_errors=True)
-                raise
-            _swap(staging, final)
-        except OSError as error:
-            raise _unwritable(self.folder, error) from None
-        return final
+    def _publish(
+        self,
+        row: Mapping[str, object],
+        last: str,
+        fill: Callable[[Path], None],
+        *,
+        partial: bool,
+    ) -> Path:
+        what = Published(str(row["run_id"]), str(row.get("config_hash") or ""), last, partial)
+        with held_back():
+            return publish(self.folder, what, fill, self.tell)
 
 
-def _is_complete(folder: Path) -> bool:
-    """Whether a folder holds a run that was not interrupted."""
-    try:
-        with (folder / "summary.csv").open(encoding="utf-8", newline="") as file:
-            return any(row.get("partial") == "false" for row in csv.DictReader(file))
-    except (OSError, csv.Error):
-        return False
-
-
-def _fill(to: Path, result: Result, log: Mapping[str, object], timeline: Timeline | None) -> None:
-    """The files of a run."""
-    with (to / "summary.csv").open("w", newline="", encoding="utf-8") as file:
-        file.write(format_csv([result.summary]))
-    with (to / f"{result.table}.csv").open("w", newline="", encoding="utf-8") as file:
-        _write_columns(file.write, result.requests)
-    _fill_about(to, result.manifest, log, timeline)
+def _write(path: Path, blocks: Iterable[str]) -> None:
+    # What is no text of any encoding can only come from the names in a trace.
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(blocks)
 
 
 def _fill_about(
     to: Path, manifest: Mapping[str, Any], log: Mapping[str, object], timeline: Timeline | None
 ) -> None:
     """What every folder of results has beside its tables."""
-    text = json.dumps(manifest, indent=1, sort_keys=True)
-    (to / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    _write(to / MANIFEST, [json.dumps(manifest, indent=1, sort_keys=True), "\n"])
     if timeline is not None:
-        _write_timeline(to / "timeline.json.gz", timeline)
-    (to / "run.log").write_text(_run_log(log), encoding="utf-8")
-
-
-def _swap(staging: Path, final: Path) -> None:
-    """Give the finished folder its name; an older one is put aside first, then removed.
-
-    Two processes may write the same run: the second finds the first's folder and tries again.
-    """
-    aside = staging.with_name(f"{staging.name}.old")
-    try:
-        for _ in range(100):
-            try:
-                os.replace(staging, final)
-                break
-            except OSError:
-                if not final.is_dir():
-                    raise
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(final, aside)
-                shutil.rmtree(aside)
-        else:
-            raise OSError(0, f"'{final.name}' keeps being rewritten by others")
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def cell(value: object) -> str:
-    """A value as a CSV cell: floats by repr, None and NaN empty, booleans in lower case."""
-    if value is None or value != value:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(value) if isinstance(value, float) else str(value)
-
-
-def format_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows with equal keys as CSV text with a header."""
-    import io
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows[0])
-    writer.writerows([cell(value) for value in row.values()] for row in rows)
-    return text.getvalue()
-
-
-def _write_columns(write: Any, columns: Mapping[str, Sequence[object]]) -> None:
-    """Columns as CSV; none of the values of requests.csv needs quotes."""
-    write(",".join(columns) + "\n")
-    texts: list[Iterable[str]] = [_texts(values) for values in columns.values()]
-    rows = map(",".join, zip(*texts, strict=True))
-    while block := list(islice(rows, ROWS_AT_ONCE)):
-        write("\n".join(block) + "\n")
+        _write_timeline(to / TIMELINE, timeline)
+    _write(to / LOG, [_run_log(log)])
 
 
 def _write_timeline(path: Path, timeline: Timeline) -> None:
@@ -193,28 +127,12 @@ def _write_timeline(path: Path, timeline: Timeline) -> None:
         path.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as file,
     ):
-        joint = f"{head}\n"
+        file.write(head.encode())
+        joint = "\n"
         while block := list(islice(lines, ROWS_AT_ONCE)):
             file.write((joint + ",\n".join(block)).encode())
             joint = ",\n"
         file.write(b"\n]}\n")
-
-
-def _texts(values: Sequence[object]) -> Iterable[str]:
-    if hasattr(values, "tolist"):  # an array: convert a block at a time, to keep memory low
-        blocks = range(0, len(values), ROWS_AT_ONCE)
-        return chain.from_iterable(
-            _texts(values[at : at + ROWS_AT_ONCE].tolist())  # type: ignore[attr-defined]
-            for at in blocks
-        )
-    first = values[0] if len(values) else None
-    if isinstance(first, str):
-        return values  # type: ignore[return-value]
-    if isinstance(first, float):
-        return ("" if value != value else repr(value) for value in values)
-    if isinstance(first, bool):
-        return ("true" if value else "false" for value in values)
-    return map(str, values)
 
 
 def _run_log(log: Mapping[str, object]) -> str:
@@ -234,24 +152,43 @@ def find_summaries(path: Path) -> list[Path]:
     try:
         if not path.is_dir():
             return [path]
-        if (path / "summary.csv").exists():
-            return [path / "summary.csv"]
-        below = [file.relative_to(path) for file in path.rglob("summary.csv") if file.is_file()]
+        if (path / SUMMARY).exists():
+            return [path / SUMMARY]
+        found = sorted(_below(path), key=lambda file: file.relative_to(path))
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
-    # Hidden folders are of runs that are still being written.
-    shown = sorted(file for file in below if not any(part.startswith(".") for part in file.parts))
-    if not shown:
+    if not found:
         raise SpecError(f"{path}: no summary.csv here or below")
-    return [path / file for file in shown]
+    return found
+
+
+def _below(path: Path) -> Iterator[Path]:
+    """Every summary.csv below a folder, also behind links. Hidden folders are none of results: in
+    them results are made ready.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    seen: set[str] = set()
+    for folder, below, files in os.walk(path, onerror=fail, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # links may lead in circles
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = [name for name in below if not name.startswith(".")]
+        if SUMMARY in files:
+            yield Path(folder) / SUMMARY
 
 
 def read_summary(path: Path) -> list[dict[str, str]]:
     """The rows of a summary.csv (or of a run's folder) as text cells; raises SpecError if it is
     none, or broken.
     """
-    file = path / "summary.csv" if path.is_dir() else path
-    lines = list(csv_rows(read_text(file), str(file)))
+    file = path / SUMMARY if path.is_dir() else path
+    text = read_text(file)
+    lines = list(csv_rows(text, str(file)))
     header = lines[0][1] if lines else []
     missing = [name for name in ("run_id", "workload", "topology", "schema") if name not in header]
     if missing:
@@ -263,6 +200,8 @@ def read_summary(path: Path) -> list[dict[str, str]]:
         for line, cells in lines
         if len(cells) != len(header)
     ]
+    if not problems and not text.endswith("\n"):
+        problems = [f"{file}: ends in the middle of a line; the file is broken"]
     if problems:
         raise SpecError(problems)
     return [dict(zip(header, cells, strict=True)) for _, cells in lines[1:]]
@@ -298,13 +237,13 @@ def read_bands(path: Path, config_hash: str | None = None) -> dict[str, Any]:
 
 def read_results(path: str | Path) -> pd.DataFrame:
     """The summary rows of a run's folder, a summary.csv, or all runs below a results folder, as a
-    DataFrame.
+    DataFrame; raises SpecError if there are none, or if a file is broken.
     """
     import pandas as pd
 
-    root = Path(path)
-    files = [root] if root.is_file() else sorted(root.glob("summary.csv"))
-    files = files or sorted(root.glob("*/summary.csv"))
-    if not files:
-        raise SpecError(f"{path}: no summary.csv here")
-    return pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+    files = find_summaries(Path(path))
+    for file in files:
+        read_summary(file)
+    # Only what is empty is missing: a workload may be called NA.
+    frames = [pd.read_csv(file, keep_default_na=False, na_values=[""]) for file in files]
+    return pd.concat(frames, ignore_index=True)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import csv
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from cluster_sim.errors import SpecError
-from cluster_sim.output.results import format_csv
+from cluster_sim.output.csv_text import format_csv
+from cluster_sim.output.files import write_whole
 from cluster_sim.output.tables import grid
 from cluster_sim.studies.validate_cases import Case
 from cluster_sim.studies.validate_scores import (
+    INTERRUPTED,
     Replayed,
     Score,
     Scorecard,
@@ -67,16 +66,21 @@ def _commonest(card: Scorecard) -> list[str]:
 
 
 def _block(title: str, groups: Mapping[str, Mapping[str, Score]]) -> str:
-    rows = [
-        [_short(value), metric, *_cells(score)]
+    scored = [
+        (_short(value), metric, score)
         for value, metrics in groups.items()
         for metric, score in metrics.items()
         if score.n
     ]
+    verdicts = any(score.right is not None for *_, score in scored)
+    rows = [
+        [value, metric, *_cells(score), *([_percent(score.right)] * verdicts)]
+        for value, metric, score in scored
+    ]
     if not any(row[0] for row in rows):
         rows = [row[1:] for row in rows]
     head = [title] if title == "metric" else [title, "metric"]
-    return grid([[*head, *FIGURES], *rows]) if rows else ""
+    return grid([[*head, *FIGURES, *["right"] * verdicts], *rows]) if rows else ""
 
 
 def _short(value: str) -> str:
@@ -86,10 +90,14 @@ def _short(value: str) -> str:
 
 def _cells(score: Score) -> list[str]:
     errors = (score.median_ape, score.mean_ape, score.p90_ape)
-    shown = ["-" if error is None else f"{error:.1%}" for error in errors]
+    shown = [_percent(error) for error in errors]
     shown.append("-" if score.median_error is None else f"{score.median_error:+.1%}")
     shown.append("-" if score.spearman is None else f"{score.spearman:.3f}")
     return [str(score.n), str(score.skipped), *shown]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _worst(card: Scorecard) -> dict[str, dict[str, Score]]:
@@ -160,30 +168,34 @@ def cases_csv(replayed: Sequence[Replayed]) -> str:
         cells: tuple[object, ...] = (
             *(case.case_id, case.run_id, case.file, case.line, case.kind, case.text("source")),
             *(case.text("mode"), half(case), case.text("chip"), case.text("model")),
-            *(operation(case), precision(case), framework(case), case.text("metric")),
+            *(operation(case), precision(case), framework(case), case.metric),
             *(";".join(case.flags), case.value, one.predicted, one.error),
             *(one.reason, one.detail, one.drafted and one.drafted.predicted),
         )
         rows.append(dict(zip(CASE_COLUMNS, cells, strict=True)))
-    return format_csv(rows)
+    return format_csv(rows, CASE_COLUMNS)
 
 
-def write_cases(path: Path, replayed: Sequence[Replayed]) -> None:
-    """Write ``cases_csv`` whole or not at all; raises SpecError if that is not possible."""
+def write_cases(path: Path, replayed: Sequence[Replayed]) -> Path:
+    """Write ``cases_csv`` whole or not at all; returns the file. Of an interrupted validation that
+    is ``-partial`` beside the path if a whole one, or anything else, stands there. Raises SpecError
+    if it cannot be written.
+    """
+    if any(one.reason == INTERRUPTED for one in replayed) and _is_whole(path):
+        path = path.with_name(f"{path.stem}-partial{path.suffix}")
+    write_whole(path, cases_csv(replayed), "--out")
+    return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether there is a file that is none of an interrupted validation."""
+    if not path.is_file():
+        return False
     try:
-        handle, staged = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    except OSError as error:
-        raise SpecError(f"--out: cannot write to '{path}': {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(cases_csv(replayed))
-        os.chmod(staged, 0o644)
-        os.replace(staged, path)
-    except OSError as error:
-        raise SpecError(f"--out: cannot write to '{path}': {error.strerror}") from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(staged)
+        with path.open(encoding="utf-8", newline="") as file:
+            return all(row.get("reason") != INTERRUPTED for row in csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return True
 
 
 # What a serving case measures: words and how its metrics begin.

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from cluster_sim.perf.counts import head_dims, read_share
 from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.operators import attention_curves, mla_curves
-from cluster_sim.perf.transformer import (
-    ACTIVATION_BYTES,
-    kv_elements_per_layer,
-    kv_heads_per_device,
-)
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT
+from cluster_sim.perf.operators import attention_curves, kind_curves, mla_curves, weakest
+from cluster_sim.perf.transformer import ACTIVATION_BYTES, cached_bytes, kv_heads_per_device
 from cluster_sim.specs.inputs import TopologyInput
-from cluster_sim.specs.model import Model
+from cluster_sim.specs.model import Attention, Model
 
 
 @dataclass(frozen=True, slots=True)
 class PromptAttention:
     """Seconds per unit of prompt attention, in layers that see everything and in local ones; a pair
-    that sparse attention chose costs ``chosen_factor`` units.
+    that sparse attention chose costs ``chosen_factor`` units, a token in windows that are beside
+    the rest ``token_s`` seconds.
     """
 
     all_s: float
     local_s: float
+    token_s: float
     chosen_factor: float
     half_length: float
     floor_s: float
@@ -38,34 +37,78 @@ def prompt_attention(
     FLOP of a prompt of S tokens: heads (key dim + value dim) S^2, the causal half of scores and
     values. Sparse layers compute the chosen tokens, and their index all of them. Chosen latents are
     not expanded, since each query has others: 2 kv_rank + rope_dim instead of the expanded
-    dimensions a head (FlashMLA, recalled).
+    dimensions a head (FlashMLA, recalled). Compressed entries are one for ``ratio`` tokens, beside
+    a window that each token reads whole.
     """
-    heads, dims, factor = model.heads // layout.tp, 2 * model.head_dim, 1.0
-    if model.mla is not None:
-        dims = model.mla.nope_dim + model.mla.rope_dim + model.mla.v_dim
-        factor = (2 * model.mla.kv_rank + model.mla.rope_dim) / dims
-        curve, _ = mla_curves(machine, recipe.kv)
-    else:
-        curve, _ = attention_curves(machine, recipe.kv)
-    rate = machine.chip.device_peak("bf16") * curve.compute
-    flop, local = heads * dims, model.local_layers
-    index = 0
-    if model.local is not None and model.local.kind == "sparse":
-        index = local * model.local.index_heads * model.local.index_dim
+    all_s = local_s = token_s = floor_s = 0.0
+    for kind in model.kinds:
+        curve, _ = kind_curves(machine, kind, recipe.kv)
+        rate = machine.chip.device_peak("bf16") * curve.compute
+        flop, local = _pair_flop(kind, layout), kind.local_layers
+        all_s += ((kind.layers - local) * flop + _index_flop(model, kind)) / rate
+        local_s += local * flop / rate
+        floor_s += kind.layers * curve.floor
+        if kind.compressed is not None:
+            heads = kind.heads // layout.tp
+            pairs = 2 * heads * head_dims(kind, absorbed=True) * kind.compressed.window
+            token_s += kind.layers * pairs / rate
+    own, _ = kind_curves(machine, model.kinds[0], recipe.kv)
     return PromptAttention(
-        all_s=((model.cached_layers - local) * flop + index) / rate,
-        local_s=local * flop / rate,
-        chosen_factor=factor,
-        half_length=float(curve.half_length),
-        floor_s=model.cached_layers * curve.floor,
-        provenance=curve.provenance,
+        all_s=all_s,
+        local_s=local_s,
+        token_s=token_s,
+        chosen_factor=_chosen_factor(model),
+        half_length=float(own.half_length),
+        floor_s=floor_s,
+        provenance=provenance(
+            model, (kind_curves(machine, kind, recipe.kv)[0].provenance for kind in model.kinds)
+        ),
     )
+
+
+def _pair_flop(kind: Attention, layout: Layout) -> float:
+    """Half the FLOP of a query and a token of context on one device, in one layer."""
+    return kind.heads // layout.tp * head_dims(kind, absorbed=False) * read_share(kind)
+
+
+def _index_flop(model: Model, kind: Attention) -> float:
+    """Half the FLOP of the index of a query and a token of context, in all layers of a kind; every
+    device computes the whole index.
+    """
+    local = model.local
+    if local is None or kind != model.indexed:
+        return 0
+    return local.indexed_layers * local.index_heads * local.index_dim * read_share(kind)
+
+
+def _chosen_factor(model: Model) -> float:
+    """What a chosen pair of sparse attention costs beside one of a context that is read whole."""
+    kind = model.indexed or model.kinds[0]
+    return head_dims(kind, absorbed=True) / head_dims(kind, absorbed=False)
+
+
+def provenance(model: Model, curves: Iterable[str]) -> str:
+    """The weakest of the curves' provenances; ``assumed`` where kernels have no timings."""
+    return "assumed" if untimed(model) else weakest(curves)
+
+
+def untimed(model: Model) -> str:
+    """The attention that is priced by bytes and FLOP on the nearest curve, in words; empty if none.
+
+    Compressed entries take the curves over latents; an index over keys that are no latents, and
+    what it chooses, those of attention over all of them.
+    """
+    if any(kind.compressed is not None for kind in model.kinds):
+        return "attention over compressed entries"
+    if model.indexed is not None and model.indexed.mla is None:
+        return "attention over chosen blocks of keys"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeAttention:
-    """Decode attention of one layer: seconds of its launch, of each sequence, of each token of
-    context; bytes/s of its reads.
+    """Decode attention of one layer of a kind: seconds of its launch, of each sequence, of each
+    entry that it reads; bytes/s of its reads.
     """
 
     floor_s: float
@@ -76,39 +119,36 @@ class DecodeAttention:
 
 
 def decode_attention(
-    machine: TopologyInput, model: Model, layout: Layout, recipe: Recipe, queries: int = 1
+    machine: TopologyInput, kind: Attention, layout: Layout, recipe: Recipe, queries: int = 1
 ) -> DecodeAttention:
     """Decode attention: floor + (queries and outputs + cache bytes) / (bandwidth u_m) a layer, plus
     the curve's ``row`` for each sequence and KV head; over latents queries at a rate of their own.
 
-    A token of context costs the larger of its bytes and its FLOP: 4 head_dim a head at the rate of
-    prompt attention, which binds where many queries share a KV head; over latents 2 (2 kv_rank +
-    rope_dim) a head. Several ``queries`` of a sequence read its cache together.
+    A token of context costs the larger of its bytes and its FLOP: 2 (key dim + value dim) a head at
+    the rate of prompt attention, which binds where many queries share a KV head; over latents 2 (2
+    kv_rank + rope_dim) a head. Several ``queries`` of a sequence read its cache together.
+    Compressed attention reads a window of entries besides, with each sequence.
     """
-    heads = model.heads // layout.tp
-    width = BYTES_PER_ELEMENT[recipe.kv]
-    layer_bytes = kv_elements_per_layer(model, layout.tp) * width
-    if model.mla is not None:
+    heads = kind.heads // layout.tp
+    layer_bytes = cached_bytes(kind, layout.tp, recipe.kv)
+    reach = head_dims(kind, absorbed=True)
+    moved = heads * reach * ACTIVATION_BYTES * queries
+    if kind.latent:
         _, grouped = mla_curves(machine, recipe.kv)
-        provenance, floor, share = grouped.provenance, grouped.floor, grouped.memory
-        reach = 2 * model.mla.kv_rank + model.mla.rope_dim
+        word, floor, share = grouped.provenance, grouped.floor, grouped.memory
         rate = machine.chip.device_peak("bf16") * grouped.compute
-        token_s = max(
-            layer_bytes / (machine.chip.device_bandwidth * share),
-            2 * heads * reach * queries / rate,
-        )
-        moved = heads * reach * ACTIVATION_BYTES * queries
         query_s = moved / (machine.chip.device_bandwidth * (grouped.queries or share))
     else:
         prompt, stream = attention_curves(machine, recipe.kv)
-        provenance, floor, share = stream.provenance, stream.floor, stream.memory
+        word, floor, share = stream.provenance, stream.floor, stream.memory
         rate = machine.chip.device_peak("bf16") * prompt.compute
-        token_s = max(
-            layer_bytes / (machine.chip.device_bandwidth * share),
-            4 * heads * model.head_dim * queries / rate,
-        )
-        moved = 2 * heads * model.head_dim * ACTIVATION_BYTES * queries
         query_s = moved / (machine.chip.device_bandwidth * share)
-        query_s += kv_heads_per_device(model, layout.tp) * stream.row
+        query_s += kv_heads_per_device(kind, layout.tp) * stream.row
+    token_s = max(
+        layer_bytes / (machine.chip.device_bandwidth * share),
+        2 * heads * reach * queries / rate,
+    )
+    if kind.compressed is not None:
+        query_s += kind.compressed.window * token_s
     bandwidth = machine.chip.device_bandwidth * share
-    return DecodeAttention(floor, query_s, token_s, bandwidth, provenance)
+    return DecodeAttention(floor, query_s, token_s, bandwidth, word)

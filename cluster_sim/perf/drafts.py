@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_sim.specs.kept import LAYERED, Kept, layers_with
 from cluster_sim.specs.model import Model
 
 if TYPE_CHECKING:
@@ -33,33 +34,76 @@ AGAIN = (
 def with_mtp_layers(model: Model, drafts: int) -> Model:
     """The model with the MTP layers that make so many drafts among its own; the same for none.
 
-    Model: layers of the last kind: with experts where the model has them, attention over all of the
-    context, an index where the model's is sparse.
+    Model: layers of the last kind: with experts where the model has them, the model's own kind of
+    attention over all of the context, an index where that is sparse.
     """
     more = min(drafts, model.mtp_layers)
     if not more:
         return model
     moe, local = model.moe, model.local
+    if local is not None and model.indexed == model.kinds[0]:
+        indexed = local.index_layers + more if local.index_layers else 0
+        local = replace(local, layers=local.layers + more, index_layers=indexed)
     return replace(
         model,
         layers=model.layers + more,
-        moe=moe and replace(moe, layers=moe.layers + more),
-        local=replace(local, layers=local.layers + more)
-        if local is not None and local.kind == "sparse"
-        else local,
+        attention_layers=model.attention_layers and model.attention_layers + more,
+        moe=moe and replace(moe, layers=moe.layers + (0 if model.mtp_dense else more)),
+        local=local,
+        kept=_kept_with(model, more),
     )
 
 
 def one_mtp_layer(model: Model) -> Model:
     """One of the MTP layers as a model."""
     moe, local = model.moe, model.local
-    return replace(
+    if local is not None:
+        sparse = model.indexed == model.kinds[0]
+        local = replace(local, layers=1, index_layers=0) if sparse else None
+    one = replace(
         model,
         layers=1,
-        moe=moe and replace(moe, layers=1),
-        local=replace(local, layers=1) if local is not None and local.kind == "sparse" else None,
+        moe=None if moe is None or model.mtp_dense else replace(moe, layers=1),
+        local=local,
         linear=None,
+        other_attention=(),
+        state_space=None,
+        attention_layers=None,
+        mlps=None,
+        projections=0,
+        kept=(),
     )
+    return replace(one, kept=tuple(kept for kept in _of_mtp(model) if layers_with(one, kept.part)))
+
+
+def _of_mtp(model: Model) -> tuple[Kept, ...]:
+    """What an MTP layer keeps: its own dtype, else the parts that all layers keep."""
+    whole = next((kept.dtype for kept in model.kept if kept.part == "mtp"), None)
+    if whole is None:
+        return tuple(kept for kept in model.kept if kept.layers is None)
+    return (
+        *(Kept(part=part, dtype=whole) for part in LAYERED),
+        *(kept for kept in model.kept if kept.part in ("head", "embedding")),
+    )
+
+
+def _kept_with(model: Model, more: int) -> tuple[Kept, ...]:
+    """What a model keeps with so many MTP layers among its own."""
+    whole = next((kept.dtype for kept in model.kept if kept.part == "mtp"), None)
+    if whole is None:
+        return model.kept
+    found = []
+    for kept in model.kept:
+        if kept.part in LAYERED and kept.layers is None:
+            found.append(replace(kept, layers=float(layers_with(model, kept.part))))
+        else:
+            found.append(kept)
+    # MTP layers are of the last kind: with experts where the model has them, never linear.
+    gone: tuple[str, ...] = ("linear",)
+    if model.moe is not None:
+        gone += ("shared", "experts") if model.mtp_dense else ("dense",)
+    parts = [part for part in LAYERED if part not in gone and layers_with(model, part)]
+    return (*found, *(Kept(part=part, dtype=whole, layers=float(more)) for part in parts))
 
 
 def with_passes(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.transformer import ACTIVATION_BYTES, expert_elements
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT, PEAK_OF
+from cluster_sim.specs.chip import PEAK_OF
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model, Moe
 
@@ -114,11 +114,11 @@ def expert_time(
     assert moe is not None
     curve, chip = machine.fits.moe[recipe.experts], machine.chip  # type: ignore[index]
     elements = expert_elements(model, layout)
-    inner = elements // model.hidden
+    inner = elements // model.expert_input
     math_s = 2 * elements / (chip.device_peak(PEAK_OF[recipe.experts]) * curve.compute)
-    pick_bytes = (2 * model.hidden + inner) * ACTIVATION_BYTES
+    pick_bytes = (2 * model.expert_input + inner) * ACTIVATION_BYTES
     pick_s = pick_bytes / (chip.device_bandwidth * curve.activations)
-    weights_s = elements * BYTES_PER_ELEMENT[recipe.experts]
+    weights_s = elements * recipe.width(model, recipe.experts)
     weights_s /= chip.device_bandwidth * curve.memory
     chosen, tokens, touched = _touched(moe, layout.ep, most)
     picks = np.broadcast_to(chosen.sum(axis=1)[:, None] * tokens, touched.shape)

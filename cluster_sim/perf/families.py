@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.perf.attention import decode_attention, prompt_attention
+from cluster_sim.perf.attention import decode_attention, prompt_attention, provenance
 from cluster_sim.perf.collectives import (
     all_reduce,
     all_reduce_provenance,
@@ -16,6 +16,7 @@ from cluster_sim.perf.collectives import (
     group_provenance,
     handoff_s,
 )
+from cluster_sim.perf.counts import index_key_bytes, read_share
 from cluster_sim.perf.drafts import one_mtp_layer, with_passes
 from cluster_sim.perf.experts import expert_time
 from cluster_sim.perf.kernel_software import from_others
@@ -29,6 +30,12 @@ from cluster_sim.perf.operators import (
     weakest,
 )
 from cluster_sim.perf.reach import word_of
+from cluster_sim.perf.state_space import (
+    STATE_FLOP,
+    state_elements,
+    state_space_bytes,
+    summed_elements,
+)
 from cluster_sim.perf.transformer import (
     ACTIVATION_BYTES,
     Gemm,
@@ -147,6 +154,10 @@ class _Case:
     def sequences(self) -> FloatArray:
         return np.arange(self.software.max_num_seqs + 1, dtype=float)
 
+    def shares(self, part: str, layers: int) -> tuple[tuple[str, float], ...]:
+        """The dtypes of a part, each with its number of layers."""
+        return self.recipe.shares(self.model, part, layers)
+
     @property
     def all_tokens(self) -> FloatArray:
         """Tokens of all batches together: as many as the limits allow, ``together`` at most."""
@@ -170,8 +181,7 @@ def operator_families(
     case = _Case(machine, model, software, layout, recipe, together)
     families = [*_gemm_families(case), _prefill_family(case), _decode_family(case)]
     families.append(_glue_family(case))
-    if model.linear is not None:
-        families.append(_linear_attention_family(case))
+    families += _recurrent_families(case)
     families.append(_all_reduce_family(case))
     if model.moe is not None:
         families += _expert_families(case)
@@ -209,25 +219,22 @@ def _drafting(case: _Case, families: list[Family]) -> list[Family]:
 
 
 def _gemm_families(case: _Case) -> tuple[Family, Family]:
-    """GEMM time, split by which side of the roofline binds; the LM head runs in bf16 on one row a
-    sequence, routers in bf16.
+    """GEMM time, split by which side of the roofline binds; the LM head runs on one row a sequence.
 
     With k drafts the LM head runs on k + 1 rows a sequence, and on one row a draft.
     """
-    machine, recipe = case.machine, case.recipe
-    tokens, rows, drafts = case.tokens, case.sequences, case.software.draft_tokens
-    dtypes = {"attention": recipe.attention, "dense": recipe.dense, "router": "bf16"}
-    layers, used = np.zeros((3, len(tokens))), {"bf16"}
+    machine, tokens, rows = case.machine, case.tokens, case.sequences
+    drafts, layers = case.software.draft_tokens, np.zeros((3, len(tokens)))
+    used, head = {"bf16"}, lm_head(case.model, case.layout.tp)
+    for shape in (*layer_gemms(case.model, case.layout), head):
+        used |= {dtype for dtype, _ in case.shares(shape.part, shape.layers)}
     for shape in layer_gemms(case.model, case.layout):
-        dtype = dtypes[shape.part]
-        used.add(dtype)
-        layers += shape.layers * _product(machine, dtype, tokens, shape)
-    head = lm_head(case.model, case.layout.tp)
-    heads = _product(machine, "bf16", rows * case.width, head)
+        layers += _products(case, tokens, shape)
+    heads = _products(case, rows * case.width, head)
     if drafts:
         projection = draft_projections(case.model, drafts)
-        layers += projection.layers * _product(machine, "bf16", tokens, projection)
-        once = projection.layers * _product(machine, "bf16", rows, head)
+        layers += _products(case, tokens, projection)
+        once = projection.layers * _products(case, rows, head)
         again = drafts - projection.layers
         heads += once + again * _product(machine, "bf16", rows, projection)
     layers[:, 0] = heads[:, 0] = 0.0
@@ -239,13 +246,28 @@ def _gemm_families(case: _Case) -> tuple[Family, Family]:
     )
 
 
-def _product(machine: TopologyInput, dtype: str, tokens: FloatArray, shape: Gemm) -> FloatArray:
+def _products(case: _Case, tokens: FloatArray, shape: Gemm) -> FloatArray:
+    """What ``_product`` gives of all layers that have a product, each in its dtype."""
+    found = np.zeros((3, len(tokens)))
+    for dtype, layers in case.shares(shape.part, shape.layers):
+        width = case.recipe.width(case.model, dtype)
+        found += layers * _product(case.machine, dtype, tokens, shape, width)
+    return found
+
+
+def _product(
+    machine: TopologyInput,
+    dtype: str,
+    tokens: FloatArray,
+    shape: Gemm,
+    weight_bytes: float | None = None,
+) -> FloatArray:
     """Seconds of one layer's product where arithmetic binds, where bytes do, and what it reads (s)
     where arithmetic binds.
     """
-    seconds, bound = gemm_s(machine, dtype, tokens, shape.n, shape.k)
-    curve = gemm_curve(machine, dtype)
-    read_s = gemm_memory_s(machine.chip, dtype, curve, tokens, shape.n, shape.k)
+    size = (tokens, shape.n, shape.k, weight_bytes)
+    seconds, bound = gemm_s(machine, dtype, *size)
+    read_s = gemm_memory_s(machine.chip, dtype, gemm_curve(machine, dtype), *size)
     rows = (np.where(bound, seconds, 0.0), np.where(bound, 0.0, seconds))
     return np.array((*rows, np.where(bound, read_s, 0.0)))
 
@@ -264,82 +286,105 @@ def _decode_family(case: _Case) -> Family:
     """Decode attention of all layers; sparse layers read the index of all tokens besides, and every
     query its own choice.
     """
-    model, parts = case.model, (case.machine, case.model, case.layout, case.recipe)
-    layer = decode_attention(*parts, case.width)
-    near_s = layer.token_s
-    floor = layer.floor_s * case.software.in_situ.attention_floor_factor
-    decodes = model.cached_layers * (floor + case.sequences * layer.sequence_s)
+    model = case.model
+    decodes, context_s, local_context_s, words = 0.0 * case.sequences, 0.0, 0.0, []
+    for kind in model.kinds:
+        parts = (case.machine, kind, case.layout, case.recipe)
+        layer = decode_attention(*parts, case.width)
+        floor = layer.floor_s * case.software.in_situ.attention_floor_factor
+        decodes += kind.layers * (floor + case.sequences * layer.sequence_s)
+        share, near_s = read_share(kind), layer.token_s
+        context_s += (kind.layers - kind.local_layers) * layer.token_s * share
+        if model.local is not None and kind == model.indexed:
+            index = model.local.indexed_layers * index_key_bytes(model)
+            context_s += index / layer.bytes_per_s * share
+            near_s = case.width * decode_attention(*parts).token_s
+        local_context_s += kind.local_layers * near_s * share
+        words.append(layer.provenance)
     decodes[0] = 0.0
-    context_s = (model.cached_layers - model.local_layers) * layer.token_s
-    if model.local is not None and model.local.kind == "sparse":
-        context_s += model.local.layers * model.local.index_dim / layer.bytes_per_s
-        near_s = case.width * decode_attention(*parts).token_s
     return Family(
         "attention_decode",
-        layer.provenance,
+        provenance(model, words),
         decodes_s=decodes,
         context_s=context_s,
-        local_context_s=model.local_layers * near_s,
+        local_context_s=local_context_s,
     )
 
 
 def _glue_family(case: _Case) -> Family:
     """Norms, rotary embedding, KV write, activation, residual: kernels x floor + bytes / (bandwidth
-    u_m) a layer.
+    u_m) a layer; of layers without a mixer or an MLP half the kernels.
     """
     curve = case.machine.fits.glue
     bandwidth = case.machine.chip.device_bandwidth * curve.memory
     floors = case.software.in_situ.glue_kernels_per_layer * curve.floor
+    floors *= case.model.residual_blocks / (2 * case.model.layers)
     moved = case.tokens * glue_bytes(case.model, case.layout.tp)
     tokens = case.model.layers * (floors + moved / bandwidth)
     tokens[0] = 0.0
     return Family("glue", curve.provenance, tokens)
 
 
-def _linear_attention_family(case: _Case) -> Family:
-    """Gated-delta layers: every sequence reads and writes its state once a step, every token costs
-    the chunked form's FLOP.
+def _recurrent_family(case: _Case, name: str, layers: int, flop: int, held: float) -> Family:
+    """Layers with a state of ``held`` bytes a sequence: every sequence reads and writes it once a
+    step, every token costs ``flop``.
 
     Model: decode bytes 2 x state a sequence over the glue curve, and one more state a draft, since
-    any of them may be the last that is kept; 6 x state elements FLOP a token at
-    the rate of prompt attention. Limits: assumed, no timings of such kernels.
+    any of them may be the last that is kept; the FLOP at the rate of prompt attention. Limits:
+    assumed, no timings of such kernels; scans of Mamba-1 are no products and may take longer.
     """
-    model, machine = case.model, case.machine
-    linear = model.linear
-    assert linear is not None
+    machine = case.machine
     curve, (prefill, _) = machine.fits.glue, attention_curves(machine, case.recipe.kv)
-    flop = 6 * linear_state_elements(linear, case.layout.tp)
-    moved = (1 + case.width) * linear_state_bytes(linear, case.layout.tp)
+    moved = (1 + case.width) * held
     bandwidth = machine.chip.device_bandwidth * curve.memory
     flop_s = flop / (machine.chip.device_peak("bf16") * prefill.compute)
-    tokens = linear.layers * (curve.floor + case.tokens * flop_s)
-    sequences = linear.layers * case.sequences * (moved / bandwidth)
+    tokens = layers * (curve.floor + case.tokens * flop_s)
+    sequences = layers * case.sequences * (moved / bandwidth)
     tokens[0] = 0.0
-    use = Family("linear_attention", "", sequences_s=sequences)
-    return Family("linear_attention", "assumed", tokens, sequences, use=use)
+    use = Family(name, "", sequences_s=sequences)
+    return Family(name, "assumed", tokens, sequences, use=use)
+
+
+def _recurrent_families(case: _Case) -> list[Family]:
+    """Gated-delta layers in their chunked form, 6 FLOP an element of the state, and Mamba's."""
+    linear, ssm, tp = case.model.linear, case.model.state_space, case.layout.tp
+    found = []
+    if linear is not None:
+        flop = 6 * linear_state_elements(linear, tp)
+        held = linear_state_bytes(linear, tp)
+        found.append(_recurrent_family(case, "linear_attention", linear.layers, flop, held))
+    if ssm is not None:
+        flop, bytes_ = STATE_FLOP * state_elements(ssm, tp), state_space_bytes(ssm, tp)
+        found.append(_recurrent_family(case, "state_space", ssm.layers, flop, bytes_))
+    return found
 
 
 def _all_reduce_family(case: _Case) -> Family:
     """Sums of T x hidden activations over the devices of an attention, or of a stage; none without
     tensor parallelism.
 
-    One after attention and one after the MLP of each layer (parallel blocks: one). Experts of
-    several attention groups exchange tokens instead, see the expert families.
+    One after each mixer and each MLP (parallel blocks: one), and in Mamba-1 one more of what drives
+    its state. Experts of several attention groups exchange tokens instead, see the expert families.
     """
     machine, model, layout = case.machine, case.model, case.layout
-    algorithms = case.software.all_reduce
+    algorithms, in_situ = case.software.all_reduce, case.software.in_situ
     provenance = all_reduce_provenance(machine, algorithms, layout.tp)
-    sums = (1 if model.parallel_block else 2) * model.layers
+    sums = model.summed_blocks
     if layout.attn_dp > 1 and model.moe is not None:
         sums -= model.moe.layers
+    tokens, sent = np.zeros_like(case.tokens), np.zeros_like(case.tokens)
     if layout.tp == 1:
-        return Family("all_reduce", provenance, np.zeros_like(case.tokens))
-    message = case.tokens * (model.hidden * ACTIVATION_BYTES)
-    alone, sent = all_reduce(machine, algorithms, message, layout.tp)
-    in_situ = case.software.in_situ
-    tokens = sums * (alone * in_situ.all_reduce_factor + in_situ.all_reduce_skew)
+        return Family("all_reduce", provenance, tokens)
+    kinds = [(sums, model.hidden)]
+    if model.state_space is not None and (inside := summed_elements(model.state_space)):
+        kinds.append((model.state_space.layers, inside))
+    for count, elements in kinds:
+        message = case.tokens * (elements * ACTIVATION_BYTES)
+        alone, bytes_ = all_reduce(machine, algorithms, message, layout.tp)
+        tokens += count * (alone * in_situ.all_reduce_factor + in_situ.all_reduce_skew)
+        sent += count * bytes_
     tokens[0] = 0.0
-    use = Family("all_reduce", "", sums * sent)
+    use = Family("all_reduce", "", sent)
     return Family("all_reduce", provenance, tokens, use=use)
 
 
@@ -352,23 +397,28 @@ def _expert_families(case: _Case) -> list[Family]:
     assert model.moe is not None
     alone = layout.attn_dp == 1
     counts = case.tokens if alone else case.all_tokens
-    time = expert_time(case.machine, model, layout, case.recipe, len(counts) - 1)
-    layers = model.moe.layers
-    math, weights = layers * time.math_s, layers * time.weights_s
+    math, weights, provenances = np.zeros(len(counts)), np.zeros(len(counts)), []
+    for dtype, layers in case.shares("experts", model.moe.layers):
+        same = replace(case.recipe, experts=dtype)
+        time = expert_time(case.machine, model, layout, same, len(counts) - 1)
+        math, weights = math + layers * time.math_s, weights + layers * time.weights_s
+        provenances.append(time.provenance)
+    provenance = weakest(provenances)
     if alone:
         return [
-            Family("expert_math", time.provenance, math),
-            Family("expert_weights", time.provenance, weights),
+            Family("expert_math", provenance, math),
+            Family("expert_weights", provenance, weights),
         ]
     return [
-        Family("expert_math", time.provenance, shared_s=math),
-        Family("expert_weights", time.provenance, shared_s=weights),
+        Family("expert_math", provenance, shared_s=math),
+        Family("expert_weights", provenance, shared_s=weights),
         _exchange_family(case, counts),
     ]
 
 
 def _exchange_family(case: _Case, counts: FloatArray) -> Family:
-    """Dispatch in the experts' dtype and combine in bf16, once a layer with experts.
+    """Dispatch in the experts' dtype and combine in bf16, once a layer with experts; latents if the
+    experts work on those.
 
     Model: the devices of a group share its tokens, and each sends its part to the devices that hold
     a slice of a chosen expert; with experts on every device of a stage (ep 1) to all others.
@@ -377,10 +427,9 @@ def _exchange_family(case: _Case, counts: FloatArray) -> Family:
     assert model.moe is not None
     ranks = layout.stage_devices
     chosen = None if layout.ep == 1 else model.moe.top_k * layout.expert_slices
-    width = min(BYTES_PER_ELEMENT[case.recipe.experts], ACTIVATION_BYTES)
-    if case.recipe.experts in WEIGHT_ONLY:
-        width = ACTIVATION_BYTES
-    copy = np.ceil(counts / ranks) * model.hidden
+    shares = case.shares("experts", model.moe.layers)
+    width = sum(layers * _sent_bytes(dtype) for dtype, layers in shares) / model.moe.layers
+    copy = np.ceil(counts / ranks) * model.expert_input
     dispatch, out = exchange(case.machine, copy * width, ranks, chosen)
     combine, back = exchange(case.machine, copy * ACTIVATION_BYTES, ranks, chosen)
     shared = model.moe.layers * (dispatch + combine)
@@ -388,6 +437,11 @@ def _exchange_family(case: _Case, counts: FloatArray) -> Family:
     use = Family("expert_exchange", "", shared_s=model.moe.layers * (out + back))
     provenance = group_provenance(fits.all_to_all.values(), ranks)
     return Family("expert_exchange", provenance, shared_s=shared, use=use)
+
+
+def _sent_bytes(dtype: str) -> float:
+    """Bytes of an activation on its way to experts of a dtype."""
+    return ACTIVATION_BYTES if dtype in WEIGHT_ONLY else BYTES_PER_ELEMENT[dtype]
 
 
 def _handoff_family(case: _Case) -> Family:

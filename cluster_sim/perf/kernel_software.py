@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cluster_sim.perf.layout import Recipe
-from cluster_sim.perf.operators import attention_curves, gemm_curve, mla_curves
+from cluster_sim.perf.operators import gemm_curve, kind_curves
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
 
@@ -25,13 +26,14 @@ def kernel_curves(
     machine: TopologyInput, model: Model, recipe: Recipe
 ) -> dict[str, tuple[Any, ...]]:
     """The curves of kernels that frameworks bring themselves, by family."""
-    dtypes = dict.fromkeys((recipe.dense, recipe.attention, "bf16"))
-    gemm = tuple(gemm_curve(machine, dtype) for dtype in dtypes)
-    prompt, decode = (attention_curves if model.mla is None else mla_curves)(machine, recipe.kv)
+    gemm = tuple(gemm_curve(machine, dtype) for dtype in recipe.products_in(model))
+    attention = [kind_curves(machine, kind, recipe.kv) for kind in model.kinds]
     found: dict[str, tuple[Any, ...]] = {"gemm_math": gemm, "gemm_weights": gemm}
-    found |= {"attention_prefill": (prompt,), "attention_decode": (decode,)}
+    found["attention_prefill"] = tuple(prompt for prompt, _ in attention)
+    found["attention_decode"] = tuple(decode for _, decode in attention)
     if model.moe is not None:
-        experts = (machine.fits.moe[recipe.experts],)  # type: ignore[index]
+        curves: Mapping[str, Any] = machine.fits.moe  # type: ignore[assignment]
+        experts = tuple(curves[dtype] for dtype in recipe.experts_in(model))
         found |= {"expert_math": experts, "expert_weights": experts}
     return found
 

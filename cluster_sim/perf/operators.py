@@ -20,6 +20,7 @@ from cluster_sim.specs.chip import (
     PrefillCurve,
 )
 from cluster_sim.specs.inputs import TopologyInput
+from cluster_sim.specs.model import Attention
 
 FloatArray = NDArray[np.float64]
 Size = int | FloatArray
@@ -71,27 +72,51 @@ def mla_curves(machine: TopologyInput, kv_dtype: str) -> tuple[PrefillCurve, Lat
         ) from None
 
 
+def kind_curves(
+    machine: TopologyInput, kind: Attention, kv_dtype: str
+) -> tuple[PrefillCurve, DecodeCurve | LatentCurve]:
+    """Prompt and decode attention of a kind; raises SpecError without a curve.
+
+    Limits: compressed attention has no timings and takes the curves over latents, which its kernels
+    are nearest to (one entry of 512 elements for all heads).
+    """
+    return (mla_curves if kind.latent else attention_curves)(machine, kv_dtype)
+
+
 def gemm_s(
-    machine: TopologyInput, dtype: str, rows: FloatArray, n: int, k: int
+    machine: TopologyInput,
+    dtype: str,
+    rows: FloatArray,
+    n: int,
+    k: int,
+    weight_bytes: float | None = None,
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Seconds of (rows x k) times (k x n), and where the FLOP side of the roofline binds.
 
     Raises SpecError when the chip has no such peak or curve.
     """
-    return gemm_kernel_s(machine.chip, dtype, gemm_curve(machine, dtype), rows, n, k)
+    curve = gemm_curve(machine, dtype)
+    return gemm_kernel_s(machine.chip, dtype, curve, rows, n, k, weight_bytes)
 
 
 def gemm_kernel_s(
-    chip: Chip, dtype: str, curve: GemmCurve, m: FloatArray, n: Size, k: Size
+    chip: Chip,
+    dtype: str,
+    curve: GemmCurve,
+    m: FloatArray,
+    n: Size,
+    k: Size,
+    weight_bytes: float | None = None,
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Seconds of (m x k) times (k x n) on a curve, and where the FLOP side binds.
 
     Model: floor + per_k k / 1000 + norm(2 m n k / (peak u_c), bytes / (bandwidth u_m)) + (2 + w) m
     k / (bandwidth u_q); bytes = w n k + w m k + 2 m n with w bytes an element (weight-only dtypes
-    read activations of 2); the last term quantises activations where the curve has it. The norm is
-    the maximum, or ((a^q + b^q)^(1/q)) with q = ``knee``. With ``tiles`` and more 128 x 128 tiles
-    than SMs, that share of what the last wave leaves idle is added to the FLOP. Source:
-    ai-dynamo/aiconfigurator operator tables; form and errors in docs/model.md.
+    read activations of 2, ``weight_bytes`` are those of a weight if its scales are others); the
+    last term quantises activations where the curve has it. The norm is the maximum, or ((a^q +
+    b^q)^(1/q)) with q = ``knee``. With ``tiles`` and more 128 x 128 tiles than SMs, that share of
+    what the last wave leaves idle is added to the FLOP. Source: ai-dynamo/aiconfigurator operator
+    tables; form and errors in docs/model.md.
     """
     width, bandwidth = BYTES_PER_ELEMENT[dtype], chip.device_bandwidth
     rate = chip.device_peak(PEAK_OF[dtype]) * curve.compute
@@ -101,7 +126,7 @@ def gemm_kernel_s(
         waves = np.ceil(m / TILE) * np.ceil(n / TILE) / sms
         full = np.where(waves > 1, np.ceil(waves), 0.0) * (sms * 2.0 * TILE * TILE) * k / rate
         math = math + curve.tiles * np.maximum(full - math, 0.0)
-    memory = gemm_memory_s(chip, dtype, curve, m, n, k)
+    memory = gemm_memory_s(chip, dtype, curve, m, n, k, weight_bytes)
     longer = np.maximum(math, memory)
     if curve.knee is not None:
         ratio, knee = np.minimum(math, memory) / longer, curve.knee
@@ -115,12 +140,18 @@ def gemm_kernel_s(
 
 
 def gemm_memory_s(
-    chip: Chip, dtype: str, curve: GemmCurve, m: FloatArray, n: Size, k: Size
+    chip: Chip,
+    dtype: str,
+    curve: GemmCurve,
+    m: FloatArray,
+    n: Size,
+    k: Size,
+    weight_bytes: float | None = None,
 ) -> FloatArray:
     """Seconds that the bytes of (m x k) times (k x n) take at the memory rate of a curve."""
     width = BYTES_PER_ELEMENT[dtype]
     read = OUTPUT_BYTES if dtype in WEIGHT_ONLY else width
-    moved = width * n * k + read * m * k + OUTPUT_BYTES * m * n
+    moved = (weight_bytes or width) * n * k + read * m * k + OUTPUT_BYTES * m * n
     return np.asarray(moved / (chip.device_bandwidth * curve.memory))
 
 

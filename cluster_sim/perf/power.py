@@ -28,6 +28,7 @@ def chip_power_w(machine: TopologyInput, shares: Mapping[str, float]) -> float |
         "expert_weights": curve.gemm_memory_bound,
         "glue": curve.gemm_memory_bound,
         "linear_attention": curve.gemm_memory_bound,
+        "state_space": curve.gemm_memory_bound,
         "all_reduce": curve.communication,
         "expert_exchange": curve.communication,
         "handoff": curve.communication,

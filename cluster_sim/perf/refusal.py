@@ -9,7 +9,9 @@ from itertools import islice
 from cluster_sim.errors import ClusterSimError, DoesNotFitError, counted
 from cluster_sim.machine.host import domain_devices
 from cluster_sim.perf.layout import Layout, Recipe, check_layout, divisors, missing, recipe
-from cluster_sim.perf.memory import GIB, kv_cache
+from cluster_sim.perf.memory import GIB
+from cluster_sim.perf.startup import kv_cache
+from cluster_sim.perf.ways_to_start import Setup, smallest_change
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.find import names
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
@@ -21,10 +23,11 @@ MOST_DEVICES = 1024  # of a replica that is weighed
 
 
 def way_out(machine: TopologyInput, job: WorkloadInput, wanted: Sequence[Recipe]) -> str:
-    """What to do where no plan that was asked for fits in memory, in one of ``wanted``.
+    """What to do where no plan that was asked for starts, in one of ``wanted``.
 
-    The smallest plan of the machine that fits; else what the model needs and what a replica may
-    have, then what was tried and works: other precisions here, machines whose domain is larger.
+    The smallest plan of the machine that starts; else flags with which the largest one does; else
+    what the model needs and what a replica may have, then what was tried and works: other
+    precisions here, machines whose domain is larger.
     """
     room = domain_devices(machine)
     usable = [one for one in wanted if not missing(machine.chip, machine.fits, job.model, one)]
@@ -32,6 +35,10 @@ def way_out(machine: TopologyInput, job: WorkloadInput, wanted: Sequence[Recipe]
         found = _smallest(machine, job, one, room)
         if found is not None:
             return f"Smallest plan that fits: {_words(found)} in {one.name}."
+    for one in usable:
+        flags = _flags(machine, job, one, room)
+        if flags:
+            return f"What works: {flags}."
     least = min(
         ((one, _smallest(machine, job, one, MOST_DEVICES)) for one in usable),
         key=lambda pair: pair[1].devices if pair[1] else MOST_DEVICES + 1,
@@ -83,6 +90,22 @@ def _need(
     )
 
 
+def _flags(machine: TopologyInput, job: WorkloadInput, wanted: Recipe, room: int) -> str:
+    """Options of the engine with which the plan of the most devices starts and takes the longest
+    request of the workload.
+    """
+    isls, osls = job.workload.shape
+    length = min(isls.longest + osls.longest, job.model.max_context)
+    for layout in reversed(_layouts(job, room)):
+        setup = Setup(software=job.software, layout=layout, recipe=wanted)
+        found = smallest_change(machine.chip, job.model, setup, devices=0, length=length)
+        if found is not None:
+            plan = f"--tp {layout.tp} --pp {layout.pp}" if layout.pp > 1 else f"--tp {layout.tp}"
+            asked = job.workload.plan.tp or layout.tp
+            return found.options if asked == layout.tp else f"{plan} {found.options}"
+    return ""
+
+
 def _smallest(
     machine: TopologyInput, job: WorkloadInput, wanted: Recipe, room: int
 ) -> Layout | None:
@@ -120,7 +143,7 @@ def _precisions(machine: TopologyInput, job: WorkloadInput, room: int) -> Iterat
     for name in ordered:
         if name == job.workload.precision or BYTES_PER_ELEMENT[name] in told:
             continue
-        kv_dtype = job.software.kv_dtype.get(name, "bf16")  # type: ignore[call-overload]
+        kv_dtype = job.software.cache_dtype(job.model, name)
         one = recipe(machine.chip, job.model, name, kv_dtype)
         if missing(machine.chip, machine.fits, job.model, one):
             continue
@@ -172,7 +195,7 @@ def _holds(machine: TopologyInput, job: WorkloadInput) -> bool:
     native = job.model.native_dtype
     dtypes = [wanted] if wanted != "auto" else [native, "fp8", "int8", "bf16"]
     for name in dict.fromkeys(dtypes):
-        kv_dtype = job.software.kv_dtype.get(name, "bf16")
+        kv_dtype = job.software.cache_dtype(job.model, name)
         one = recipe(machine.chip, job.model, name, kv_dtype)
         if missing(machine.chip, machine.fits, job.model, one):
             continue

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from cluster_sim.perf.attention import untimed
 from cluster_sim.perf.collectives import farthest, usable_algorithms
 from cluster_sim.perf.kernel_software import from_others
 from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.operators import attention_curves, gemm_curve, mla_curves, weakest
+from cluster_sim.perf.operators import gemm_curve, kind_curves, weakest
 from cluster_sim.specs.chip import CollectiveCurve, Distance, FitError, Provenance, Taken
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
@@ -136,21 +137,25 @@ def step_residuals(
     provenance, the largest part of the weights among equals.
     """
     chip, profile = machine.chip.name, software.name
-    dtypes = dict.fromkeys((recipe.dense, recipe.attention, "bf16"))
+    dtypes = recipe.products_in(model)
     gemm = _of_weakest("gemm", {dtype: gemm_curve(machine, dtype) for dtype in dtypes}, chip)
-    kind, kv = ("attention", recipe.kv) if model.mla is None else ("mla", recipe.kv)
-    prompt, decode = (attention_curves if model.mla is None else mla_curves)(machine, kv)
+    own, kv = model.kinds[0], recipe.kv
+    kind = "mla" if own.latent else "attention"
+    prompt, decode = kind_curves(machine, own, kv)
     kv = "fp8" if kv == "int8" else kv
+    guess = untimed(model)
+    beside = (_residual(guess, UNFITTED, "assumed", "no timings"),) if guess else ()
     engine = _residual(f"attention in {profile}", IN_SITU, "assumed", software.in_situ.source)
     of_host = software.host.on(machine.chip.vendor)
     host = _residual(f"host time of {profile}", HOST, of_host, software.host.source)
     found: dict[str, tuple[Residual, ...]] = {
         "gemm_math": gemm,
         "gemm_weights": gemm,
-        "attention_prefill": (*of_curve(f"{kind}_prefill", kv, prompt, chip), engine),
-        "attention_decode": (*of_curve(f"{kind}_decode", kv, decode, chip), engine),
+        "attention_prefill": (*of_curve(f"{kind}_prefill", kv, prompt, chip), *beside, engine),
+        "attention_decode": (*of_curve(f"{kind}_decode", kv, decode, chip), *beside, engine),
         "glue": of_curve("glue", "", machine.fits.glue, chip),
         "linear_attention": (_residual("linear attention", UNFITTED, "assumed", "no timings"),),
+        "state_space": (_residual("recurrent states", UNFITTED, "assumed", "no timings"),),
         "all_reduce": _all_reduce(machine, software, layout),
         "handoff": (
             _residual("stage hand-offs", UNFITTED, "assumed", "latency and rate of a copy"),
@@ -176,8 +181,9 @@ def _of_experts(
     loads = _residual(
         f"expert loads of {model.name}", LOADS, "assumed", "skew fitted on closed-loop runs"
     )
-    experts: Fitted = machine.fits.moe[recipe.experts]  # type: ignore[index]
-    parts = (*of_curve("moe", recipe.experts, experts, chip), loads)
+    fitted: Mapping[str, Fitted] = machine.fits.moe  # type: ignore[assignment]
+    curves = {dtype: fitted[dtype] for dtype in recipe.experts_in(model)}
+    parts = (*_of_weakest("moe", curves, chip), loads)
     found["expert_math"] = found["expert_weights"] = parts
     exchanges, ranks = machine.fits.all_to_all, layout.stage_devices
     found["expert_exchange"] = (

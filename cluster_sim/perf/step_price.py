@@ -33,8 +33,9 @@ class StepPrice:
 
     ``prompt_s`` and ``prompt_local_s`` price prompt attention over all of the context and over the
     local part of it, pairs of tokens that sparse attention has to choose ``chosen_factor`` times
-    as much; ``half_length`` is where short contexts lose half of the speed. A decoding sequence has
-    ``decode_tokens`` tokens in a step.
+    as much, ``prompt_token_s`` what each token costs whatever its context; ``half_length`` is where
+    short contexts lose half of the speed. A decoding sequence has ``decode_tokens`` tokens in a
+    step.
     """
 
     families: tuple[Family, ...]
@@ -53,6 +54,7 @@ class StepPrice:
     shared_s: FloatArray | None
     chosen_factor: float = 1.0
     decode_tokens: int = 1
+    prompt_token_s: float = 0.0
 
     def step_s(
         self,
@@ -112,16 +114,18 @@ class StepPrice:
 
         Model: (end^2 - start^2) (1 + half_length / end) causal pairs, slower while the context is
         short; in layers with local attention only the pairs inside window or chunk, at the speed of
-        a context of that length and never slower than all pairs.
+        a context of that length and never slower than all pairs. Windows beside compressed entries
+        cost each token the same.
         """
         pairs = (end * end - start * start) * (1 + self.half_length / end)
+        windows_s = self.prompt_token_s * (end - start)
         if self.local is None:
-            return self.prompt_s * pairs
+            return self.prompt_s * pairs + windows_s
         seen = min(end, self.local.tokens)
         factor = self.chosen_factor
         near = local_pairs(self.local, end, factor) - local_pairs(self.local, start, factor)
         near_pairs = min(pairs, near * (1 + self.half_length / seen))
-        return self.prompt_s * pairs + self.prompt_local_s * near_pairs
+        return self.prompt_s * pairs + self.prompt_local_s * near_pairs + windows_s
 
 
 def local_tokens(local: LocalAttention | None, context: int) -> int:
@@ -179,6 +183,7 @@ def compile_step_price(
         **_tables(families),
         prompt_s=prompt.all_s,
         prompt_local_s=prompt.local_s,
+        prompt_token_s=prompt.token_s,
         half_length=prompt.half_length,
         local=model.local,
         chosen_factor=prompt.chosen_factor,
@@ -205,6 +210,7 @@ def scaled_price(price: StepPrice, factors: Mapping[str, float]) -> StepPrice:
         **_tables(families),
         prompt_s=price.prompt_s * factor,
         prompt_local_s=price.prompt_local_s * factor,
+        prompt_token_s=price.prompt_token_s * factor,
     )
 
 

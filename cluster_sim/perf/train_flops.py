@@ -64,7 +64,7 @@ def mtp_flop(model: Model, seq_len: int) -> float:
     if model.moe is not None:
         mlp = model.moe.top_k * mlp_parameters(model, model.moe.expert_hidden)
         mlp += mlp_parameters(model, model.moe.shared_hidden) + router_parameters(model)
-    layer = attention_parameters(model) + index_parameters(model) + mlp
+    layer = attention_parameters(model, model.kinds[0]) + index_parameters(model) + mlp
     products = 2.0 * (layer + 2 * model.hidden**2) + head_flop(model)
     attention = 2.0 * model.heads * head_dims(model) * attention_pairs(model, seq_len)[0] / seq_len
     return model.mtp_layers * (products + attention)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cluster_sim.errors import SpecError
-from cluster_sim.perf.operators import attention_curves, gemm_curve, gemm_kernel_s, mla_curves
+from cluster_sim.perf.operators import gemm_curve, gemm_kernel_s, kind_curves
 from cluster_sim.perf.train_flops import attention_pairs, head_dims
 from cluster_sim.specs.chip import PEAK_OF, Chip, GemmCurve, TrainingRate
 from cluster_sim.specs.inputs import TopologyInput
@@ -126,10 +126,7 @@ def attention_s(
         flop_s = 2 * pairs * head_dims(model) / (peak * OLD_ATTENTION_RATE)
         scores_s = kernels.stream(pairs * kernel.score_bytes)
         return flop_s + scores_s, 2 * flop_s + scores_s
-    if model.mla is not None:
-        curve, _ = mla_curves(kernels.machine, "bf16")
-    else:
-        curve, _ = attention_curves(kernels.machine, "bf16")
+    curve, _ = kind_curves(kernels.machine, model.kinds[0], "bf16")
     rate = peak * curve.compute * kernels.rate.sustained * kernels.rate.attention
     rate *= kernel.rate_on(chip.architecture)
     if model.mla is None and model.head_dim < WIDE_HEAD:

@@ -18,6 +18,7 @@ from cluster_sim.perf.train_kernels import (
 )
 from cluster_sim.perf.transformer import ACTIVATION_BYTES, Gemm, kv_heads_per_device, layer_gemms
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
+from cluster_sim.specs.kept import MIXERS
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.training import Part, TrainingPlan, TrainingWorkload
 
@@ -116,7 +117,7 @@ def layers_of(case: Case) -> Layers:
     """Price a dense layer, a layer with experts, the head with its loss, and an MTP layer."""
     model, tokens = case.model, case.tokens
     gemms = layer_gemms(model, Layout(case.plan.tp))
-    mixers = [gemm for gemm in gemms if gemm.part == "attention"]
+    mixers = [gemm for gemm in gemms if gemm.part in MIXERS]
     attention = _products(case, mixers, "attention", model.layers)
     core, core_back = attention_s(
         case.kernels, model, case.job.seq_len, case.plan.micro_batch / case.plan.cp, case.plan.tp

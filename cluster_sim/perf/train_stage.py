@@ -193,7 +193,7 @@ def _again(case: Case, layers: Layers, body: Work, content: Content) -> Work:
 
 def layer_parameters(model: Model, *, experts: bool) -> tuple[float, float]:
     """Weights of a layer that tensor parallelism cuts, and of its routed experts."""
-    mixers = model.cached_layers * attention_parameters(model)
+    mixers = model.cached_layers * attention_parameters(model, model.kinds[0])
     mixers += model.local_layers * index_parameters(model)
     mixers += model.linear_layers * linear_attention_parameters(model)
     mixer = mixers / model.layers

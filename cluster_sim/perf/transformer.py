@@ -7,13 +7,13 @@ from typing import Literal
 
 from cluster_sim.perf import counts
 from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT
-from cluster_sim.specs.model import LinearAttention, Model
+from cluster_sim.perf.state_space import glue_elements, products, state_space_bytes
+from cluster_sim.specs.kept import Part
+from cluster_sim.specs.model import Attention, LinearAttention, Model
 
 ACTIVATION_BYTES = 2
 STATE_BYTES = 4  # states of linear attention are kept in fp32
 SMALL_WINDOW = 1024  # tokens; engines give layers with such windows a cache of their own
-Part = Literal["attention", "dense", "router"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,41 +27,58 @@ class Gemm:
     layers: int
 
 
-def kv_heads_per_device(model: Model, tp: int) -> int:
+def kv_heads_per_device(kind: Attention | Model, tp: int) -> int:
     """KV heads on the fullest shard: an equal share rounded up; fewer heads than shards are
     replicated.
     """
-    return -(-model.kv_heads // tp)
+    return -(-kind.kv_heads // tp)
 
 
 def layer_gemms(model: Model, layout: Layout) -> tuple[Gemm, ...]:
     """All products of the layers but the routed experts', on one device."""
-    gemms = _mla(model, layout.tp) if model.mla else _grouped_query(model, layout.tp)
+    gemms = [gemm for kind in model.kinds for gemm in _attention(model, kind, layout.tp)]
     gemms += _index(model)
     gemms += _linear_attention(model, layout.tp)
-    gemms += _mlp(model, "dense", model.ffn_hidden, model.dense_layers, layout.tp)
+    gemms += _residual(model)
+    gemms += _state_space(model, layout.tp)
+    for mlp in model.dense_mlps:
+        gemms += _mlp(model, "dense", mlp.hidden, mlp.layers, layout.tp)
+    cut = -(-model.hidden // layout.tp)
+    gemms += [Gemm("projection", "dense", cut, model.hidden, model.projections)]
     if model.moe is not None:
         layers, outputs = model.moe.layers, model.moe.experts + int(model.moe.shared_gate)
         gemms += [Gemm("router", "router", outputs, model.hidden, layers)]
+        gemms += [Gemm("latent_in", "shared", model.moe.latent, model.hidden, layers)]
+        gemms += [Gemm("latent_out", "shared", model.hidden, model.moe.latent, layers)]
         gemms += _mlp(model, "shared", model.moe.shared_hidden, layers, layout.tp)
-    return tuple(gemm for gemm in gemms if gemm.layers and gemm.n)
+    return tuple(gemm for gemm in gemms if gemm.layers and gemm.n and gemm.k)
 
 
-def _grouped_query(model: Model, tp: int) -> list[Gemm]:
-    heads, layers = model.heads // tp, model.cached_layers
-    queries = heads * (2 if model.output_gate else 1)
-    qkv = (queries + 2 * kv_heads_per_device(model, tp)) * model.head_dim
+def _attention(model: Model, kind: Attention, tp: int) -> list[Gemm]:
+    """The products of one kind of attention; a gate over heads is one with the first of them."""
+    heads, layers = kind.heads // tp, kind.layers
+    gates = heads * kind.output_dim if model.output_gate else 0
+    gates += heads if model.head_gate else 0
+    if kind.compressed is not None:
+        return _compressed(model, kind, tp, gates)
+    if kind.mla is not None:
+        return _mla(model, kind, tp, gates)
+    width = (kind.head_dim + kind.value_dim) if kind.value_projection else kind.head_dim
+    keys = kv_heads_per_device(kind, tp) * width if kind.cache else 0
+    queries = heads * kind.head_dim
+    qkv = (kind.q_rank or queries) + gates + keys
     return [
         Gemm("qkv", "attention", qkv, model.hidden, layers),
-        Gemm("attention_output", "attention", model.hidden, heads * model.head_dim, layers),
+        Gemm("q_up", "attention", queries, kind.q_rank, layers),
+        Gemm("attention_output", "output", model.hidden, heads * kind.value_dim, layers),
     ]
 
 
-def _mla(model: Model, tp: int) -> list[Gemm]:
+def _mla(model: Model, kind: Attention, tp: int, gates: int) -> list[Gemm]:
     """Latent attention. The expansion of the latent costs the same FLOP and weights whether keys
     and values are expanded (prompts) or absorbed into queries and outputs (decode).
     """
-    mla, heads, layers = model.mla, model.heads // tp, model.cached_layers
+    mla, heads, layers = kind.mla, kind.heads // tp, kind.layers
     assert mla is not None
     queries = heads * (mla.nope_dim + mla.rope_dim)
     down = mla.q_rank + mla.kv_rank + mla.rope_dim
@@ -69,20 +86,50 @@ def _mla(model: Model, tp: int) -> list[Gemm]:
         Gemm("qkv_down", "attention", down, model.hidden, layers),
         Gemm("q_up", "attention", queries, mla.q_rank or model.hidden, layers),
         Gemm("kv_up", "attention", heads * (mla.nope_dim + mla.v_dim), mla.kv_rank, layers),
-        Gemm("attention_output", "attention", model.hidden, heads * mla.v_dim, layers),
+        Gemm("output_gate", "attention", gates, model.hidden, layers),
+        Gemm("attention_output", "output", model.hidden, heads * mla.v_dim, layers),
+    ]
+
+
+def _compressed(model: Model, kind: Attention, tp: int, gates: int) -> list[Gemm]:
+    """Attention over compressed entries; what pools them is on every device, as the entries are."""
+    compressed, heads, layers = kind.compressed, kind.heads // tp, kind.layers
+    assert compressed is not None
+    entry = kind.head_dim * (1 + counts.pooled_width(compressed))
+    groups = -(-compressed.output_groups // tp)
+    group = kind.heads // compressed.output_groups * kind.head_dim
+    outputs = groups * compressed.output_rank
+    return [
+        Gemm("qkv_down", "attention", compressed.q_rank + entry, model.hidden, layers),
+        Gemm("q_up", "attention", heads * kind.head_dim, compressed.q_rank, layers),
+        Gemm("output_gate", "attention", gates, model.hidden, layers),
+        Gemm("output_groups", "output", outputs, group, layers),
+        Gemm("attention_output", "output", model.hidden, outputs, layers),
     ]
 
 
 def _index(model: Model) -> list[Gemm]:
     """The index of sparse attention: queries from the query latent, one key and a weight a head."""
-    local = model.local
-    if local is None or local.kind != "sparse":
+    local, kind = model.local, model.indexed
+    if local is None or kind is None:
         return []
-    source = model.mla.q_rank if model.mla and model.mla.q_rank else model.hidden
-    keys = local.index_dim + local.index_heads
+    source, layers = counts.index_source(model, kind), local.indexed_layers
+    keys = counts.index_key_width(model, kind) + local.index_heads
     return [
-        Gemm("index_q", "attention", local.index_heads * local.index_dim, source, local.layers),
-        Gemm("index_k", "attention", keys, model.hidden, local.layers),
+        Gemm("index_q", "index", local.index_heads * local.index_dim, source, layers),
+        Gemm("index_k", "index", keys, model.hidden, layers),
+    ]
+
+
+def _residual(model: Model) -> list[Gemm]:
+    """What mixes residual streams, and what layers' embeddings pass; on every device, bf16."""
+    streams, width, layers = model.residual_streams, model.layer_embedding, model.layers
+    mix = (2 + streams) * streams if streams > 1 else 0
+    return [
+        Gemm("residual_mix", "router", mix, streams * model.hidden, 2 * layers),
+        Gemm("layer_embedding", "router", layers * width, model.hidden, 1),
+        Gemm("layer_embedding_gate", "router", width, model.hidden, layers),
+        Gemm("layer_embedding_up", "router", model.hidden, width, layers),
     ]
 
 
@@ -91,19 +138,36 @@ def _linear_attention(model: Model, tp: int) -> list[Gemm]:
     if linear is None:
         return []
     keys, values = linear.key_heads * linear.key_dim, linear.value_heads * linear.value_dim
-    inputs = -(-(2 * keys + 2 * values + 2 * linear.value_heads) // tp)
+    decay, gate = linear.decay_rank, linear.gate_rank
+    inputs = 2 * keys + values + linear.value_heads
+    inputs += (0 if gate else values) + (0 if decay else linear.value_heads)
+    layers = linear.layers
     return [
-        Gemm("linear_in", "attention", inputs, model.hidden, linear.layers),
-        Gemm("linear_out", "attention", model.hidden, -(-values // tp), linear.layers),
+        Gemm("linear_in", "linear", -(-inputs // tp), model.hidden, layers),
+        Gemm("linear_down", "linear", decay + gate, model.hidden, layers),
+        Gemm("decay_up", "linear", -(-keys // tp), decay, layers),
+        Gemm("gate_up", "linear", -(-values // tp), gate, layers),
+        Gemm("linear_out", "linear", model.hidden, -(-values // tp), layers),
     ]
 
 
-def _mlp(model: Model, name: str, hidden: int, layers: int, tp: int) -> list[Gemm]:
+def _state_space(model: Model, tp: int) -> list[Gemm]:
+    ssm = model.state_space
+    if ssm is None:
+        return []
+    return [
+        Gemm(name, "linear", n, k, ssm.layers) for name, n, k in products(ssm, model.hidden, tp)
+    ]
+
+
+def _mlp(
+    model: Model, part: Literal["dense", "shared"], hidden: int, layers: int, tp: int
+) -> list[Gemm]:
     width = -(-hidden // tp)
     gate_up = (2 if model.gated else 1) * width
     return [
-        Gemm(f"{name}_gate_up", "dense", gate_up, model.hidden, layers if width else 0),
-        Gemm(f"{name}_down", "dense", model.hidden, width, layers if width else 0),
+        Gemm(f"{part}_gate_up", part, gate_up, model.hidden, layers if width else 0),
+        Gemm(f"{part}_down", part, model.hidden, width, layers if width else 0),
     ]
 
 
@@ -118,45 +182,61 @@ def draft_projections(model: Model, drafts: int) -> Gemm:
 
 def lm_head(model: Model, tp: int) -> Gemm:
     """The product that turns the last hidden state of a sequence into logits."""
-    return Gemm("lm_head", "dense", -(-model.vocab // tp), model.hidden, 1)
+    return Gemm("lm_head", "head", -(-model.vocab // tp), model.hidden, 1)
 
 
 def expert_elements(model: Model, layout: Layout) -> int:
     """Weights of one expert's slice on one device."""
     assert model.moe is not None
     width = -(-model.moe.expert_hidden // layout.expert_slices)
-    return (3 if model.gated else 2) * model.hidden * width
+    return (3 if model.gated else 2) * model.expert_input * width
 
 
 def glue_bytes(model: Model, tp: int) -> float:
     """Bytes that the kernels between the products of a mean layer move for one token on one device.
 
     Model: the first two norms of a layer, with residual, read two and write two hidden vectors
-    each, further ones read and write one; the activation reads two (not gated: one) and writes one
-    FFN vector, for routed experts top_k of them; between the products of attention see
-    ``_attention_glue`` and ``_linear_glue``.
+    each, further ones read and write one; of several residual streams the first two read all twice
+    and write all once, and they read the sums kept of blocks of layers; the activation reads two
+    (not gated: one) and writes one FFN vector, for routed experts top_k of them; between the
+    products of attention see ``_attention_glue`` and ``_linear_glue``.
     """
-    norms = (4 * min(model.norms, 2) + 2 * max(model.norms - 2, 0)) * model.hidden
-    inner = model.dense_layers * model.ffn_hidden
+    around = 3 * model.residual_streams + 1 + _kept_sums(model)
+    norms = (around * min(model.norms, 2) + 2 * max(model.norms - 2, 0)) * model.hidden
+    pairs = model.residual_blocks / (2 * model.layers)
+    inner = sum(mlp.layers * mlp.hidden for mlp in model.dense_mlps)
     if model.moe is not None:
         chosen = model.moe.top_k * model.moe.expert_hidden + model.moe.shared_hidden
         inner += model.moe.layers * chosen
     activation = (3 if model.gated else 2) * inner / model.layers / tp
-    attention = model.cached_layers * _attention_glue(model, tp)
+    attention = sum(kind.layers * _attention_glue(model, kind, tp) for kind in model.kinds)
     attention += model.linear_layers * _linear_glue(model, tp)
-    return ACTIVATION_BYTES * (norms + activation + attention / model.layers)
+    if model.state_space is not None:
+        attention += model.state_space_layers * glue_elements(model.state_space, tp)
+    return ACTIVATION_BYTES * (norms * pairs + activation + attention / model.layers)
 
 
-def _attention_glue(model: Model, tp: int) -> int:
+def _kept_sums(model: Model) -> float:
+    """Sums of blocks of layers that a mean layer reads."""
+    block, layers = model.residual_kept_every, model.layers
+    return sum(-(-layer // block) for layer in range(1, layers + 1)) / layers if block else 0
+
+
+def _attention_glue(model: Model, kind: Attention, tp: int) -> int:
     """Elements: the rotary embedding reads and writes queries and keys, the KV write moves keys and
-    values, an output gate reads two and writes one query vector.
+    values, an output gate reads two and writes one query vector; outputs over compressed entries
+    are turned back.
     """
-    if model.mla is not None:
-        queries = model.heads // tp * (model.mla.nope_dim + model.mla.rope_dim)
-        cached = model.mla.kv_rank + model.mla.rope_dim
+    heads = kind.heads // tp
+    if kind.mla is not None:
+        queries = heads * (kind.mla.nope_dim + kind.mla.rope_dim)
+        cached = kind.mla.kv_rank + kind.mla.rope_dim
+    elif kind.compressed is not None:
+        queries = 2 * heads * kind.head_dim
+        cached = kind.head_dim * (1 + counts.pooled_width(kind.compressed))
     else:
-        queries = model.heads // tp * model.head_dim
-        cached = 2 * kv_heads_per_device(model, tp) * model.head_dim
+        queries = heads * kind.head_dim
+        cached = kv_elements_per_layer(kind, tp) if kind.cache else 0
     return (5 if model.output_gate else 2) * queries + 3 * cached
 
 
@@ -170,19 +250,26 @@ def _linear_glue(model: Model, tp: int) -> int:
     return -(-(2 * _mixed(linear) + 3 * linear.value_heads * linear.value_dim) // tp)
 
 
-def kv_elements_per_layer(model: Model, tp: int) -> int:
+def kv_elements_per_layer(kind: Attention, tp: int) -> int:
     """Elements that one token leaves in one layer's cache on one device; a latent is replicated."""
-    if model.mla is not None:
-        return counts.kv_elements_per_layer(model)
-    return 2 * kv_heads_per_device(model, tp) * model.head_dim
+    if kind.latent:
+        return counts.kv_elements_per_layer(kind)
+    return kv_heads_per_device(kind, tp) * (kind.head_dim + kind.value_dim)
 
 
-def window_layers(model: Model) -> int:
-    """Layers whose cache stays as small as their window; none if that would be all of them."""
+def cached_bytes(kind: Attention, tp: int, kv_dtype: str) -> float:
+    """Bytes of what one layer keeps of a token on one device, if it keeps the token."""
+    return counts.entry_bytes(kind, kv_elements_per_layer(kind, tp), kv_dtype)
+
+
+def window_layers(model: Model, kind: Attention) -> int:
+    """Layers of a kind whose cache stays as small as their window; none if that would be all layers
+    of the model.
+    """
     local = model.local
-    if local is None or local.kind == "sparse" or local.tokens > SMALL_WINDOW:
+    if local is None or local.kind == "sparse" or local.tokens > SMALL_WINDOW or not kind.cache:
         return 0
-    return local.layers if local.layers < model.cached_layers else 0
+    return kind.local_layers if local.layers < model.cached_layers else 0
 
 
 def kv_bytes_per_token(model: Model, tp: int, kv_dtype: str) -> float:
@@ -191,27 +278,47 @@ def kv_bytes_per_token(model: Model, tp: int, kv_dtype: str) -> float:
     Layers with small windows do not count (see ``state_bytes``); an index of sparse attention adds
     its keys.
     """
-    layers = model.cached_layers - window_layers(model)
-    bytes_ = layers * kv_elements_per_layer(model, tp) * BYTES_PER_ELEMENT[kv_dtype]
-    return bytes_ + counts.index_bytes_per_token(model)
+    grown = sum(
+        (kind.layers - window_layers(model, kind))
+        * cached_bytes(kind, tp, kv_dtype)
+        * counts.kept_share(kind)
+        for kind in model.kinds
+    )
+    return grown + counts.index_bytes_per_token(model)
 
 
 def state_bytes(model: Model, tp: int, kv_dtype: str) -> float:
     """Bytes of a sequence that do not grow: windows of layers with small ones, states of linear
-    attention.
+    attention and of Mamba, windows and unfinished entries of compressed attention.
     """
     held = 0.0
     local = model.local
-    if local is not None and window_layers(model):
-        per_token = kv_elements_per_layer(model, tp) * BYTES_PER_ELEMENT[kv_dtype]
-        held += local.layers * local.tokens * per_token
-    return held + all_linear_state_bytes(model, tp)
+    for kind in model.kinds:
+        per_token = cached_bytes(kind, tp, kv_dtype)
+        if local is not None and window_layers(model, kind):
+            held += window_layers(model, kind) * local.tokens * per_token
+        if kind.compressed is not None:
+            held += kind.layers * kind.compressed.window * per_token
+            held += kind.layers * kind.head_dim * unfinished_bytes(kind)
+            if local is not None and kind.local_layers:
+                held += local.indexed_layers * local.index_dim * unfinished_bytes(kind)
+    return held + recurrent_state_bytes(model, tp)
 
 
-def all_linear_state_bytes(model: Model, tp: int) -> float:
-    """Bytes of a sequence's states of linear attention on one device."""
-    linear = model.linear
-    return linear.layers * linear_state_bytes(linear, tp) if linear is not None else 0.0
+def unfinished_bytes(kind: Attention) -> int:
+    """Bytes, for each element of an entry, of the tokens that are not pooled yet: what they give,
+    in fp32, of one entry and with overlap of the one before (vLLM, DeepSeek-V4).
+    """
+    assert kind.compressed is not None
+    tokens = kind.compressed.ratio * (2 if kind.compressed.overlap else 1)
+    return tokens * counts.pooled_width(kind.compressed) * STATE_BYTES
+
+
+def recurrent_state_bytes(model: Model, tp: int) -> float:
+    """Bytes of a sequence's states of linear attention and of Mamba on one device."""
+    linear, ssm = model.linear, model.state_space
+    held = linear.layers * linear_state_bytes(linear, tp) if linear is not None else 0.0
+    return held + (ssm.layers * state_space_bytes(ssm, tp) if ssm is not None else 0)
 
 
 def linear_state_bytes(linear: LinearAttention, tp: int) -> float:
@@ -240,23 +347,25 @@ def stage_share(model: Model, layout: Layout) -> float:
 def weight_bytes_per_device(model: Model, layout: Layout, recipe: Recipe) -> float:
     """Weights on the fullest device: the layers of its stage, embedding, positions and LM head.
 
-    Model: tables and router in bf16. Limits: norms and biases (below 0.1 %) are left out, and so
-    are MTP layers unless the model is one ``with_mtp_layers``.
+    Model: each part in its own dtypes; positions in bf16. Limits: norms and biases (below 0.1 %)
+    are left out, and so are MTP layers unless the model is one ``with_mtp_layers``.
     """
-    width = {
-        "attention": BYTES_PER_ELEMENT[recipe.attention],
-        "dense": BYTES_PER_ELEMENT[recipe.dense],
-        "router": ACTIVATION_BYTES,
-    }
     layers = sum(
-        gemm.layers * gemm.n * gemm.k * width[gemm.part] for gemm in layer_gemms(model, layout)
+        gemm.n * gemm.k * recipe.bytes_of(model, gemm.part, gemm.layers)
+        for gemm in layer_gemms(model, layout)
     )
     if model.moe is not None:
-        experts = model.moe.experts // layout.ep * expert_elements(model, layout)
-        layers += model.moe.layers * experts * BYTES_PER_ELEMENT[recipe.experts]
-    table = -(-model.vocab // layout.tp) * model.hidden
-    tables = (1 if model.tied_embeddings else 2) * table
+        experts = float(model.moe.experts // layout.ep * expert_elements(model, layout))
+        idle = counts.idle_parameters(model) / model.moe.layers
+        experts += idle / (layout.ep * layout.expert_slices)
+        layers += experts * recipe.bytes_of(model, "experts", model.moe.layers)
+    rows = -(-model.vocab // layout.tp) * model.hidden
+    tables = [rows * recipe.bytes_of(model, "embedding", 1)]
+    if not model.tied_embeddings:
+        tables.append(rows * recipe.bytes_of(model, "head", 1))
     # The first and the last stage hold one table each; the fuller one decides.
-    held = tables if layout.pp == 1 else table
-    held += model.learned_positions * model.hidden
-    return float(layers * stage_share(model, layout) + held * ACTIVATION_BYTES)
+    layered = -(-counts.layer_embedding_parameters(model) // layout.tp)
+    tables[0] += layered * recipe.bytes_of(model, "embedding", 1)
+    held = sum(tables) if layout.pp == 1 else max(tables)
+    held += model.learned_positions * model.hidden * ACTIVATION_BYTES
+    return float(layers * stage_share(model, layout) + held)

@@ -9,7 +9,7 @@ from cluster_sim.errors import DoesNotFitError
 from cluster_sim.machine.host import replicas_in
 from cluster_sim.perf.cuda_graphs import filled
 from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.memory import kv_cache
+from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.steady import Steady, steady_state, typical
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.serving.admission import Admission, Residents, admission

@@ -1,20 +1,21 @@
-"""Traces in CSV files: Azure LLM inference, BurstGPT, and the neutral form."""
+"""Traces in CSV files: Azure LLM inference, BurstGPT, Vidur, Splitwise, and the neutral form."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.serving.requests import Requests
+from cluster_sim.serving.trace_columns import as_requests
 from cluster_sim.serving.trace_rows import (
     FailedRequestError,
     Row,
     TraceOptions,
-    as_requests,
     collect,
     seconds,
     whole,
@@ -24,6 +25,8 @@ AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 BURSTGPT = ("Timestamp", "Model", "Request tokens", "Response tokens", "Total tokens", "Log Type")
 NEUTRAL = ("arrival_s", "isl", "osl")
 NEUTRAL_OPTIONAL = ("session_id", "prefix_id", "prefix_tokens", "slo_class", "priority")
+VIDUR = ("num_prefill_tokens", "num_decode_tokens")
+SPLITWISE = ("prompt_size", "token_size")
 Cells = dict[str | None, str | None]
 
 
@@ -63,6 +66,55 @@ def read_neutral(path: Path, text: str, options: TraceOptions) -> Requests:
     return as_requests(rows, options)
 
 
+def read_vidur(path: Path, text: str, options: TraceOptions) -> Requests:
+    """A trace of Vidur: tokens of prompts and answers, and arrivals in s where it has them.
+
+    Source: github.com/microsoft/vidur, data/processed_traces and trace_replay_request_generator.
+    """
+    return _plain(path, text, options, ("arrived_at", *VIDUR))
+
+
+def read_splitwise(path: Path, text: str, options: TraceOptions) -> Requests:
+    """A trace of Splitwise's simulator: arrivals in s, tokens of prompts and answers.
+
+    Source: github.com/mutinifni/splitwise-sim, traces.
+    """
+    return _plain(path, text, options, ("arrival_timestamp", *SPLITWISE))
+
+
+def _plain(path: Path, text: str, options: TraceOptions, names: tuple[str, str, str]) -> Requests:
+    """Rows of a time in s, which may be absent, and the lengths of prompt and answer."""
+    time, isl, osl = names
+
+    def parse(cells: Cells) -> Row:
+        _check_width(cells)
+        at = cells.get(time)
+        return Row(
+            at_s=seconds(time, at) if at else None,
+            stamp=at,
+            isl=whole(isl, _without_point(cells[isl])),
+            osl=whole(osl, _without_point(cells[osl])),
+        )
+
+    rows = collect(path, _cells(path, text, (isl, osl)), parse, options, time_key=time)
+    return as_requests(rows, options)
+
+
+def _without_point(cell: str | None) -> str | None:
+    """A whole number that was written as a float."""
+    return cell.removesuffix(".0") if cell else cell
+
+
+def csv_objects(text: str, shown: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV text as objects, without what is empty."""
+    for line, cells in _cells(Path(shown), text, ()):
+        try:
+            _check_width(cells)
+        except ValueError as error:
+            raise SpecError(f"{shown}:{line}: {error}") from None
+        yield line, {str(name): cell for name, cell in cells.items() if cell}
+
+
 def header_of(text: str) -> list[str]:
     """The column names in the first line of a CSV text."""
     try:
@@ -87,7 +139,7 @@ def _cells(
             near = nearest(name, (*needed, *(known or ())))
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise SpecError(f"{path}:1: unknown column '{name}'{hint}")
-    twice = {name for name in header if header.count(name) > 1}
+    twice = {name for name, count in Counter(header).items() if count > 1}
     if twice:
         raise SpecError(f"{path}:1: column '{min(twice)}' stands there twice")
     return _lines(path, text, header)

@@ -96,6 +96,19 @@ def draw_requests(
     )
 
 
+def draw_starts(requests: Requests, wanted: Workload) -> Requests:
+    """The same requests, their sessions (or they themselves) one a second in the mean.
+
+    Model: Gamma gaps of the workload's ``cv``, as ``draw_requests`` has them; those of a session
+    stand behind each other.
+    """
+    starts = np.ones(len(requests), bool) if requests.after is None else requests.after < 0
+    shape = 1 / wanted.arrivals.cv**2
+    rng = _Seed(wanted.seed, 0).stream(GAPS)
+    start_s = np.cumsum(rng.gamma(shape, 1.0 / shape, requests.starts))
+    return dataclasses.replace(requests, arrival_s=start_s[np.cumsum(starts) - 1])
+
+
 def planned(job: WorkloadInput, trace: Requests | None, *, block_tokens: int) -> WorkloadInput:
     """The workload that a plan is weighed for: lengths as the requests have them, the tightest
     limits of all classes; ``trace`` are the requests where they are not drawn.
@@ -114,7 +127,7 @@ def planned(job: WorkloadInput, trace: Requests | None, *, block_tokens: int) ->
             return job
         seen = draw_requests(wanted, SAMPLE, seed=0, block_tokens=block_tokens)
     longest = 0
-    if wanted.arrivals.kind != "trace":
+    if trace is None:
         longest = max(part.osl.longest for part in wanted.parts)
     slos = [part.slo or wanted.slo for part in wanted.classes] or [wanted.slo]
     tightest = Slo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -51,10 +52,15 @@ def _tensor_degrees(model: Model, room: int) -> list[int]:
 
     Source: vLLM's ModelConfig and parallel linear layers (behaviour).
     """
-    heads = model.kv_heads if model.mla is None else 1
-    width = model.ffn_hidden if model.dense_layers else 0
-    degrees = divisors(model.heads, room)
-    even = [d for d in degrees if (heads % d == 0 or d % heads == 0) and width % d == 0]
+    every = math.gcd(*(kind.heads for kind in model.kinds))
+    cut = [kind.kv_heads for kind in model.kinds if not kind.latent]
+    widths = [mlp.hidden for mlp in model.dense_mlps]
+    degrees = divisors(every, room)
+    even = [
+        d
+        for d in degrees
+        if all(n % d == 0 or d % n == 0 for n in cut) and not any(w % d for w in widths)
+    ]
     return even or degrees
 
 

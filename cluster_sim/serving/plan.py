@@ -94,7 +94,7 @@ def _recipes(machine: TopologyInput, job: WorkloadInput) -> list[Recipe]:
         names = PRECISIONS if native == "bf16" else (native, *PRECISIONS)
     found = []
     for name in dict.fromkeys(names):
-        kv_dtype = job.software.kv_dtype.get(name, "bf16")  # type: ignore[call-overload]
+        kv_dtype = job.software.cache_dtype(job.model, name)
         found.append(recipe(machine.chip, job.model, name, kv_dtype))
     return found
 

@@ -65,7 +65,8 @@ class Requests:
 
     In a closed loop ``arrival_s`` is the earliest time: the first ``concurrency`` requests start at
     0, the next ones at the instant of a finish. ``skipped_rows`` counts rows of a trace that were
-    left out on request, ``failed_rows`` those that record a request without an answer.
+    left out on request, ``failed_rows`` those that record a request without an answer; ``timed``:
+    they come at their own times, ``assumed`` is what their trace did not say.
 
     Turns of a session: ``after[i]`` < i is the request whose end request i waits for (-1: none); it
     arrives ``think_s[i]`` after that, and not before its own ``arrival_s``. ``slo_class[i]`` is its
@@ -84,6 +85,8 @@ class Requests:
     class_names: tuple[str, ...] = ()
     priority: IntArray | None = None
     prefixes: Prefixes | None = None
+    timed: bool = True
+    assumed: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.isl)

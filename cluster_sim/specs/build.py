@@ -8,11 +8,12 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cluster_sim.errors import SpecError
+from cluster_sim.errors import SpecError, UnknownNameError
 from cluster_sim.units import parse_quantity
 
 if TYPE_CHECKING:
@@ -72,6 +73,14 @@ class Source:
     def move(self, place: tuple[str | int, ...], keys: Iterable[str]) -> None:
         """Note that keys of the mapping stand at another place of the file."""
         self.moved |= dict.fromkeys(keys, place)
+
+    @contextmanager
+    def naming(self, *path: str | int) -> Iterator[None]:
+        """Tell of a name that is unknown with the place of the key that gives it."""
+        try:
+            yield
+        except UnknownNameError as error:
+            raise SpecError(self.problem(path, str(error))) from None
 
     def problem(self, path: tuple[str | int, ...], text: str) -> str:
         """A text with the place it is about: the option that set the key, else file and line."""

@@ -43,6 +43,8 @@ Provenance = Literal["measured", "transferred", "extrapolated", "datasheet", "as
 Distance = Literal["architecture", "generation", "other"]  # of a curve from where it was fitted
 Status = Literal["shipping", "announced", "roadmap", "rumoured"]
 # Scales counted: nvfp4 one byte per 16 elements, mxfp4 one per 32, w4a16 two per 128.
+# Of the driver's capacity, what a process sees: the median of the chips here that give both.
+VISIBLE_SHARE = 0.994
 BYTES_PER_ELEMENT: dict[str, float] = {
     "bf16": 2,
     "fp8": 1,
@@ -70,11 +72,18 @@ _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Device memory: capacity as software reports it (not as marketed) and peak bandwidth."""
+    """Device memory: ``capacity`` as the driver's tool (nvidia-smi) reports it, not as marketed,
+    what of it is ``visible`` to a process (torch's ``total_memory``), and peak bandwidth.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     capacity: Bytes
+    visible: Bytes | None = None
     bandwidth: BytesPerSecond
+
+    def __post_init__(self) -> None:
+        if self.visible is not None and self.visible > self.capacity:
+            raise ValueError("visible is a part of capacity: it cannot be more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +154,16 @@ class Chip:
 
     @property
     def device_memory(self) -> float:
-        """Bytes of memory that one device has."""
+        """Bytes of memory that one device has, as the driver's tool reports it."""
         return self.memory.capacity / self.devices_per_chip
+
+    @property
+    def visible_memory(self) -> float:
+        """Bytes of one device's memory that a process sees; where nobody printed them, the share
+        that other chips show.
+        """
+        visible = self.memory.visible or VISIBLE_SHARE * self.memory.capacity
+        return visible / self.devices_per_chip
 
     @property
     def device_bandwidth(self) -> float:

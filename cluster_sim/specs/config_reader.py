@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from cluster_sim.errors import SpecError
+from cluster_sim.specs.constraints import MOST_LAYERS
 from cluster_sim.text_file import parse_json
 
 Data = dict[str, Any]
@@ -19,6 +20,7 @@ _HARMLESS = re.compile(
     r"_dropout|_pdrop|_eps$|_epsilon$|_token_id|_token_index|_coef|_loss|initializer|softcap"
     r"|^rope_|^rotary_|_act$|_activation$|_range$|_implementation$|^output_|_rope_interleave$"
 )
+_TOWER = re.compile(r"^(vision|visual|audio|speech|image|img|video|projector|mm|multimodal)_")
 _HARMLESS_KEYS = frozenset(
     {
         "attention_softmax_in_fp32",
@@ -29,6 +31,7 @@ _HARMLESS_KEYS = frozenset(
         "full_attn_mod",
         "layernorm_compute_fp32",
         "mamba_ssm_dtype",
+        "moe_router_dtype",
         "original_max_position_embeddings",
         "pruned_heads",
         "qk_norm_type",
@@ -40,9 +43,16 @@ _HARMLESS_KEYS = frozenset(
 )
 
 
+MOST = 10**10  # of any number that a config counts, so that sums stay numbers
+
+
 def json_object(text: str, shown: str) -> Data:
-    """The object in a JSON text; SpecError for anything else."""
-    value = parse_json(text, shown)
+    """The object in a JSON text; SpecError for anything else.
+
+    Infinity and NaN are numbers here, as in Python, which writes them in public configs (limits of
+    time steps); whoever reads a key refuses them.
+    """
+    value = parse_json(text, shown, infinite=True)
     if not isinstance(value, dict):
         raise SpecError(f"{shown}: must be a JSON object, as Hugging Face's config.json is")
     return value
@@ -54,11 +64,24 @@ class ConfigReader:
     def __init__(self, data: Data, shown: str, prefix: str = "") -> None:
         self.data, self.shown, self.prefix = data, shown, prefix
         self.problems: list[str] = []
+        self.other_names: dict[str, str] = {}
         self.read = {"model_type", "quantization_config"}
 
     def wrong(self, key: str, text: str) -> None:
         """Note a problem of a key."""
+        key = self.other_names.get(key, key)
         self.problems.append(f"{self.shown}: {self.prefix}{key}: {text}")
+
+    def named(self, **others: str | tuple[str, ...]) -> None:
+        """Take keys that a family calls otherwise for those that are read: key = other name, or
+        several of which the first that is there counts.
+        """
+        for key, names in others.items():
+            for other in (names,) if isinstance(names, str) else names:
+                self.read.add(other)
+                if self.data.get(key) is None and self.data.get(other) is not None:
+                    self.data = {**self.data, key: self.data[other]}
+                    self.other_names[key] = other
 
     def _get(self, key: str, kinds: tuple[type, ...], what: str) -> Any:
         self.read.add(key)
@@ -86,7 +109,48 @@ class ConfigReader:
         if value < least:
             self.wrong(key, f"must be at least {least} (got {value})")
             return least
+        limit = MOST_LAYERS if key == "num_hidden_layers" else MOST
+        if value > limit:
+            self.wrong(key, f"must be at most {limit:,} (got {value})")
+            return least
         return int(value)
+
+    def inner(self, key: str) -> ConfigReader:
+        """A reader of the object behind a key, whose problems are those of this one."""
+        found = ConfigReader(self.mapping(key), self.shown, f"{self.prefix}{key}.")
+        found.problems = self.problems
+        return found
+
+    def defaults(self, **values: Any) -> None:
+        """What the family's configuration class says where a config does not."""
+        for key, value in values.items():
+            if self.data.get(key) is None:
+                self.imply(key, value)
+
+    def imply(self, key: str, value: Any) -> None:
+        """Take a value that other keys imply for that of a key."""
+        self.data = {**self.data, key: value}
+
+    def count_or_auto(self, key: str, auto: int) -> int:
+        """A whole number; absent, null or the word "auto" means ``auto``."""
+        if self.data.get(key) == "auto":
+            self.read.add(key)
+            return auto
+        return self.count(key, auto)
+
+    def same_in_all(self, key: str, default: int | None = None, least: int = 1) -> int:
+        """A whole number, or a list of one for each layer that are all the same."""
+        value = self.data.get(key)
+        if not isinstance(value, list):
+            return self.count(key, default, least)
+        self.read.add(key)
+        if len(set(map(str, value))) != 1:
+            self.wrong(key, "layers that differ are not supported, only the same number in all")
+            return least
+        alone = ConfigReader({key: value[0]}, self.shown, self.prefix)
+        found = alone.count(key, default, least)
+        self.problems += alone.problems
+        return found
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
@@ -112,60 +176,21 @@ class ConfigReader:
         if value is not None and value not in allowed:
             self.wrong(key, f"{json.dumps(value)} is not supported, only {json.dumps(allowed[0])}")
 
+    def left_overs(self) -> list[str]:
+        """Keys that nobody read, have a value and may change the cost."""
+        return [
+            key
+            for key, value in self.data.items()
+            if key not in self.read
+            and key not in _HARMLESS_KEYS
+            and value
+            and not key.startswith("_")
+            and not _TOWER.match(key.lower())  # no tower is priced
+            and _COST.search(key.lower())
+            and not _HARMLESS.search(key.lower())
+        ]
+
     def refuse_left_overs(self) -> None:
-        """Refuse keys that nobody read, have a value and may change the cost."""
-        for key, value in self.data.items():
-            if key in self.read or key in _HARMLESS_KEYS or not value or key.startswith("_"):
-                continue
-            if _COST.search(key.lower()) and not _HARMLESS.search(key.lower()):
-                self.wrong(key, "is not understood and may change the cost; leave it out if not")
-
-
-def native_dtype(c: ConfigReader, scheme: object) -> str:
-    """The dtype that a checkpoint's weights are kept in; sixteen and thirty-two bits are bf16."""
-    method = str(scheme.get("quant_method", "")) if isinstance(scheme, dict) else ""
-    if not scheme:
-        kept = c.text("dtype") or c.text("torch_dtype")
-        if kept not in ("", "auto", "bfloat16", "float16", "float32"):
-            c.wrong("torch_dtype", f"'{kept}' is not known without a quantization_config")
-        return "bf16"
-    assert isinstance(scheme, dict)
-    found = None
-    if method in ("fp8", "fbgemm_fp8"):
-        found = "fp8_block" if scheme.get("weight_block_size") else "fp8"
-    elif method == "mxfp4":
-        found = "mxfp4"
-    elif method in ("gptq", "awq"):
-        bits = scheme.get("bits", scheme.get("w_bit"))
-        found = {4: "w4a16", 8: "w8a16"}.get(bits) if isinstance(bits, int) else None
-    elif method == "modelopt" or "quant_algo" in scheme:
-        found = {"FP8": "fp8", "NVFP4": "fp4"}.get(str(scheme.get("quant_algo")))
-    elif method == "compressed-tensors":
-        found = _compressed(scheme)
-    if found is None:
-        c.wrong(
-            "quantization_config",
-            f"not known: quant_method '{method}'; known are fp8, mxfp4, gptq and awq of 4 or 8 "
-            "bits, modelopt FP8 or NVFP4, compressed-tensors of 4 or 8 bits",
-        )
-    return found or "bf16"
-
-
-def _compressed(scheme: Data) -> str | None:
-    """The dtype of a compressed-tensors scheme whose groups all agree."""
-    groups = scheme.get("config_groups")
-    kinds = set()
-    for group in groups.values() if isinstance(groups, dict) else ():
-        weights = group.get("weights") if isinstance(group, dict) else None
-        if not isinstance(weights, dict):
-            return None
-        activations = isinstance(group.get("input_activations"), dict)
-        kinds.add((weights.get("num_bits"), weights.get("type"), activations))
-    known = {
-        (8, "float", True): "fp8",
-        (8, "int", True): "int8",
-        (8, "int", False): "w8a16",
-        (4, "int", False): "w4a16",
-        (4, "float", True): "fp4",
-    }
-    return known.get(kinds.pop()) if len(kinds) == 1 else None  # type: ignore[arg-type]
+        """Refuse what is left over."""
+        for key in self.left_overs():
+            self.wrong(key, "is not understood and may change the cost; leave it out if not")

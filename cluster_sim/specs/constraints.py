@@ -28,7 +28,7 @@ MOST_PARTS = 100_000  # of one thing: ports, links, experts, dies
 MOST_SEED = 2**63 - 1
 MOST_SEEDS = 1_000  # runs of one command
 MOST_REPLICATIONS = 1_000
-LEAST = 1e-12  # of a number without a unit, zero apart
+LEAST = 1e-15  # of a number without a unit, zero apart
 MOST_TEXT = 20_000  # characters of a title, a source or a note
 
 

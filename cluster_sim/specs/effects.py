@@ -11,18 +11,19 @@ from collections.abc import Collection, Mapping, Sequence
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.registered import BUILT_IN
-from cluster_sim.specs.workload import Economics
+from cluster_sim.specs.workload import ABOUT_A_TRACE, Economics
 
 # Facts of a chip that are shown and that no price is made of.
 FACTS = ("year", "process", "dies", "die_area_mm2", "status")
-# What a kind of arrivals reads; `trace_format` and `time_scale` are checked with the file.
+_OF_ANY = ("trace", "trace_format", *ABOUT_A_TRACE)
+# What a kind of arrivals reads beside what is about a trace, which is checked with the file.
 _ARRIVALS = {
     "open": ("kind", "cv", "rate", "load"),
     "closed": ("kind", "concurrency"),
     "offline": ("kind",),
     "trace": ("kind", "trace", "trace_format", "time_scale"),
 }
-_OF_A_TRACE = ("isl", "osl", "prefix", "sessions", "classes")
+_OF_A_TRACE = ("isl", "prefix", "sessions", "classes")  # its rows may leave answers (osl) open
 _SGLANG = ("sglang", "sglang_mixed")
 _NEVER_PREEMPT = ("trtllm_no_evict", "static")
 _BETWEEN_HOSTS = (
@@ -52,7 +53,7 @@ def _why_idle(key: str, job: WorkloadInput) -> str:
     workload, software = job.workload, job.software
     root, _, rest = key.partition(".")
     kind = workload.arrivals.kind
-    if root == "arrivals" and rest.partition(".")[0] not in ("", *_ARRIVALS[kind]):
+    if root == "arrivals" and rest.partition(".")[0] not in ("", *_ARRIVALS[kind], *_OF_ANY):
         reads = ", ".join(name for name in _ARRIVALS[kind] if name != "kind") or "no such key"
         return f"arrivals are {kind}, which read {reads}; set workload.arrivals.kind too"
     if root == "duration" and kind in ("closed", "offline"):
@@ -60,7 +61,7 @@ def _why_idle(key: str, job: WorkloadInput) -> str:
             f"{workload.name} has {kind} arrivals; use --requests (workload.requests), or --rate "
             "for open traffic"
         )
-    if kind == "trace" and root in _OF_A_TRACE:
+    if workload.arrivals.replays and root in _OF_A_TRACE:
         return "the requests are those of the trace"
     if root == "slo" and workload.classes and all(part.slo for part in workload.classes):
         return f"each class of {workload.name} has its own; change them in the file"
@@ -74,8 +75,9 @@ def _why_idle(key: str, job: WorkloadInput) -> str:
         return f"scheduler {software.scheduler} does not read it; {' and '.join(_SGLANG)} do"
     if ours == "preemption" and software.scheduler in _NEVER_PREEMPT:
         return f"scheduler {software.scheduler} never preempts a request"
-    if ours == "prefix_cache" and job.model.linear is not None:
-        return f"{job.model.name} has linear attention, whose states are not shared"
+    if ours == "prefix_cache" and job.model.recurrent:
+        owner = "linear attention" if job.model.linear is not None else "recurrent layers"
+        return f"{job.model.name} has {owner}, whose states are not shared"
     return ""
 
 

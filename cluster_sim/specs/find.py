@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -134,6 +134,17 @@ def find(family: str, name: str) -> FileRecord:
     if origin != "packaged" and packaged is not None:
         return replace(record, shadows=digest(packaged) != record.sha256)
     return record
+
+
+def beside(record: FileRecord, wanted: Iterable[str]) -> dict[str, FileRecord]:
+    """The files of these names that lie in the folder of a Hugging Face config."""
+    path = Path(record.path)
+    if path.name != HUGGING_FACE_FILE:
+        return {}
+    paths = [path.with_name(name) for name in wanted]
+    return {
+        path.name: _read(path, path.name, str(path), "path") for path in paths if path.is_file()
+    }
 
 
 def packaged_root() -> Path:

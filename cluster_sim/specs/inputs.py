@@ -67,7 +67,7 @@ class WorkloadInput:
         elif self.workload.software == AUTO and chip.vendor not in DEFAULTS and self.choose:
             record, software = self.choose(self.workload, chip.vendor)
             job = replace(self, software=software, files=(*self.files[:-1], record))
-        return replace(job, software=job.software.on_device(chip.device_memory))
+        return replace(job, software=job.software.on_device(chip.device_memory, chip.name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster_sim.errors import SpecError, UnknownNameError
+from cluster_sim.errors import SpecError, UnknownNameError, meant
 from cluster_sim.specs.chip import Chip, Fits
 from cluster_sim.specs.collective_fits import CollectiveFits
-from cluster_sim.specs.find import FOLDERS, FileRecord, find
+from cluster_sim.specs.find import FOLDERS, FileRecord, find, names
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.pod import merge
 from cluster_sim.specs.software import Software
@@ -89,8 +89,33 @@ def family_of_text(record: FileRecord) -> str:
     if best_score <= 0 and folder:
         return folder
     if best_score <= 0:
-        raise SpecError(f"{record.path}: cannot tell what kind of file this is; say so with --as")
+        _refuse_orphan(record, data)
+        families = ", ".join(dict.fromkeys(form.family for form in FORMS))
+        raise SpecError(
+            f"{record.path}: cannot tell what kind of file this is; tried: {families}; say so with "
+            "--as"
+        )
     return best
+
+
+def _refuse_orphan(record: FileRecord, data: Mapping[str, Any]) -> None:
+    """Raise SpecError for a file that extends one that no family has."""
+    from cluster_sim.specs.yaml_text import located
+
+    base = data.get("extends")
+    if not isinstance(base, str):
+        return
+    for family in FOLDERS:
+        try:
+            find(family, base)
+        except (UnknownNameError, SpecError):
+            continue
+        return
+    known = sorted({name for family in FOLDERS for name in names(family)})
+    hint = meant(base, known) or "."
+    raise SpecError(
+        located(record.text, record.path, f"extends: no file of any kind is named '{base}'{hint}")
+    )
 
 
 def _wholes(family: str, data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from cluster_sim.errors import SpecError, UnknownNameError, warn
+from cluster_sim.specs import astra
 from cluster_sim.specs.build import Lines, Source, Spec, build, hint_at, short
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT, Chip, Fits, KvDtype
+from cluster_sim.specs.chip import Chip, Fits, KvDtype
 from cluster_sim.specs.effects import (
     refuse_idle_economics,
     refuse_idle_facts,
@@ -18,11 +19,11 @@ from cluster_sim.specs.effects import (
     refuse_idle_money,
 )
 from cluster_sim.specs.engines import engine_for, exists, refuse
-from cluster_sim.specs.find import FOLDERS, FileRecord, find
+from cluster_sim.specs.find import FOLDERS, FileRecord, beside, find
 from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened, with_watts
 from cluster_sim.specs.inline import with_chip_facts
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
-from cluster_sim.specs.model import Model
+from cluster_sim.specs.load_model import load_model
 from cluster_sim.specs.pod import merge, with_chips, with_host
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.topology import Topology
@@ -34,6 +35,7 @@ ENGINE_KEYS = (
     "scheduler",
     "max_num_seqs",
     "max_num_batched_tokens",
+    "max_model_len",
     "memory_fraction",
     "block_tokens",
     "kv_dtype",
@@ -61,17 +63,26 @@ DRAFT_FLAGS = {"trtllm": ("num_nextn_predict_layers",), "sglang": ("speculative_
 
 def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     """A topology by name, path or inline text (``4 x h200_sxm``), with its chip and curves;
-    ``overrides`` are texts with the roots topology. and chip.
+    ``overrides`` are texts with the roots topology. and chip. An ASTRA-sim network is one once
+    ``topology.chip`` is set.
     """
     record, data, lines = read("topology", name)
     source, parts = Source(record.path, lines), split_overrides(overrides)
+    network = astra.is_astra(data)
+    if network:
+        keys = [keys for keys, _ in parts["topology"]]
+        data, source = astra.as_topology(data, lines, record.path, keys), Source(record.path, {})
+    refuse_graph(data, record.path)
     if any(keys == ["chips"] for keys, _ in parts["topology"]):
         data.pop("hosts", None)
     apply_overrides(data, parts, "topology", source)
     data, host_records = with_host(data, source.problem)
+    if network:
+        astra.check_chip(record.path, data.get("chip"))
     if not isinstance(data.get("chip"), str):
         build(Topology, data, source, record.name)  # raises, with all other problems
-    chip_record, facts, chip_lines = read("chip", data["chip"])
+    with source.naming("chip"):
+        chip_record, facts, chip_lines = read("chip", data["chip"])
     chip_source = Source(chip_record.path, chip_lines)
     refuse_idle_facts([keys for keys, _ in parts["chip"]])
     file_tdp = facts.get("tdp")
@@ -83,10 +94,22 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
             "write a topology with scale_up"
         )
     data = with_chips(data, chip, source.problem)
-    topology = build(Topology, with_chip_facts(data, chip, facts), source, record.name)
+    data = with_chip_facts(data, chip, facts)
+    if network:
+        astra.check_host(record.path, chip, data)
+    topology = build(Topology, data, source, record.name)
     fits, fits_records = load_fits(chip, tdp_w=_watts(file_tdp))
     files = (record, *host_records, chip_record, *fits_records)
     return TopologyInput(topology=topology, chip=chip, fits=fits, files=files)
+
+
+def refuse_graph(data: Mapping[str, Any], shown: str) -> None:
+    """Raise SpecError for a node-link graph, which says neither chip nor scale-up links."""
+    if "nodes" in data and {"edges", "links"} & data.keys():
+        raise SpecError(
+            f"{shown}: is a graph of nodes and links, which names no chip; write a topology with "
+            f"chip, chips and fabric: {{kind: graph, file: {shown}}}"
+        )
 
 
 def _watts(text: object) -> float | None:
@@ -141,10 +164,8 @@ def _with_relatives(
     if not data.get("borrows"):
         return _likened(data, {}, "other", source), chip, (record,), source
     chain = (*lenders, chip.name)
-    try:
+    with source.naming("borrows"):
         found, relative = load_spec("chip", str(data["borrows"]), Chip)
-    except UnknownNameError as error:
-        raise SpecError(source.problem(("borrows",), str(error))) from None
     if relative.name in chain:
         circle = " > ".join((*chain, relative.name))
         raise SpecError(source.problem(("borrows",), f"goes round in a circle: {circle}"))
@@ -199,8 +220,10 @@ def load_workload(
         apply_overrides(data, parts, root, source, inside)
     _name_trace(data, source)
     workload = build(Workload, data, source, record.name)
-    model_record, model = load_spec("model", workload.model, Model)
-    software_record, software = _software_on(workload, vendor)
+    with source.naming("model"):
+        model_record, model = load_model(workload.model, workload.model_like)
+    with source.naming("software"):
+        software_record, software = _software_on(workload, vendor)
     job = WorkloadInput(
         workload=workload,
         model=model,
@@ -217,8 +240,10 @@ def _option_of(key: str, value: Any) -> str:
     root, _, rest = key.partition(".")
     if root == "slo":
         return "--slo"
+    if key == "arrivals" and isinstance(value, dict) and "trace" in value:
+        return "--trace"
     if key == "arrivals" and isinstance(value, dict):
-        own = {"open": "--rate", "closed": "--concurrency", "trace": "--trace"}
+        own = {"open": "--rate", "closed": "--concurrency"}
         return own.get(str(value.get("kind")), key)
     return f"--{(rest or root).replace('_', '-')}"
 
@@ -226,9 +251,9 @@ def _option_of(key: str, value: Any) -> str:
 def _name_trace(data: dict[str, Any], source: Source) -> None:
     """Call the traffic after the file of its trace where whoever gives the trace gives no name."""
     arrivals = data.get("arrivals")
-    if not isinstance(arrivals, dict) or arrivals.get("kind") != "trace":
+    trace = arrivals.get("trace") if isinstance(arrivals, dict) else None
+    if trace is None:
         return
-    trace = arrivals.get("trace")
     given, named = bool({"arrivals", "arrivals.trace"} & set(source.options)), False
     if not given:
         given, named = ("arrivals", "trace") in source.lines, ("traffic",) in source.lines
@@ -288,13 +313,15 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
     from cluster_sim.specs.yaml_text import parse
 
     record = find(family, name)
-    if family == "model" and record.path.endswith(".json"):
-        from cluster_sim.specs import hugging_face
+    if family == "model" and (record.path.endswith(".json") or record.text.lstrip()[:1] == "{"):
+        from cluster_sim.specs import checkpoint, hugging_face
 
-        return record, hugging_face.parse(record.text, record.path, record.name), {}
+        files = beside(record, checkpoint.BESIDE)
+        return record, hugging_face.parse(record.text, record.path, record.name, files), {}
     data, lines = parse(record.text, record.path)
     if family == "software":
         _rename_old_steps(data, record.path)
+        _rename_old_overhead(data, record.path)
     base = data.pop("extends", None)
     if base is None:
         return record, data, lines
@@ -317,6 +344,21 @@ def _rename_old_steps(data: dict[str, Any], shown: str) -> None:
         steps = data.pop(OLD_STEPS)
         old = {**IN_PROCESS, "loaded_steps": steps, "source": f"{OLD_STEPS} of the file"}
         data.setdefault("client", old)
+
+
+def _rename_old_overhead(data: dict[str, Any], shown: str) -> None:
+    """Let a profile of the former version say what the engine takes beside weights and cache."""
+    memory = data.get("memory")
+    if not isinstance(memory, dict):
+        return
+    if isinstance(memory.get("overhead"), str):
+        warn(
+            f"{shown}: memory.overhead: is old and goes with the next version; write "
+            "overhead: {context: ..., forward: ..., sampling: ...}"
+        )
+        memory["overhead"] = {"context": memory["overhead"]}
+    if memory.pop("activations", None) is not None:
+        warn(f"{shown}: memory.activations: is old and has no effect; write overhead.forward")
 
 
 def _warn_of_old_steps(where: str, name: str, idle: str) -> None:
@@ -345,10 +387,16 @@ def split_overrides(overrides: Sequence[str]) -> dict[str, list[tuple[list[str],
 
 
 def apply_engine(software: Software, data: Mapping[str, Any], workload: Workload) -> Software:
-    """The profile with ``engine`` keys and ``engine_args`` of the workload applied to its file's
-    ``data``, under the framework's names.
+    """The profile with ``engine`` keys and ``engine_args`` of the workload applied."""
+    return apply_settings(software, data, {**_engine_args(workload), **workload.engine})
+
+
+def apply_settings(
+    software: Software, data: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> Software:
+    """The profile with settings applied to its file's ``data``, under the framework's names; raises
+    SpecError for one that it does not have.
     """
-    wanted = {**_engine_args(workload), **workload.engine}
     if not wanted:
         return software
     known = {**{key: key for key in ENGINE_KEYS}, **software.aliases}
@@ -375,7 +423,7 @@ def apply_engine(software: Software, data: Mapping[str, Any], workload: Workload
             if value not in get_args(KvDtype):
                 words = ", ".join(get_args(KvDtype))
                 raise SpecError(f"engine.{name}: must be one of {words} (got {short(value)})")
-            changed["kv_dtype"] = dict.fromkeys(BYTES_PER_ELEMENT, value)
+            changed["kv_dtype_given"] = value
         else:
             changed[ours] = value
             for small in changed.get("small_devices", ()):

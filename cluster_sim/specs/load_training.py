@@ -11,7 +11,7 @@ from cluster_sim.errors import SpecError, meant
 from cluster_sim.specs.build import Source, build
 from cluster_sim.specs.inputs import TrainingInput
 from cluster_sim.specs.load import apply_overrides, assign, load_spec, read, split_overrides
-from cluster_sim.specs.model import Model
+from cluster_sim.specs.load_model import load_model
 from cluster_sim.specs.training import TrainingWorkload
 from cluster_sim.specs.training_software import TrainingSoftware
 
@@ -54,30 +54,16 @@ def load_training(
     for root, inside in (("workload", ()), ("plan", ("plan",))):
         apply_overrides(data, parts, root, source, inside)
     workload = build(TrainingWorkload, data, source, record.name)
-    model_record, model = load_spec("model", workload.model, Model)
-    software_record, software = load_spec("training", workload.software, TrainingSoftware)
+    with source.naming("model"):
+        model_record, model = load_model(workload.model, workload.model_like)
+    with source.naming("software"):
+        software_record, software = load_spec("training", workload.software, TrainingSoftware)
     return TrainingInput(
         workload=workload,
         model=model,
         software=software,
         files=(record, model_record, software_record),
     )
-
-
-def check_training(name: str) -> TrainingInput:
-    """A training workload, with every preset of it checked as if it were asked for; raises
-    SpecError with the problems of all.
-    """
-    given = load_training(name)
-    problems: dict[str, None] = {}
-    for preset in given.workload.presets:
-        try:
-            load_training(name, preset=preset)
-        except SpecError as error:
-            problems |= dict.fromkeys(error.problems)
-    if problems:
-        raise SpecError(list(problems))
-    return given
 
 
 def _take(data: dict[str, Any], source: Source, name: str, preset: str) -> None:
@@ -89,10 +75,9 @@ def _take(data: dict[str, Any], source: Source, name: str, preset: str) -> None:
         chosen = copy.deepcopy(presets[preset])
         if not isinstance(chosen, dict):
             raise SpecError(source.problem(("presets", preset), "must be a mapping"))
-        plan = chosen.pop("plan", None)
+        if "presets" in chosen:
+            raise SpecError(source.problem(("presets", preset, "presets"), "has no effect here"))
         data.update(chosen)
-        if plan is not None:
-            data["plan"] = plan
         source.move(("presets", preset), presets[preset])
         return
     degrees = _short(preset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cluster_sim.errors import SpecError
+from cluster_sim.errors import SpecError, UnknownNameError
 from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.constraints import MOST_CHIPS, is_count
 from cluster_sim.specs.find import FileRecord, find
@@ -34,11 +34,16 @@ def with_host(
         raise SpecError(problem(("host",), f"must be a name (got {name!r})"))
     if data.get("chips") is None and data.get("hosts") is None:
         raise SpecError(problem(("host",), "says what a host is; say how many with hosts"))
-    record = find("topology", name)
+    try:
+        record = find("topology", name)
+    except UnknownNameError as error:
+        raise SpecError(problem(("host",), str(error))) from None
     base, _ = parse(record.text, record.path)
     if "host" in base or "extends" in base:
         raise SpecError(problem(("host",), f"'{name}' is built on another file itself; one level"))
     base["_whole"] = base.pop("chips", None)
+    if not isinstance(base["_whole"], int) or isinstance(base["_whole"], bool):
+        raise SpecError(problem(("host",), f"'{name}' does not say how many chips it has"))
     return merge(base, data), (record,)
 
 

@@ -1,4 +1,4 @@
-"""JSON Schemas of the input files, for editors.
+"""JSON Schemas of the input files, for editors: of draft 2020-12, each with all that it refers to.
 
 A file that stands alone must have all that its kind needs; one that ``extends`` another (a topology
 also one with a ``host``) only changes keys of it, at any depth.
@@ -43,6 +43,8 @@ def json_schema(family: str) -> dict[str, Any]:
         built.append({"required": ["host"]})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:cluster-sim:{family}",
+        "title": f"{family} of cluster-sim",
         "$defs": definitions,
         "if": {"anyOf": built},
         "then": _one_of([name + PART for name in whole]),

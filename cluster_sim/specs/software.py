@@ -16,11 +16,12 @@ from cluster_sim.specs.constraints import (
     Factor,
     FactorOrZero,
     Number,
-    PositiveFloat,
     PositiveInt,
     Running,
     Text,
+    TokenCount,
 )
+from cluster_sim.specs.model import Model
 from cluster_sim.specs.registered import Registered
 from cluster_sim.units import Bytes, BytesOrZero, BytesPerSecond, SecondsOrZero
 
@@ -37,14 +38,40 @@ _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Activations:
-    """Bytes per token of a step and hidden element that a device needs beside weights and cache, at
-    TP 1, 2, 4 and 8 (beyond: as at 8).
+class Overhead:
+    """What an engine takes of a device beside weights and cache.
+
+    ``context``: the driver's context, loaded kernels, what the allocator cannot use; ``peers``
+    besides where a replica has several devices (NCCL, all-reduce buffers), ``experts`` where the
+    model has experts (workspaces of their kernels), which take ``expert_tokens`` at a time.
+    Activations are those of the engine's profile run: ``forward`` bytes for each token of a step
+    and element that it has on the device (residual, normed state, widest layer), or instead of that
+    layer, where it is more, ``sampling`` bytes for each sequence of the largest batch and element
+    of the vocabulary. ``graphs``: bytes of a captured graph for each layer, outside of what the
+    rule counts. ``error``: within so many bytes lie four of five start-up logs that no constant was
+    fitted to.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    dense: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
-    moe: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
+    context: BytesOrZero
+    peers: BytesOrZero = 0.0
+    experts: BytesOrZero = 0.0
+    expert_tokens: PositiveInt = 1 << 15
+    forward: FactorOrZero = 0.0
+    sampling: FactorOrZero = 0.0
+    graphs: BytesOrZero = 0.0
+    error: BytesOrZero = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Padding:
+    """Multiples that a kernel wants the hidden width and the width of an expert's slice to be; the
+    weights are stored as if they were.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    hidden: PositiveInt = 1
+    width: PositiveInt = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,20 +92,22 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRule:
-    """How much memory becomes KV blocks.
+    """How much memory becomes KV blocks, of what a process sees.
 
-    ``of_total``: fraction x total - weights - overhead - activations. ``of_free``: fraction x
-    (total - weights - overhead - activations). ``reserved``: total - ``reserve`` - weights, or
-    fraction x total - weights when a fraction is set. ``host_link`` is what one device moves to
-    and from the host.
+    ``of_total`` (vLLM): fraction x visible - weights - overhead. ``of_free`` (TensorRT-LLM):
+    fraction x (visible - weights - overhead). ``reserved`` (SGLang): fraction x (visible - context
+    - peers) - weights; where no fraction is set it is 1 - ``reserve`` / capacity, and what it
+    leaves has to hold the rest of ``overhead``. Graphs need room in what any rule leaves.
+    ``padding``: by the dtype of experts. ``host_link`` is what one device moves to and from the
+    host.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     rule: Literal["of_total", "of_free", "reserved"]
     fraction: Utilisation | None = None
-    overhead: BytesOrZero = 0.0
-    activations: Activations | None = None
+    overhead: Overhead
     reserve: Reserve | None = None
+    padding: dict[Dtype, Padding] = field(default_factory=dict)
     block_tokens: PositiveInt
     host_link: BytesPerSecond
     source: Text
@@ -86,18 +115,19 @@ class MemoryRule:
     def __post_init__(self) -> None:
         if (self.rule == "reserved") != (self.reserve is not None):
             raise ValueError("reserve belongs to rule reserved, and only there")
-        if (self.reserve is None) != (self.activations is not None):
-            raise ValueError("activations belong to the other rules; a reserve holds them already")
         if self.rule != "reserved" and self.fraction is None:
             raise ValueError(f"fraction is needed by rule {self.rule}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmallDevice:
-    """Limits that the framework sets lower on devices with less memory than ``below``."""
+    """Limits that the framework sets lower on devices with less memory than ``below``, and on
+    ``chips`` whatever they have.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     below: Bytes
+    chips: tuple[Text, ...] = ()
     max_num_seqs: Running | None = None
     max_num_batched_tokens: StepTokens | None = None
 
@@ -158,6 +188,8 @@ class Software:
     """A software profile; ``name`` carries the version, ``aliases`` maps its own flag names to
     ours, ``alias_values`` the values of a flag (in lower case) to ours.
 
+    ``kv_dtype`` is that of the cache by the dtype of the weights, unless one is
+    ``kv_dtype_given``. ``max_model_len`` is the longest sequence that it takes, auto: the model's.
     ``draft_tokens`` are drafted a step and sequence by the model's own MTP layers, each accepted
     with chance ``draft_acceptance`` if all before it were. ``cuda_graph_sizes``: the batches that
     decode steps are captured for and filled up to; none: no filling. ``vendors``: whose chips the
@@ -175,8 +207,10 @@ class Software:
     scheduler: SchedulerName
     max_num_seqs: Running
     max_num_batched_tokens: StepTokens
+    max_model_len: TokenCount | Literal["auto"] = "auto"
     small_devices: tuple[SmallDevice, ...] = ()
     kv_dtype: dict[Dtype, KvDtype]
+    kv_dtype_given: KvDtype | None = None
     preemption: Literal["recompute", "swap"] = "recompute"
     prefix_cache: bool = True
     new_token_ratio: Annotated[float, Number(0.001, 1)] = 1.0
@@ -196,6 +230,20 @@ class Software:
         sizes = self.cuda_graph_sizes
         if any(one >= other for one, other in pairwise(sizes)):
             raise ValueError(f"cuda_graph_sizes must rise (got {list(sizes)})")
+
+    def cache_dtype(self, model: Model, weights: str) -> KvDtype:
+        """The dtype of the cache for weights of a dtype: the given one, else the one that the
+        checkpoint was calibrated for where they are its own, else by the engine's default.
+        """
+        if self.kv_dtype_given is not None:
+            return self.kv_dtype_given
+        if model.kv_dtype is not None and weights == model.native_dtype:
+            return model.kv_dtype
+        return self.kv_dtype.get(weights, "bf16")  # type: ignore[call-overload,no-any-return]
+
+    def longest(self, model: Model) -> int:
+        """The longest sequence, prompt and answer, that the engine takes of a model."""
+        return model.max_context if self.max_model_len == "auto" else self.max_model_len
 
     @property
     def tokens_per_step(self) -> float:
@@ -219,13 +267,13 @@ class Software:
             f"{self.constants_of or self.title}{where} stand in (host time, memory rule, limits)"
         )
 
-    def on_device(self, memory_bytes: float) -> Software:
-        """The profile with the limits that the framework chooses for a device of so much memory:
-        of the ``small_devices`` that it is, the smallest decides.
+    def on_device(self, memory_bytes: float, chip: str = "") -> Software:
+        """The profile with the limits that the framework chooses for a device of so much memory, or
+        of a chip that it names: of the ``small_devices`` that it is, the smallest decides.
         """
         limits: dict[str, int] = {}
         for small in sorted(self.small_devices, key=lambda small: -small.below):
-            if memory_bytes < small.below:
+            if memory_bytes < small.below or chip in small.chips:
                 for key in ("max_num_seqs", "max_num_batched_tokens"):
                     value = getattr(small, key)
                     if value is not None:

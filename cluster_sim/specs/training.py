@@ -151,6 +151,7 @@ class TrainingWorkload:
     title: Text
     kind: Literal["training"]
     model: Text
+    model_like: Text | None = None
     software: Text = "megatron"
     task: Literal["pretrain", "sft", "lora"] = "pretrain"
     lora: Lora | None = None

@@ -154,15 +154,37 @@ class Prefix:
     share: Share = 1.0
 
 
-TraceFormat = Literal["azure", "burstgpt", "mooncake", "neutral", "ragpulse", "servegen"]
+TraceFormat = Literal[
+    "aiperf",
+    "azure",
+    "bailian",
+    "benchmark",
+    "burstgpt",
+    "llmservingsim",
+    "mooncake",
+    "neutral",
+    "prompts",
+    "ragpulse",
+    "servegen",
+    "sharegpt",
+    "splitwise",
+    "vidur",
+]
+TimeUnit = Literal["s", "ms"]
+Turns = Literal["whole", "new"]
+# What is said of a trace that does not say it.
+ABOUT_A_TRACE = ("trace_block_tokens", "trace_time_unit", "trace_turns")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrivals:
     """``open``: Gamma gaps of coefficient of variation ``cv`` (1 is Poisson); ``closed``;
-    ``offline``; ``trace``, replayed ``time_scale`` times as fast.
+    ``offline``; ``trace``: at the times of one, ``time_scale`` times as fast. With a ``trace`` the
+    others take its rows in order, whatever their times.
 
-    With sessions ``rate`` and ``concurrency`` count sessions.
+    With sessions ``rate`` and ``concurrency`` count sessions. ``trace_block_tokens`` (of a block of
+    ``hash_ids``), ``trace_time_unit`` and ``trace_turns`` (whole prompts, or what is new in them)
+    say of a trace what it does not.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -173,6 +195,9 @@ class Arrivals:
     concurrency: Clients | None = None
     trace: str | None = None
     trace_format: TraceFormat | None = None
+    trace_block_tokens: TokenCount | None = None
+    trace_time_unit: TimeUnit | None = None
+    trace_turns: Turns | None = None
     time_scale: Annotated[float, Number(1e-6, 1e6)] = 1.0
 
     def __post_init__(self) -> None:
@@ -182,8 +207,17 @@ class Arrivals:
             raise ValueError("closed arrivals need 'concurrency'")
         if self.kind == "trace" and self.trace is None:
             raise ValueError("trace arrivals need 'trace', the path of a trace")
-        if self.kind != "trace" and (self.trace_format is not None or self.time_scale != 1):
+        alone = self.trace is None and self.trace_format is not None
+        if alone or (self.kind != "trace" and self.time_scale != 1):
             raise ValueError("'trace_format' and 'time_scale' belong to trace arrivals")
+        for name in ABOUT_A_TRACE:
+            if self.trace is None and getattr(self, name) is not None:
+                raise ValueError(f"'{name}' says something of a 'trace'; give one")
+
+    @property
+    def replays(self) -> bool:
+        """Whether the requests are those of a trace, at its times or not."""
+        return self.trace is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +272,8 @@ class Plan:
 class Workload:
     """A serving workload; ``precision`` auto takes what the model ships in if the chip runs it,
     else the first of fp8, int8, bf16 that the chip has and that fits. ``software`` auto takes the
-    engine that is usual on the chip.
+    engine that is usual on the chip. ``model_like``: the family that a config of an unknown one is
+    priced as.
 
     Traffic is ``isl`` and ``osl`` with ``prefix`` and ``sessions``, or a mix of ``classes``.
     ``requests`` auto is as many as the machine needs; a number limits every figure to what so many
@@ -251,6 +286,7 @@ class Workload:
     title: Text
     kind: Literal["serving"] = "serving"
     model: Text
+    model_like: Text | None = None
     software: Text = "auto"
     precision: Literal["auto"] | Dtype = "auto"
     traffic: Text
@@ -280,7 +316,7 @@ class Workload:
                 raise ValueError(f"the shares of 'classes' must add up to 100 %, not {total:.4%}")
             if len({part.name for part in self.classes}) < len(self.classes):
                 raise ValueError("two of 'classes' have the same name")
-        elif self.arrivals.kind != "trace" and None in lengths:
+        elif not self.arrivals.replays and None in lengths:
             raise ValueError("give 'isl' and 'osl', or 'classes'")
 
     @property
@@ -325,7 +361,7 @@ class Workload:
 
     def plain(self) -> Workload:
         """The same workload, with a mix of one class written without classes."""
-        if len(self.classes) != 1 or self.arrivals.kind == "trace":
+        if len(self.classes) != 1 or self.arrivals.replays:
             return self
         only = self.classes[0]
         return replace(
@@ -358,6 +394,7 @@ class Economics:
 
 
 __all__ = [
+    "ABOUT_A_TRACE",
     "Arrivals",
     "Economics",
     "Lengths",
@@ -367,7 +404,9 @@ __all__ = [
     "SecondsOrZero",
     "Sessions",
     "Slo",
+    "TimeUnit",
     "TraceFormat",
     "TrafficClass",
+    "Turns",
     "Workload",
 ]

@@ -110,7 +110,7 @@ def _residuals(facts: Facts) -> dict[str, tuple[Residual, ...]]:
 def _again(facts: Facts, factors: Mapping[str, float], what: What) -> dict[str, float]:
     """The headlines with other constants."""
     price = scaled_price(facts.price, factors)
-    trace = facts.requests if facts.job.workload.arrivals.kind == "trace" else None
+    trace = facts.requests if facts.job.workload.arrivals.replays else None
     service = make_service(facts.job, facts.choice, price, facts.cache, trace)
     run = serve(service, facts.requests)
     if run.interrupted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,6 @@ from simpy.core import Environment
 from cluster_sim.engine.fluid import FluidEngine
 from cluster_sim.engine.fluid_fold import activities_of, fold
 from cluster_sim.engine.fluid_solver import problem_of
-from cluster_sim.errors import SpecError
 from cluster_sim.perf.background import stretched
 from cluster_sim.perf.collective_activity import Call, alone, bound_s, collective_activity
 from cluster_sim.perf.collective_group import Group
@@ -109,36 +107,3 @@ def shared_s(group: Group, phases: Sequence[Phase], beside: Sequence[Activity]) 
         environment.run(until=running[int(folded.activity_class[0])])
         seconds += environment.now
     return seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """A row of nccl-tests: size and time of the out-of-place run."""
-
-    size_bytes: int
-    time_us: float
-
-
-def parse_nccl_tests(text: str, shown: str) -> list[Measured]:
-    """The rows of an output of nccl-tests; raises SpecError when there are none.
-
-    Rows begin with size, count and type; operation and root may follow, then time, algbw, busbw and
-    errors, twice.
-    """
-    found = []
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) < 6 or not words[0].isdigit() or not words[1].isdigit():
-            continue
-        if not words[2][:1].isalpha():
-            continue
-        counted = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|N/A")
-        numbers = [word for word in words[3:] if counted.fullmatch(word)]
-        if len(numbers) % 4 == 1:
-            numbers = numbers[1:]  # the root
-        if len(numbers) < 4 or numbers[0] == "N/A" or int(words[0]) == 0:
-            continue
-        found.append(Measured(size_bytes=int(words[0]), time_us=float(numbers[0])))
-    if not found:
-        raise SpecError(f"{shown}: no rows of nccl-tests (size count type ... time algbw busbw)")
-    return found

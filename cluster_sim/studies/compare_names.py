@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from cluster_sim.columns import SHORT_HASH
 from cluster_sim.errors import counted
 
 Row = Mapping[str, str]
-SHORT_HASH = 6  # digits, as in run_id
 MOST_COMBINED = 3  # marks in a heading; beyond that the hash is shorter
 
 

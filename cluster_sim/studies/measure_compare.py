@@ -174,7 +174,7 @@ def _machine(chip: str) -> TopologyInput:
 def _price(machine: TopologyInput, step: MeasuredStep, most: tuple[int, int]) -> StepPrice:
     case = step.case
     _, whole = load_spec("model", case.model, Model)
-    if whole.moe or whole.mla or whole.local or whole.linear:
+    if whole.moe or whole.mla or whole.local or whole.linear or not whole.alike:
         raise SpecError(f"model: {case.model} is not dense; such steps cannot be compared")
     model = replace(whole, layers=case.layers)
     wanted = recipe(machine.chip, model, case.dtype, case.kv_dtype)

@@ -82,7 +82,7 @@ def step_model(name: str) -> Model:
     """A model whose steps can be measured; raises SpecError for all but dense Llama-like ones."""
     _, model = load_spec("model", name, Model)
     plain = model.gated and model.norms == 2 and not model.biases and not model.learned_positions
-    other = model.mla or model.moe or model.local or model.linear
+    other = model.mla or model.moe or model.local or model.linear or not model.alike
     if other or not plain or model.qk_norm or model.output_gate or model.parallel_block:
         raise SpecError(
             f"--model {name}: steps are measured of dense models as Llama is (grouped queries, two "

@@ -6,15 +6,19 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 
 import numpy as np
 
 from cluster_sim.errors import SimulationError, SpecError, nearest
+from cluster_sim.interrupts import SIGNALS
 from cluster_sim.studies import (
     validate_collectives,
+    validate_memory,
     validate_operators,
     validate_serving,
     validate_training,
@@ -130,12 +134,38 @@ def play(prepared: Prepared, *, workers: int = 1) -> Generator[list[Replayed], N
     # Not forked: a fork would copy whatever threads and locks the caller has.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _begin_worker)
+    others, processes = set(multiprocessing.active_children()), set()
     try:
-        outcomes = pool.map(_play, [task for task, _ in tasks], chunksize=TASKS_AT_ONCE)
-        for (_, cases), outcome in zip(tasks, outcomes, strict=True):
-            yield _joined(cases, outcome)
+        with _signals_blocked():
+            parts = [tasks[at : at + TASKS_AT_ONCE] for at in range(0, len(tasks), TASKS_AT_ONCE)]
+            futures = [pool.submit(_play_all, [task for task, _ in part]) for part in parts]
+            processes = set(multiprocessing.active_children()) - others
+        for part, future in zip(parts, futures, strict=True):
+            for (_, cases), outcome in zip(part, future.result(), strict=True):
+                yield _joined(cases, outcome)
+        pool.shutdown()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Ended in the middle of what they do. Futures are not cancelled: their thread would stumble
+        # over a cancelled one when it finds the processes gone.
+        for process in processes:
+            process.kill()
+        pool.shutdown(wait=False)
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Signals wait, and processes begun meanwhile never get them: what becomes of an interrupt is
+    the business of their caller, who may be one of a group that it is sent to.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which would let them through when it is begun
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker() -> None:
@@ -156,6 +186,9 @@ def _job(case: Case, include: frozenset[str]) -> Job | None:
     flagged = [flag for flag in LEFT_OUT if flag in case.flags and flag not in include]
     if flagged:
         raise SkippedError(f"flag {flagged[0]}")
+    if case.unknown is not None:
+        column, name = case.unknown
+        raise SkippedError(f"unknown {column}", name)
     if case.kind == "training":
         validate_training.run_of(case)  # raises where nothing can be priced
     return job_of(case) if case.kind == "serving" else None
@@ -178,8 +211,12 @@ def _sample(cases: Sequence[Case], limit: int) -> set[tuple[str, str]]:
     return set(drawn[:limit])
 
 
+def _play_all(tasks: Sequence[Task]) -> list[Outcome]:
+    """What tasks give; runs in a worker."""
+    return [_play(task) for task in tasks]
+
+
 def _play(task: Task) -> Outcome:
-    """What a task gives; runs in a worker."""
     if isinstance(task, Rows):
         return [_priced(case) for case in task.cases]
     again = validate_serving.with_own_drafts(task)
@@ -200,6 +237,8 @@ def _priced(case: Case) -> float | SkippedError:
     try:
         if case.kind == "training":
             return validate_training.predicted(case)
+        if case.kind == "memory":
+            return validate_memory.predicted(case)
         if case.kind == "operator":
             return validate_operators.operator_us(case)
         return validate_collectives.predicted(case)

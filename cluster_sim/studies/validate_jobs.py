@@ -11,9 +11,9 @@ from cluster_sim.studies.validate_cases import Case
 from cluster_sim.studies.validate_recipes import recipe_of
 
 PROFILES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "vllm_ascend": "vllm-ascend"}
-EXACT, OLDER, NEWEST = "exact", "nearest older", "newest"
+EXACT, OLDER, OLDEST, NEWEST = "exact", "nearest older", "oldest", "newest"
 _RELEASE = re.compile(r"v?(\d+(?:\.\d+)*)")
-DTYPES = {"fp16": "bf16", "int4": "w4a16"}
+DTYPES = {"fp16": "bf16", "int4": "w4a16", "nvfp4": "fp4"}
 POOLS = "pools are not simulated"
 STAGES = "a stage alone is not simulated"
 UNSTATED = ("mtp_unknown", "mtp_likely")  # flags of runs that may have drafted or not
@@ -128,7 +128,8 @@ def job_of(case: Case) -> Job:
 def profile_of(framework: str, version: str) -> tuple[str, str]:
     """The software profile of a framework's version, and how it was chosen: the exact release (what
     follows its numbers, ``rc3`` or ``.post2``, does not count), else the nearest older, else the
-    newest. Raises KeyError for a framework without profiles.
+    oldest, or the newest of a version that is no number. Raises KeyError for a framework without
+    profiles.
     """
     bare = PROFILES[framework]
     known = {
@@ -143,6 +144,8 @@ def profile_of(framework: str, version: str) -> tuple[str, str]:
     older = [release for release in known if release < wanted]
     if older:
         return known[max(older)], OLDER
+    if wanted and known:
+        return known[min(known)], OLDEST
     return known[max(known)] if known else bare, NEWEST
 
 

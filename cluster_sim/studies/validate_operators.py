@@ -95,7 +95,7 @@ def _attention_us(machine: TopologyInput, case: Case) -> float:
         prompt = prompt_attention(machine, model, Layout(1), recipe)
         pairs = length * length * (1 + prompt.half_length / length)
         return (prompt.floor_s + batch * prompt.all_s * pairs) * 1e6
-    layer = decode_attention(machine, model, Layout(1), recipe)
+    layer = decode_attention(machine, model.kinds[0], Layout(1), recipe)
     return (layer.floor_s + batch * layer.sequence_s + batch * length * layer.token_s) * 1e6
 
 

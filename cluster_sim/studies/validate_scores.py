@@ -17,6 +17,8 @@ HALF_KEY = ("chip", "model", "framework", "weights_dtype", "tp", "attn_dp", "ep"
 HALVES = ("fit", "score")
 SLICED_FLAGS = ("mtp_unknown", "mtp_likely", "derived", "stat_unknown", "preview", "wip")
 
+INTERRUPTED = "interrupted"  # the reason of cases that an interrupted validation did not come to
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
@@ -34,14 +36,17 @@ class Replayed:
 
     @property
     def error(self) -> float | None:
-        """Simulated over measured, minus 1."""
-        return None if self.predicted is None else self.predicted / self.case.value - 1
+        """Simulated over measured, minus 1; None for what is right or wrong."""
+        if self.predicted is None or self.case.verdict:
+            return None
+        return self.predicted / self.case.value - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """Errors of one metric over ``n`` cases, as shares; None where nothing was scored, and the rank
-    correlation also where all values are alike.
+    correlation also where all values are alike. ``right``: the share of verdicts that are the
+    measured ones, of metrics that have nothing else.
     """
 
     n: int
@@ -51,6 +56,7 @@ class Score:
     p90_ape: float | None = None
     median_error: float | None = None
     spearman: float | None = None
+    right: float | None = None
 
 
 def half_of(case: Case) -> str:
@@ -64,6 +70,8 @@ def half_of(case: Case) -> str:
         return HALVES[not validate_operators.fitted(case)]
     if case.kind == "collective":
         return HALVES[not validate_collectives.fitted(case)]
+    if case.kind == "memory":
+        return HALVES[case.text("split") != "fit"]
     key = validate_training.HALF_KEY if case.kind == "training" else HALF_KEY
     visible = "|".join(case.text(column) for column in key)
     return HALVES[hashlib.sha256(visible.encode()).digest()[0] % 2]
@@ -189,7 +197,7 @@ def scorecard(replayed: Sequence[Replayed]) -> Scorecard:
 
 def metric_names(replayed: Iterable[Replayed]) -> dict[tuple[str, str], str]:
     """What each metric of a kind is called: as in the file, behind its kind where two have it."""
-    found = {(one.case.kind, one.case.text("metric")): 0 for one in replayed}
+    found = {(one.case.kind, one.case.metric): 0 for one in replayed}
     shared = [metric for _, metric in found]
     return {
         (kind, metric): f"{kind} {metric}" if shared.count(metric) > 1 else metric
@@ -213,17 +221,24 @@ def _by_metric(
 ) -> dict[str, Score]:
     groups: dict[str, list[Replayed]] = {}
     for one in replayed:
-        groups.setdefault(named[one.case.kind, one.case.text("metric")], []).append(one)
+        groups.setdefault(named[one.case.kind, one.case.metric], []).append(one)
     return {metric: score(groups[metric]) for metric in sorted(groups)}
 
 
 def score(replayed: Sequence[Replayed]) -> Score:
     """Errors of cases of one metric."""
-    pairs = [(one.predicted, one.case.value) for one in replayed if one.predicted is not None]
+    pairs = [
+        (one.predicted, max(one.case.value, 0.0) if one.case.verdict else one.case.value)
+        for one in replayed
+        if one.predicted is not None
+    ]
     skipped = len(replayed) - len(pairs)
     if not pairs:
         return Score(n=0, skipped=skipped)
     predicted, measured = (np.array(values) for values in zip(*pairs, strict=True))
+    if replayed[0].case.verdict:
+        right = float(np.mean(predicted == measured))
+        return Score(n=len(pairs), skipped=skipped, right=right)
     error = predicted / measured - 1
     off = np.abs(error)
     return Score(

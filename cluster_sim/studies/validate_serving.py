@@ -134,6 +134,7 @@ def _inputs(machine: TopologyInput, job: Job) -> tuple[WorkloadInput, int]:
     engine = _engine(job, base)
     chosen = "" if job.best_plan else f"tp{job.tp}"
     isl, osl = _lengths(job)
+    engine["max_model_len"] = _longest(isl, osl)
     wanted = Workload(
         name=f"{job.model}-{job.mode}{chosen}",
         title="a measured run",

@@ -7,10 +7,13 @@ follows each collective.
 Model: forward through all lines, each collective waited for; then backward from the last line:
 input gradient with its collective waited for, weight gradient, whose collective runs beside what
 follows. Plain names of collectives run over the tensor-parallel group in forward and input
-gradient, over the data-parallel group in weight gradient; _EP and _DP_EP name their own.
+gradient, over the data-parallel group in weight gradient; _EP and _DP_EP name their own. A micro
+test (policy MICRO) goes through its lines once, each collective waited for; an inference
+(``mode: 1``) has no backward.
 
 Source: aliyun/SimAI astra-sim Workload.cc and Layer.cc, aliyun/aicb
-SimAI_training_workload_generator.py.
+SimAI_training_workload_generator.py, SimAI_inference_workload_generator.py and
+workload/simAI/micro_test.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from cluster_sim.errors import SpecError
 from cluster_sim.training.task_graph import Pipeline, TaskGraph, did_you_mean
 from cluster_sim.training.workload_ops import Degrees, Op, amount, check_degrees, graph_of
 
-POLICIES = ("HYBRID_TRANSFORMER_FWD_IN_BCKWD", "HYBRID_TRANSFORMER", "DATA")
+MICRO = "MICRO"
+POLICIES = ("HYBRID_TRANSFORMER_FWD_IN_BCKWD", "HYBRID_TRANSFORMER", "DATA", MICRO)
 COLLECTIVES = {
     "ALLREDUCE": "all_reduce",
     "ALLGATHER": "all_gather",
@@ -43,7 +47,9 @@ DEGREES = {
     "ga": "micro_batches",
     "all_gpus": "ranks",
     "pp_comm": "pp_bytes",
+    "mode": "inference",
 }
+MAY_BE_ZERO = ("pp_comm", "mode")
 LISTS = ("checkpoints", "checkpoint_initiates")
 
 
@@ -67,16 +73,17 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Header:
+    policy: str
     degrees: dict[str, int]
     checkpoints: tuple[int, ...]
     initiates: tuple[int, ...]
 
 
 def read_workload(
-    path: Path, text: str, *, ranks: int | None, devices: int, folded: bool
+    path: Path, text: str, *, ranks: int | None, devices: int | None, folded: bool
 ) -> TaskGraph:
     """The graph of a text workload on ``ranks`` ranks (None: as the header says, else one on each
-    of the ``devices``).
+    of the ``devices``, or without them as few as its degrees need).
 
     Raises SpecError with line, key and value for what is broken.
     """
@@ -99,10 +106,9 @@ def read_workload(
         more = len(problems) - 8
         raise SpecError(problems if more <= 0 else [*problems[:8], f"and {more} more like these"])
     _check_places(path, header, len(layers))
-    total = ranks or given.get("ranks") or devices
-    degrees = Degrees(
-        ranks=total, tp=given.get("tp", 1), ep=given.get("ep", 1), pp=given.get("pp", 1)
-    )
+    tp, ep, pp = (given.get(name, 1) for name in ("tp", "ep", "pp"))
+    total = ranks or given.get("ranks") or devices or tp * ep * pp
+    degrees = Degrees(ranks=total, tp=tp, ep=ep, pp=pp)
     check_degrees(path, degrees)
     micro_batches = given.get("micro_batches", 1)
     layers = _marked(layers, micro_batches)
@@ -158,10 +164,13 @@ def _header(path: Path, line: str) -> _Header:
             lists[key] = tuple(_whole(path, key, words, at + one) for one in range(value))
             at += value
             continue
-        if value < 1 and key != "pp_comm":
+        if value < 1 and key not in MAY_BE_ZERO:
             raise SpecError(f"{path}:1: {key}: must be at least 1 (got {value})")
+        if key == "mode" and value > 1:
+            raise SpecError(f"{path}:1: mode: must be 0 (training) or 1 (inference) (got {value})")
         degrees[DEGREES[key]] = value
     return _Header(
+        policy=words[0],
         degrees=degrees,
         checkpoints=lists["checkpoints"],
         initiates=lists["checkpoint_initiates"],
@@ -291,8 +300,15 @@ def _ops(layers: Sequence[_Layer], header: _Header) -> list[Op]:
         if waited:
             chain = last
 
+    if header.policy == MICRO:
+        for layer in layers:
+            for part in range(len(PASSES)):
+                run(layer, part)
+        return ops
     for layer in layers:
         run(layer, 0)
+    if header.degrees.get("inference"):
+        return ops
     for place in reversed(range(len(layers))):
         if place in header.initiates:
             start = max(one for one in header.checkpoints if one <= place)

@@ -13,8 +13,11 @@ from cluster_sim.perf.train_groups import Network, groups_of, network_of
 from cluster_sim.perf.train_kernels import curve_of, kernels_of
 from cluster_sim.perf.train_layer import Case
 from cluster_sim.perf.train_stage import cut_to
+from cluster_sim.specs.build import Source
 from cluster_sim.specs.chip import PEAK_OF, Chip
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
+from cluster_sim.specs.load import read
+from cluster_sim.specs.load_training import load_training
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.training import TrainingPlan, TrainingWorkload
 from cluster_sim.training.schedule import check_schedule
@@ -66,6 +69,12 @@ def make_job(
     Raises DoesNotFitError for degrees that do not multiply to the devices or do not divide heads,
     layers, experts or the batch, each with the nearest that do; SpecError for what the chip lacks.
     """
+    if not given.model.alike:
+        raise SpecError(
+            f"model: layers of {given.model.name} are not all one attention and one MLP (state "
+            "spaces, kinds of attention, compressed entries, other widths, latents of experts, "
+            "residual streams); such models can be served here, not trained"
+        )
     job, plan, model = (
         given.workload,
         given.workload.plan,
@@ -177,7 +186,51 @@ def _micro_batches(job: TrainingWorkload, plan: TrainingPlan, dp: int, schedule:
     return count
 
 
+def check_training(name: str) -> TrainingInput:
+    """A training workload by name or path, with its own plan and every preset checked as if it were
+    asked for, as far as that needs no machine; raises SpecError with the problems of all.
+    """
+    given, lines = load_training(name), read("workload", name)[2]
+    problems: dict[str, None] = {}
+    for preset in (None, *given.workload.presets):
+        keys = ("plan",) if preset is None else ("presets", preset)
+        try:
+            _check_alone(load_training(name, preset=preset))
+        except SpecError as error:
+            problems |= dict.fromkeys(error.problems)
+        except DoesNotFitError as error:
+            text = Source(given.files[0].path, lines).problem(keys, str(error))
+            problems[text] = None
+    if problems:
+        raise SpecError(list(problems))
+    return given
+
+
+def _check_alone(given: TrainingInput) -> None:
+    """What of a plan its model and its batch alone decide."""
+    job, plan = given.workload, given.workload.plan
+    model, schedule = cut_to(given.model, job.layers), _schedule(plan)
+    _check_shape(model, plan, schedule)
+    _check_sequence(job, plan)
+    if plan.dp is not None:
+        _check_model(model, plan, plan.dp, schedule)
+        _micro_batches(job, plan, plan.dp, schedule)
+
+
 def _check_model(model: Model, plan: TrainingPlan, dp: int, schedule: str) -> None:
+    stage = plan.tp * plan.cp * dp
+    _check_shape(model, plan, schedule, most=stage)
+    if model.moe is not None and stage % (plan.ep * plan.etp):
+        _refuse(
+            "ep x etp",
+            plan.ep * plan.etp,
+            f"the tp x cp x dp = {stage} devices of a stage",
+            _divisors(stage),
+        )
+
+
+def _check_shape(model: Model, plan: TrainingPlan, schedule: str, most: int | None = None) -> None:
+    """Degrees against what the model has: heads, layers, experts; ``most``: devices of a stage."""
     check_layout(model, Layout(plan.tp))
     chunks, parts = 2 if schedule in TWO_CHUNKS else plan.vpp, _parts(plan, schedule)
     if parts > model.layers + ENDS:
@@ -199,7 +252,6 @@ def _check_model(model: Model, plan: TrainingPlan, dp: int, schedule: str) -> No
     if plan.context == "all_to_all" and model.heads // plan.tp % plan.cp:
         heads = model.heads // plan.tp
         _refuse("cp", plan.cp, f"the {heads} heads that tp leaves a device", _divisors(heads))
-    stage = plan.tp * plan.cp * dp
     moe = model.moe
     if moe is None:
         for name, degree in (("ep", plan.ep), ("etp", plan.etp)):
@@ -211,21 +263,14 @@ def _check_model(model: Model, plan: TrainingPlan, dp: int, schedule: str) -> No
             "ep",
             plan.ep,
             f"the {moe.experts} experts of {model.name}",
-            divisors(moe.experts, stage),
-        )
-    if stage % (plan.ep * plan.etp):
-        _refuse(
-            "ep x etp",
-            plan.ep * plan.etp,
-            f"the tp x cp x dp = {stage} devices of a stage",
-            _divisors(stage),
+            divisors(moe.experts, most or moe.experts),
         )
     if moe.expert_hidden % plan.etp:
         _refuse(
             "etp",
             plan.etp,
             f"the width {moe.expert_hidden} of an expert",
-            divisors(moe.expert_hidden, stage),
+            divisors(moe.expert_hidden, most or moe.expert_hidden),
         )
 
 

@@ -20,7 +20,7 @@ FORMATS = ("chakra", "simai", "aicb")
 def read_traces(
     paths: Sequence[Path],
     *,
-    devices: int,
+    devices: int | None,
     form: str | None = None,
     ranks: int | None = None,
     groups: Mapping[str, tuple[int, ...]] | None = None,
@@ -28,8 +28,11 @@ def read_traces(
     repeat: bool = False,
     folded: bool = True,
     most_bytes: float | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> TaskGraph:
     """The graph of some files, in whatever order they are given: one a rank, or one workload.
+    ``sizes``: ranks of groups that a list of calls does not give. ``devices`` are as many ranks as
+    a text workload has that does not say so (None: as few as its degrees need).
 
     Raises SpecError for files that cannot be read, are broken, or do not go together, and for
     options that have no effect on them.
@@ -39,6 +42,8 @@ def read_traces(
     if len(forms) > 1:
         raise SpecError(f"files of several formats ({', '.join(sorted(forms))}); play them apart")
     form = forms.pop()
+    if sizes and form != "aicb":
+        raise SpecError("--group-size has no effect: it is for lists of calls (aicb)")
     if form == "chakra":
         if not folded:
             raise SpecError("--unfold has no effect on Chakra traces: every rank is played")
@@ -56,8 +61,9 @@ def read_traces(
     path, text = files[0][0], read_text(files[0][0])
     if not text.strip():
         raise SpecError(f"{path}: an empty file")
-    reader = read_workload if form == "simai" else read_calls
-    return reader(path, text, ranks=ranks, devices=devices, folded=folded)
+    if form == "simai":
+        return read_workload(path, text, ranks=ranks, devices=devices, folded=folded)
+    return read_calls(path, text, ranks=ranks, devices=devices, folded=folded, sizes=sizes)
 
 
 def recognise(path: Path, data: bytes) -> str:
@@ -65,19 +71,19 @@ def recognise(path: Path, data: bytes) -> str:
     if not data:
         raise SpecError(f"{path}: an empty file")
     try:
-        first = data.decode().lstrip().partition("\n")[0].strip()
+        first = data.decode("utf-8-sig").lstrip().partition("\n")[0].strip()
     except UnicodeDecodeError:
         return "chakra"
     if first.startswith("{"):
         return "chakra"
-    if first.startswith("[rank") or first.startswith("comm_type,"):
+    if re.match(r"\[\s*(?:rank|pp_stage)\d", first) or "comm_type" in first.split(","):
         return "aicb"
     word = first.partition(" ")[0].partition("\t")[0]
     if word in POLICIES or re.fullmatch(r"[A-Z][A-Z_]+", word):
         return "simai"
     if first.isprintable():
         raise SpecError(
-            f"{path}:1: unknown trace format (got {first[:40]!r}); known are chakra (protobuf, or "
+            f"{path}:1: unknown trace format (got {first[:40]!r}); tried: chakra (protobuf, or "
             "JSON with workload_graph), simai (text, first word a policy such as "
             f"{POLICIES[0]}), aicb (CSV with comm_type)"
         )

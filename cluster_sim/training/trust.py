@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from cluster_sim.perf.collective_shape import Shape
-from cluster_sim.perf.operators import attention_curves, gemm_curve, mla_curves, weakest
+from cluster_sim.perf.operators import gemm_curve, kind_curves, weakest
 from cluster_sim.perf.train_groups import Timing
 from cluster_sim.perf.train_kernels import curve_of
 from cluster_sim.training.closed import Step
@@ -87,8 +87,7 @@ def _provenance(job: Job, step: Step) -> dict[str, float]:
     """Shares of the step's time by what its parts are priced with."""
     machine, rate = job.machine, job.case.kernels.rate
     curve = gemm_curve(machine, curve_of(job.case.job.precision))
-    of_attention = attention_curves if job.case.model.mla is None else mla_curves
-    attention = of_attention(machine, "bf16")[0].provenance
+    attention = kind_curves(machine, job.case.model.kinds[0], "bf16")[0].provenance
     kernels = weakest((curve.provenance, rate.provenance))
     found = dict.fromkeys(PROVENANCES, 0.0)
     for part, spent in step.parts.items():

@@ -15,6 +15,7 @@ import numpy as np
 from cluster_sim.errors import SpecError
 from cluster_sim.training.task_graph import Groups, Kind, Node, Pipeline, TaskGraph
 
+MOST_RANKS = 1_000_000  # of a text workload: groups of all of them are lists
 AXES = ("tp", "ep", "dp", "dp_ep", "ep_tp", "pp", "all")
 
 
@@ -48,7 +49,11 @@ class Op:
 
 
 def check_degrees(path: Path, degrees: Degrees) -> None:
-    """Raise SpecError for degrees that do not divide the ranks, with ranks that they divide."""
+    """Raise SpecError for degrees that do not divide the ranks, with ranks that they divide, and
+    for more ranks than lists can hold.
+    """
+    if degrees.ranks > MOST_RANKS:
+        raise SpecError(f"{path}: {degrees.ranks:,} ranks; at most {MOST_RANKS:,} can be played")
     block = degrees.tp * degrees.pp
     if degrees.ranks % block:
         below = degrees.ranks // block * block

@@ -18,7 +18,7 @@ from cluster_sim.machine.build import build_machine
 from cluster_sim.machine.exchange import graph
 from cluster_sim.machine.routes import Routing, paths
 from cluster_sim.output.drawing import picture
-from cluster_sim.perf.memory import kv_cache
+from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.step_price import compile_step_price
 from cluster_sim.prepare import make_service
 from cluster_sim.serving.generators import draw_requests

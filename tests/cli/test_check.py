@@ -58,8 +58,13 @@ def test_every_packaged_file_is_checked_under_another_name_elsewhere(
         (".", "chip: h200_sxm\nborows: h100_sxm\n", "did you mean 'borrows'"),
         # a file that holds nothing of its kind goes by its folder
         ("topologies/chips", "colour: red\n", "mine.yaml:1: colour: unknown key"),
-        (".", "colour: red\n", "cannot tell what kind of file this is; say so with --as"),
-        (".", "extends: nothing\ntitle: x\n", "cannot tell what kind of file"),
+        (".", "colour: red\n", "cannot tell what kind of file this is; tried: topology, chip, "),
+        (".", "extends: lama70b\ntitle: x\n", "mine.yaml:1: extends: no file of any kind is named"),
+        (".", "title: m\nhost: nothing\nhosts: 4\n", "mine.yaml:2: host: no topology named"),
+        (".", "title: m\nchip: h100\nchips: 8\nsources: {}\n", "mine.yaml:2: chip: no chip named"),
+        (".", "extends: llama70b\nmodel: llama4\n", "mine.yaml:2: model: no model named"),
+        (".", "extends: llama70b\nsoftware: vlm\n", "mine.yaml:2: software: no software named"),
+        (".", "extends: llama3_8b_train\nsoftware: vlm\n", "mine.yaml:2: software: no training"),
     ],
 )
 def test_what_is_wrong_is_told_of_the_kind_that_is_meant(
@@ -80,6 +85,19 @@ def test_what_is_wrong_is_told_of_the_kind_that_is_meant(
         ("{plan: {pp: 0}}", "mine.yaml:4: presets.fast.plan.pp: must be > 0 (got 0)"),
         ("{precision: fp9}", "mine.yaml:4: presets.fast.precision: must be one of 'bf16'"),
         ("7", "presets.fast"),
+        (
+            "{plan: {cp: nan}}",
+            "mine.yaml:4: presets.fast.plan.cp: must be a whole number (got nan)",
+        ),
+        ("{plan: {cp: .nan}}", "mine.yaml:4: presets.fast.plan.cp: must be a whole number"),
+        ("{plan: }", "mine.yaml:4: presets.fast.plan: must be a mapping"),
+        ("{presets: {}}", "mine.yaml:4: presets.fast.presets: has no effect here"),
+        ("{model: nothing}", "mine.yaml:4: presets.fast.model: no model named"),
+        ("{plan: {tp: 7}}", "mine.yaml:4: presets.fast: "),
+        ("{plan: {pp: 999}}", "exceeds the 32 layers of llama3.1-8b"),
+        ("{plan: {ep: 2}}", "ep=2 needs experts"),
+        ("{plan: {dp: 3}}", "is not a multiple of dp 3"),
+        ("{seq_len: 100, plan: {cp: 3}}", "does not divide the 100 tokens of a sequence"),
     ],
 )
 def test_every_preset_is_checked(runner: CliRunner, tmp_path: Path, preset: str, says: str) -> None:

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from cluster_sim.cli import cli
 from cluster_sim.perf.background import parse_ranks, parse_sizes
-from cluster_sim.studies.collective import parse_nccl_tests
+from cluster_sim.studies.nccl_tests import parse_nccl_tests
 
 POD = ["--topo", "h100_superpod", "--chips", "64"]
 
@@ -81,6 +81,23 @@ def test_against_nccl_tests(runner: CliRunner, tmp_path: Path) -> None:
     assert "1 MiB" in result.output
     assert "512 MiB" in result.output
     assert "median error" in result.output
+
+
+def test_against_runs_of_several_operations(runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "out.txt"
+    ranks = "#  Rank  0 Group  0 Pid 1 on a\n#  Rank  3 Group  0 Pid 4 on a\n"
+    gather = NCCL_TESTS.replace("25.40", "31.40").replace("sum", "none")
+    file.write_text(f"./all_reduce_perf\n{NCCL_TESTS}./all_gather_perf -g 4\n{ranks}{gather}")
+    against = ("--topo", "h100_nvl8", "--against", str(file))
+    result = run(runner, *against)
+    assert ("25.40" in result.stdout, "31.40" in result.stdout) == (True, False)
+    assert not result.stderr
+    result = run(runner, *against, "--op", "all_gather")
+    assert ("25.40" in result.stdout, "31.40" in result.stdout) == (False, True)
+    assert "is of 4 ranks, simulated are 8; choose them with --chips" in result.stderr
+    result = run(runner, *against, "--op", "all_to_all")
+    assert result.exit_code == 2
+    assert "holds all_reduce, all_gather, not all_to_all; add --op all_reduce" in result.output
 
 
 @pytest.mark.parametrize(
@@ -156,7 +173,7 @@ def test_an_empty_file_of_nccl_tests(runner: CliRunner, tmp_path: Path) -> None:
     file = tmp_path / "out.txt"
     file.write_text("nothing here\n")
     result = run(runner, "--topo", "h100_nvl8", "--against", str(file))
-    assert "no rows of nccl-tests" in str(result.exception)
+    assert "no rows of measured collectives; tried: nccl-tests" in str(result.exception)
 
 
 def test_sizes_and_ranks() -> None:

@@ -95,10 +95,7 @@ def test_a_duration_is_not_cut_by_the_number_of_requests_of_the_file(runner: Cli
         ("compare binary binary", "not a text file"),
         ("compare . .", "no summary.csv here or below"),
         ("compare bad.csv bad.csv", "bad.csv: no column"),
-        (
-            "check binary",
-            "nothing is named 'binary'. A file is given by its path: ./",
-        ),
+        ("check binary", "binary: not a text file, and no Chakra trace"),
         ("check ./binary", "not a text file"),
         ("check", "Missing argument"),
         ("schema planet", "'planet' is not one of"),

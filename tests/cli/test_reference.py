@@ -15,6 +15,7 @@ from cluster_sim.cli import cli
 from cluster_sim.cli.calibrate import calibrate
 from cluster_sim.cli.collective import collective
 from cluster_sim.cli.compare import compare
+from cluster_sim.cli.fit import fit
 from cluster_sim.cli.measure import measure
 from cluster_sim.cli.replay import replay
 from cluster_sim.cli.run import run
@@ -28,6 +29,7 @@ from cluster_sim.specs.training_software import AttentionKernel, ExpertKernels, 
 from cluster_sim.studies.collective import Row
 from cluster_sim.studies.compare_runs import NEW, compare_runs, flat_rows
 from cluster_sim.studies.measure_cases import OP_COLUMNS, SHAPES, STEP_COLUMNS
+from cluster_sim.studies.memory_grid import FitRow
 from cluster_sim.studies.validate_cases import KINDS
 from cluster_sim.train import MEMORY_USES
 from cluster_sim.training.closed import OWNERS
@@ -95,6 +97,14 @@ def test_every_column_of_collective() -> None:
     assert words == {field.name for field in dataclasses.fields(Row)}
 
 
+def test_every_option_and_column_of_fit() -> None:
+    words = table("Options of fit")
+    options = {option for parameter in fit.params for option in parameter.opts}
+    given = {word for word in words if word.startswith("--")}
+    assert given - {"--help"} == options
+    assert set(words) - given == {field.name for field in fields(FitRow)}
+
+
 def test_every_option_of_validate() -> None:
     options = {option for parameter in validate.params for option in parameter.opts}
     words = table("Options of validate")
@@ -105,7 +115,7 @@ def test_every_option_of_validate() -> None:
 def test_every_column_of_measured_cases() -> None:
     text = (ROOT / "docs" / "reference.md").read_text().split("### Measured cases\n")[1]
     words = set(re.findall(r"`([^`]+)`", text.split("\n## ")[0]))
-    for kind in KINDS[:3]:
+    for kind in KINDS[:4]:
         for column in kind.columns:
             stage, _, rest = column.partition("_")
             known = stage in ("prefill", "decode") and rest in (*words, "workers")

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cluster_sim.cli import cli
-from cluster_sim.cli.validate import INTERRUPTED
 from cluster_sim.errors import ClusterSimError
 from cluster_sim.studies import validate as study
 from cluster_sim.studies.validate_cases import LEFT_OUT
+from cluster_sim.studies.validate_scores import INTERRUPTED
 
 HEAD = "case_id,run_id,source,mode,chip,n_chips,framework,model,weights_dtype,tp,isl,osl,"
 HEAD += "concurrency,metric,value,flags\n"
@@ -37,6 +37,7 @@ def test_scores_of_a_file_of_mine(runner: CliRunner) -> None:
     found = json.loads(done.stdout)
     assert list(found) == ["metrics", "breakdown", "skipped"]
     keys = ["n", "skipped", "median_ape", "mean_ape", "p90_ape", "median_error", "spearman"]
+    keys.append("right")
     assert list(found["metrics"]["tpot_ms_mean"]) == keys
     assert found["metrics"]["tpot_ms_mean"]["n"] == 1
     assert found["skipped"] == {"flag suspect": 1}
@@ -160,6 +161,12 @@ def test_an_interrupt_keeps_what_is_finished(
     assert json.loads(done.stdout)["skipped"] == {INTERRUPTED: 1}
     rows = list(csv.DictReader(Path("cases.csv").read_text().splitlines()))
     assert [bool(row["predicted"]) for row in rows] == [True, False]
+    Path("cases.csv").write_text("notes of mine\n")
+    done = run(runner, "--against", "mine.csv", "--out", "cases.csv")
+    assert done.exit_code == 130
+    assert "cases.csv stays" in done.stderr
+    assert Path("cases.csv").read_text() == "notes of mine\n"
+    assert len(Path("cases-partial.csv").read_text().splitlines()) == 3
 
 
 BAD: dict[str, tuple[str, str]] = {
@@ -188,11 +195,27 @@ BAD: dict[str, tuple[str, str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("column", "known", "unknown"),
+    [("chip", "h200_sxm", "h900_sxm"), ("model", "llama3.1-8b", "llama9-8b")],
+)
+def test_rows_of_unknown_names_are_counted(
+    runner: CliRunner, column: str, known: str, unknown: str
+) -> None:
+    other = GOOD.replace(known, unknown).replace("a,r1", "z,r9")
+    Path("mine.csv").write_text(HEAD + GOOD + other)
+    done = run(runner, "--against", "mine.csv", "--out", "cases.csv", "--format", "json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["skipped"] == {f"unknown {column}": 1}
+    rows = list(csv.DictReader(Path("cases.csv").read_text().splitlines()))
+    assert [row["detail"] for row in rows] == ["", unknown]
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files(runner: CliRunner, name: str) -> None:
     text, words = BAD[name]
     Path("mine.csv").write_text(text)
-    done = run(runner, "--against", "mine.csv", "--out", "cases.csv")
+    done = run(runner, "--against", "mine.csv", "--out", "cases.csv", "--strict")
     assert isinstance(done.exception, ClusterSimError)
     assert words in str(done.exception)
     assert not Path("cases.csv").exists()

@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 from cluster_sim.perf.layout import Layout, recipe
-from cluster_sim.perf.memory import KvCache, kv_cache
+from cluster_sim.perf.memory import KvCache
+from cluster_sim.perf.startup import kv_cache
 from cluster_sim.serving.admission import Admission, admission
 from cluster_sim.simulation import play
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput

@@ -12,7 +12,7 @@ from cluster_sim.capacity import Effort, Sample, find_capacity, find_saturation,
 from cluster_sim.capacity.misses import Trial, bracket, fit_line, root_error
 from cluster_sim.capacity.search import HOPELESS, _hopeless
 from cluster_sim.metrics import Targets, latencies, meets_slo, targets
-from cluster_sim.perf.memory import kv_cache
+from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.step_price import compile_step_price
 from cluster_sim.prepare import make_service, seats_of
 from cluster_sim.serving.generators import draw_requests, planned

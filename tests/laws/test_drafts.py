@@ -19,7 +19,7 @@ from cluster_sim.perf.attention import decode_attention
 from cluster_sim.perf.drafts import with_mtp_layers
 from cluster_sim.perf.families import Family, operator_families
 from cluster_sim.perf.layout import Layout, Recipe, recipe
-from cluster_sim.perf.memory import kv_cache
+from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.steady import steady_state
 from cluster_sim.perf.step_price import compile_step_price
 from cluster_sim.perf.transformer import draft_projections, weight_bytes_per_device
@@ -272,7 +272,7 @@ def test_further_drafts_run_the_layer_again() -> None:
         (Layout(8), recipe(MACHINE.chip, model, "bf16", "bf16")),
     )
     drafted = named(deep, 3, Layout(8))["attention_decode"]
-    wide, narrow = (decode_attention(MACHINE, deep, *parts, queries=q) for q in (4, 1))
+    wide, narrow = (decode_attention(MACHINE, deep.kinds[0], *parts, queries=q) for q in (4, 1))
     expected = deep.layers * wide.token_s + 2 * narrow.token_s
     assert deep.layers == model.layers + 1
     assert drafted.context_s == pytest.approx(expected, rel=1e-12)

@@ -14,7 +14,7 @@ from cluster_sim.perf import counts
 from cluster_sim.perf.experts import choice_probabilities, expert_time
 from cluster_sim.perf.families import Family
 from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.memory import kv_cache
+from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
 from cluster_sim.perf.transformer import (
     kv_bytes_per_token,

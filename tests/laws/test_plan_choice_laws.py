@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from cluster_sim.perf.layout import Layout
-from cluster_sim.perf.memory import kv_cache
+from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.step_price import compile_step_price
 from cluster_sim.serving.admission import Residents, admission
 from cluster_sim.serving.candidate import LIMITS, Candidate, planning_price, weigh

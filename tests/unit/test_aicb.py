@@ -108,6 +108,120 @@ def test_the_list_of_calls(tmp_path: Path) -> None:
     assert all(node.after == (node.id - 1,) for node in graph.nodes[1:])
 
 
+HEADER = CALLS.split("\n")[1]
+
+
+def calls(*rows: str, header: str = HEADER) -> str:
+    return "\n".join([header, *rows]) + "\n"
+
+
+def row(kind: str, group: str, size: str, spent: str = "None") -> str:
+    return f"CommType.{kind},CommGroup.{group},{size},4096,x,None,None,,{spent},1"
+
+
+def operations(graph: TaskGraph) -> list[tuple[str, int]]:
+    """Operation and ranks of its group of every collective."""
+    nodes = [node for node in graph.nodes if node.kind == "collective"]
+    return [(node.operation, len(graph.groups[node.group][0])) for node in nodes]
+
+
+def test_a_micro_test_goes_through_its_lines_once(tmp_path: Path) -> None:
+    line = "micro_test\t-1\t1\tNONE\t0\t1\tNONE\t0\t1\tALLREDUCE\t{}\t1"
+    text = f"MICRO\n2\n{line.format(64)}\n{line.format(128)}\n"
+    graph = read(tmp_path, text)
+    assert operations(graph) == [("all_reduce", 8)] * 2
+    assert [node.bytes for node in graph.nodes if node.bytes] == [64, 128]
+    assert all(node.after == (node.id - 1,) for node in graph.nodes[1:])
+
+
+def test_an_inference_has_no_backward(tmp_path: Path) -> None:
+    graph = read(tmp_path, workload([LINE, LINE], more=" mode: 1"))
+    assert {node.name.partition(" ")[2] for node in graph.nodes if node.seconds} == {
+        "forward", "forward processing",
+    }  # fmt: skip
+    both = read(tmp_path, workload([LINE, LINE], more=" mode: 0"))
+    assert len(both.nodes) > len(graph.nodes)
+
+
+def test_a_micro_test_without_group_sizes(tmp_path: Path) -> None:
+    text = calls(
+        *["CommType.all_gather,CommGroup.dp_group,4096,warmup,None,None,,None,None,None,1"] * 2,
+        "CommType.epoch_end,None,0,,None,None,,None,None,None,1",
+        header="comm_type,comm_group,msg_size,stage,dst,src,additional,_elapsed_time,algbw,busbw,count",
+    )
+    graph = read(tmp_path, text)
+    assert operations(graph) == [("all_gather", 8)] * 2
+    assert "the file does not say how many ranks: one on each of 8" in graph.notes
+
+
+def test_sizes_that_a_log_does_not_give(tmp_path: Path) -> None:
+    text = calls(
+        row("all_reduce", "tp_group", "2", "0.2"), row("all_to_all", "ep_group", "None", "1")
+    )
+    graph = read(tmp_path, text)
+    assert operations(graph) == [("all_reduce", 2), ("all_to_all", 4)]
+    assert any("no size of ep_group: all 4 data-parallel ranks" in note for note in graph.notes)
+    for name in ("ep_group", "ep"):
+        graph = read(tmp_path, text, sizes={name: 2})
+        assert operations(graph) == [("all_reduce", 2), ("all_to_all", 2)]
+        assert not any("no size of" in note for note in graph.notes)
+    for sizes, says in (
+        ({"ep_grup": 2}, "no such group; did you mean 'ep_group'"),
+        ({"tp_group": 2}, ":2 says 2; leave it out"),
+        ({"pp_group": 2}, "has no effect"),
+        ({"ep": 3}, "EP 3 does not divide 4"),
+    ):
+        with pytest.raises(SpecError, match=says):
+            read(tmp_path, text, sizes=sizes)
+    with pytest.raises(SpecError, match="--group-size has no effect"):
+        read(tmp_path, workload([LINE]), sizes={"ep": 2})
+
+
+def test_sizes_that_others_tell(tmp_path: Path) -> None:
+    both = (row("all_reduce", "dp_group", "2"), row("all_reduce", "tp_group", "None"))
+    assert operations(read(tmp_path, calls(*both), ranks=8)) == [
+        ("all_reduce", 2), ("all_reduce", 4),
+    ]  # fmt: skip
+    graph = read(tmp_path, calls(both[0], row("all_reduce", "tp_group", "2")))
+    assert graph.ranks == 4
+    assert "the file does not say how many ranks: 4, as its groups have" in graph.notes
+    experts = (row("all_to_all", "ep_group", "None"), row("all_gather", "ep_dp_group", "2"))
+    assert operations(read(tmp_path, calls(*experts))) == [("all_to_all", 4), ("all_gather", 2)]
+    wide = (row("all_to_all", "ep_tp_group", "4"), row("all_gather", "tp_group", "2"))
+    assert operations(read(tmp_path, calls(*wide))) == [("all_to_all", 4), ("all_gather", 2)]
+
+
+@pytest.mark.parametrize(
+    ("header", "ranks", "stages"),
+    [
+        ("[ pp_stage0: [rank0, rank1] pp_stage1: [rank2, rank3] ]", 4, 2),
+        ("[ pp_stage0: [rank0, rank1]\n  pp_stage1: [rank2, rank3] ]", 4, 2),
+        ("[pp_stage0: [rank0 ~ rank3], pp_stage1: [rank4 ~ rank7]]", 8, 2),
+        ("[rank0, rank1, rank2, rank3]", 4, 1),
+    ],
+)
+def test_the_stages_before_the_table(tmp_path: Path, header: str, ranks: int, stages: int) -> None:
+    tensor = row("all_reduce", "tp_group", "2")
+    graph = read(tmp_path, f"{header}\n" + calls(tensor, row("isend", "pp_group", "1")))
+    assert (graph.form, graph.ranks) == ("aicb", ranks)
+    assert operations(graph) == [("all_reduce", 2), ("send_recv", stages)]
+    if stages == 2:  # the first stage of more, whose number the rows give
+        first = header.partition("]")[0] + "] ]\n"
+        graph = read(tmp_path, first + calls(tensor, row("all_reduce", "pp_group", "4")))
+        assert graph.ranks == ranks // 2 * 4
+
+
+def test_computation_of_workloads_and_of_logs(tmp_path: Path) -> None:
+    shape = "CommType.computation,CommGroup.all,None,((2, 3), (3, 4)),forward,None,None,,{},1"
+    ours = row("all_reduce", "tp_group", "2")
+    graph = read(tmp_path, calls(shape.format("2000"), ours, shape.format("None")))
+    assert [node.seconds for node in graph.nodes] == [pytest.approx(2e-6), None]
+    assert any("computation is in nanoseconds" in note for note in graph.notes)
+    graph = read(tmp_path, calls(shape.format("2.5"), row("all_reduce", "tp_group", "2", "0.1")))
+    assert graph.nodes[0].seconds == pytest.approx(2.5e-3)
+    assert any("computation is in milliseconds" in note for note in graph.notes)
+
+
 BROKEN = {
     "too few lines": (workload([LINE] * 3).rsplit("\n", 2)[0], "says 3 layers, but 2 lines follow"),
     "no number": ("DATA\nlayers\n", ":2: must be the number of layers"),
@@ -162,9 +276,22 @@ BROKEN = {
         CALLS.replace("rank7", "rank3").replace("dp_group,2", "dp_group,4"),
         "a dp group of 4 does not fit 4 ranks",
     ),
-    "column": ("[rank0 ~ rank1]\ncomm_type,stage\n", "no column comm_group, comm_group_size"),
+    "column": ("[rank0 ~ rank1]\ncomm_type,stage\n", "no column comm_group, msg_size"),
     "no calls": (CALLS.split("CommType")[0], "holds no calls"),
-    "unknown": ("a trace of mine\n", "unknown trace format .* known are chakra"),
+    "cells": (CALLS.replace("1024,forward", "1,024,forward"), ":3: 11 cells, .* 10 columns"),
+    "many": (CALLS.replace("step,None,None,,None,2", "step,None,None,,None,2000000"), "more than"),
+    "whole size": (CALLS.replace("tp_group,2", "tp_group,2.5"), "comm_group_size: must be a whole"),
+    "ranks": (CALLS.replace("rank7", "rank9999998"), "9,999,999 ranks; at most 1,000,000"),
+    "stages": (
+        CALLS.replace("[rank0 ~ rank7]", "[ pp_stage0: [rank0, rank1] pp_stage1: [rank2] ]"),
+        "3 ranks are no equal parts of 2 stages",
+    ),
+    "tensor parallel of unknown size": (
+        CALLS.partition("\n")[2].replace("tp_group,2", "tp_group,None"),
+        "no row gives it for tp_group, .* add --group-size tp_group=N",
+    ),
+    "mode": (workload([LINE], more=" mode: 2"), r"mode: must be 0 \(training\) or 1"),
+    "unknown": ("a trace of mine\n", "unknown trace format .* tried: chakra"),
 }
 
 

@@ -22,6 +22,9 @@ PEAKS = {
 }
 # The table calls a card without links of its own a domain of one; here the host is its domain.
 CARDS = {"l40s", "rtx4090", "rtx_pro_6000", "rtx_pro_6000d"}
+# Chips that the table lacks.
+MORE = {"a10", "a100_40g_sxm", "a40", "l20", "l4", "rtx3090", "rtx5090"}
+IN_TABLE = [name for name in names("chip") if name not in MORE]
 # The table has the full chip, or another one of its family; software sees what is enabled.
 ENABLED_SMS = {"b300": 148, "gb300": 152, "gb200": 152, "b30a": 74}
 
@@ -40,10 +43,10 @@ def number(text: str) -> float | None:
 
 
 def test_there_is_a_file_for_every_chip_of_the_table(shared: Path) -> None:
-    assert set(rows(shared)) == set(names("chip"))
+    assert set(rows(shared)) <= set(names("chip"))
 
 
-@pytest.mark.parametrize("name", names("chip"))
+@pytest.mark.parametrize("name", IN_TABLE)
 def test_figures_are_those_of_the_table(shared: Path, name: str) -> None:
     chip, row = chip_of(name), rows(shared)[name]
     assert chip.memory.capacity == float(row["hbm_mib_reported"]) * 2**20
@@ -68,7 +71,7 @@ def test_sm_counts_are_those_of_the_notes(name: str) -> None:
             assert chip.sm_count == int(enabled[1]) < int(enabled[2])
 
 
-@pytest.mark.parametrize("name", names("chip"))
+@pytest.mark.parametrize("name", IN_TABLE)
 def test_links_are_those_of_the_table(shared: Path, name: str) -> None:
     links, row = chip_of(name).scale_up, rows(shared)[name]
     assert links is not None
@@ -78,7 +81,7 @@ def test_links_are_those_of_the_table(shared: Path, name: str) -> None:
         assert links.domain == number(row["scaleup_domain"])
 
 
-@pytest.mark.parametrize("name", names("chip"))
+@pytest.mark.parametrize("name", IN_TABLE)
 def test_tpp_and_density_are_those_of_the_table(shared: Path, name: str) -> None:
     chip, row = chip_of(name), rows(shared)[name]
     for computed, listed in ((chip.tpp, "tpp"), (chip.performance_density, "perf_density")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -67,3 +68,15 @@ print(sorted(sys.modules), file=sys.stderr)
     )
     loaded = set(eval(done.stderr.splitlines()[-1]))
     assert not loaded & absent
+
+
+def test_files_are_written_in_one_place() -> None:
+    """Whole files by ``files``, folders of results in a hidden one, measurements row by row."""
+    places = {"files.py", "results.py", "measured.py"}
+    writes = re.compile(r"""write_(text|bytes)\(|csv\.(writer|DictWriter)|open\([^)]*["'][wax]""")
+    found = {
+        path.name
+        for path in (ROOT / "cluster_sim").rglob("*.py")
+        if writes.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == places

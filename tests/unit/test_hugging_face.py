@@ -332,7 +332,8 @@ def test_a_config_gives_the_packaged_model(name: str, tmp_path: Path) -> None:
     packaged = load_spec("model", name, Model)[1]
     read = load_spec("model", str(write(tmp_path / "mine", CONFIGS[name])), Model)[1]
     assert (read.name, read.title, read.published) == ("mine", "mine", None)
-    kept = {key: getattr(packaged, key) for key in ("name", "title", "published", "sources")}
+    own = ("name", "title", "published", "sources", "notes")
+    kept = {key: getattr(packaged, key) for key in own}
     assert dataclasses.replace(read, **kept) == packaged
 
 
@@ -402,7 +403,12 @@ BAD: list[tuple[str, object, str]] = [
     ("cut off", '{"model_type": "llama",\n', "config.json:2: not valid JSON"),
     ("a list", [LLAMA], "must be a JSON object"),
     ("a number", "3", "must be a JSON object"),
-    ("NaN", '{"model_type": NaN}', "NaN is no JSON number"),
+    ("NaN", '{"model_type": NaN}', "model_type: must be text (got NaN)"),
+    (
+        "infinity",
+        {**LLAMA, "hidden_size": float("inf")},
+        "hidden_size: must be a whole number (got Infinity)",
+    ),
     ("twice", '{"model_type": "llama", "model_type": "gpt2"}', "duplicate key 'model_type'"),
     ("too deep", "[" * 100_000, "not valid JSON"),
     ("empty", {}, "model_type: missing"),
@@ -431,7 +437,7 @@ BAD: list[tuple[str, object, str]] = [
     ("layer count", {**LLAMA, "layer_types": ["full_attention"]}, "lists 1 layers of 32"),
     ("window", {**GEMMA2, "sliding_window": None}, "sliding_window: missing"),
     ("lightning", {**MINIMAX, "attn_type_list": [0] * 62}, "attn_type_list: lightning attention"),
-    ("shared index", {**GLM_5, "indexer_types": ["full", "shared"]}, "indexer_types: layers that"),
+    ("shared index", {**GLM_5, "indexer_types": ["full", "shared"]}, "indexer_types: must name"),
     ("dense list", {**GLM_5, "mlp_layer_types": ["dense"] * 78}, "mlp_layer_types: does not match"),
     ("latent bias", {**DEEPSEEK, "attention_bias": True}, "attention_bias: true is not supported"),
     ("top k", {**QWEN3_MOE, "num_experts_per_tok": 200}, "top_k 200 exceeds experts 128"),
@@ -482,6 +488,11 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
 def test_native_dtypes(scheme: Json | None, dtype: str, tmp_path: Path) -> None:
     config = {**LLAMA, "quantization_config": scheme}
     assert load_spec("model", str(write(tmp_path, config)), Model)[1].native_dtype == dtype
+
+
+def test_numbers_that_nobody_reads_may_be_infinite(tmp_path: Path) -> None:
+    config = {**LLAMA, "time_step_limit": [0.0, float("inf")]}
+    load_spec("model", str(write(tmp_path, config)), Model)
 
 
 def test_windows_as_long_as_the_context_are_none(tmp_path: Path) -> None:

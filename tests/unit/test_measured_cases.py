@@ -10,7 +10,15 @@ import pytest
 from cluster_sim.specs.load import load_workload
 from cluster_sim.studies.validate import NOT_SAMPLED, play, prepare
 from cluster_sim.studies.validate_cases import LEFT_OUT, Case
-from cluster_sim.studies.validate_jobs import EXACT, NEWEST, OLDER, SkippedError, job_of, profile_of
+from cluster_sim.studies.validate_jobs import (
+    EXACT,
+    NEWEST,
+    OLDER,
+    OLDEST,
+    SkippedError,
+    job_of,
+    profile_of,
+)
 from cluster_sim.studies.validate_recipes import captured
 from cluster_sim.studies.validate_scores import (
     HALF_KEY,
@@ -80,7 +88,8 @@ def test_repeats_of_a_configuration_share_a_half() -> None:
         ("vllm", "0.17", "vllm-0.17", EXACT),
         ("vllm", "0.17.1", "vllm-0.17", OLDER),
         ("vllm", "0.14.1 (llm-d 0.5.0)", "vllm-0.10", OLDER),
-        ("vllm", "0.9.2", "vllm-0.19", NEWEST),
+        ("vllm", "0.9.2", "vllm-0.8", OLDER),
+        ("vllm", "0.2.5", "vllm-0.6", OLDEST),
         ("vllm", "1.0", "vllm-0.19", OLDER),
         ("vllm", "nightly-5b8c30d62b754b57", "vllm-0.19", NEWEST),
         ("vllm_ascend", "", "vllm-ascend-0.18", NEWEST),

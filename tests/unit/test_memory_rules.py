@@ -6,43 +6,69 @@ import pytest
 
 from cluster_sim.errors import SpecError
 from cluster_sim.perf.layout import Layout, recipe
-from cluster_sim.perf.memory import KvCache, kv_cache
+from cluster_sim.perf.memory import KvCache
+from cluster_sim.perf.startup import kv_cache
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_topology, load_workload
+from cluster_sim.specs.software import Software
 
 MIB, GIB = 2**20, 2**30
 
 
 def cache(machine: TopologyInput, software: str, layout: Layout, *changes: str) -> KvCache:
     job = load_workload("llama70b", [f"workload.software={software}", *changes]).on(machine.chip)
-    kv = job.software.kv_dtype["fp8"]
+    kv = job.software.cache_dtype(job.model, "fp8")
     dtypes = recipe(machine.chip, job.model, "fp8", kv)
     return kv_cache(machine.chip, job.model, job.software, layout, dtypes)
 
 
 def test_sglang_keeps_its_reserve_and_gives_the_rest_to_the_cache(h200: TopologyInput) -> None:
     found = cache(h200, "sglang", Layout(2))
-    reserve = (512 + 1.5 * 8192 + 2 * 128 + 1024) * MIB
-    assert found.reserve_bytes == reserve
-    room = h200.chip.memory.capacity - reserve - found.weights_bytes
+    reserve, capacity = (512 + 1.5 * 8192 + 2 * 128 + 1024) * MIB, h200.chip.device_memory
+    free = h200.chip.visible_memory - base("sglang", peers=True)
+    room = (1 - reserve / capacity) * free - found.weights_bytes
     assert found.blocks == int(room // (2 * 80 * 4 * 128 * 2))
 
 
 def test_sglang_keeps_ten_gib_on_large_devices(h200: TopologyInput) -> None:
     found = cache(h200, "sglang", Layout(2), "engine.chunked_prefill_size=2048")
-    assert found.reserve_bytes == 10 * GIB
+    share = 1 - 10 * GIB / h200.chip.device_memory
+    room = share * (h200.chip.visible_memory - base("sglang", peers=True)) - found.weights_bytes
+    assert found.blocks == int(room // (2 * 80 * 4 * 128 * 2))
 
 
 def test_a_given_fraction_replaces_the_reserve(h200: TopologyInput) -> None:
     found = cache(h200, "sglang", Layout(2), "engine.mem_fraction_static=0.8")
-    room = 0.8 * h200.chip.memory.capacity - found.weights_bytes
+    room = 0.8 * (h200.chip.visible_memory - base("sglang", peers=True)) - found.weights_bytes
     assert found.blocks == int(room // (2 * 80 * 4 * 128 * 2))
 
 
-def test_vllm_takes_its_share_of_the_whole(h200: TopologyInput) -> None:
-    found = cache(h200, "vllm-0.19", Layout(8))
-    room = 0.9 * h200.chip.memory.capacity - found.weights_bytes - 1e9 - 5 * 8192 * 8192
+def test_vllm_takes_its_share_of_what_it_sees(h200: TopologyInput) -> None:
+    found = cache(h200, "vllm-0.19", Layout(8), "engine.kv_dtype=fp8")
+    taken = profile("vllm-0.19").memory.overhead
+    sampling = taken.sampling * 1024 * 128256 + taken.forward * 8192 * 2 * 8192
+    room = 0.9 * h200.chip.visible_memory - found.weights_bytes - sampling
+    room -= base("vllm-0.19", peers=True)
     assert found.blocks == int(room // (2 * 80 * 128 * 16))
+
+
+def test_few_sequences_leave_the_forward_pass_as_the_larger_moment(h200: TopologyInput) -> None:
+    found = cache(h200, "vllm-0.19", Layout(1), "engine.kv_dtype=fp8", "engine.max_num_seqs=8")
+    taken = profile("vllm-0.19").memory.overhead
+    elements = 2 * 8192 + 3 * 28672
+    forward = taken.forward * 8192 * elements
+    graphs = taken.graphs * 4 * 80  # of 1, 2, 4 and 8 sequences
+    reserve = base("vllm-0.19") + forward + graphs
+    assert found.reserve_bytes == pytest.approx(reserve)
+
+
+def base(software: str, *, peers: bool = False) -> float:
+    taken = profile(software).memory.overhead
+    return taken.context + (taken.peers if peers else 0.0)
+
+
+def profile(software: str) -> Software:
+    return load_workload("llama70b", [f"workload.software={software}"]).software
 
 
 @pytest.mark.parametrize(

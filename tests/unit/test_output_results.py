@@ -10,9 +10,12 @@ import pytest
 
 from cluster_sim import read_results
 from cluster_sim.errors import SpecError
-from cluster_sim.output import results
-from cluster_sim.output.results import ResultWriter, cell, check_writable, format_csv, read_summary
+from cluster_sim.output import csv_text, results
+from cluster_sim.output.csv_text import cell, format_csv
+from cluster_sim.output.results import ResultWriter, check_writable, read_summary
 from cluster_sim.result import Result
+
+FILES = {"summary.csv", "requests.csv", "manifest.json", "run.log"}
 
 
 def stub(run_id: str = "w@t-123456", rate: float = 0.1 + 0.2) -> Result:
@@ -62,17 +65,15 @@ def test_the_folder_does_not_change_the_bytes(tmp_path: Path) -> None:
     assert not any(str(tmp_path).encode() in data for data in contents(one).values())
 
 
-def test_an_older_folder_is_replaced_whole(tmp_path: Path) -> None:
+def test_files_of_an_older_run_are_replaced_and_those_of_others_stay(tmp_path: Path) -> None:
     writer = ResultWriter(tmp_path)
-    (writer.write(stub(rate=1.0)) / "leftover.txt").write_text("old")
-    folder = writer.write(stub(rate=2.0))
-    assert {path.name for path in folder.iterdir()} == {
-        "summary.csv",
-        "requests.csv",
-        "manifest.json",
-        "run.log",
-    }
+    folder = writer.write(stub(rate=1.0))
+    (folder / "notes.txt").write_text("mine")
+    (folder / "plots").mkdir()
+    assert writer.write(stub(rate=2.0)) == folder
+    assert {path.name for path in folder.iterdir()} == {*FILES, "notes.txt", "plots"}
     assert read_summary(folder)[0]["requests_per_s"] == "2.0"
+    assert (folder / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
@@ -94,7 +95,7 @@ def test_a_failed_write_leaves_the_older_folder_and_nothing_else(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(results, "_write_columns", fail)
+    monkeypatch.setattr(results, "csv_of_columns", fail)
     with pytest.raises((SpecError, KeyboardInterrupt)):
         writer.write(stub(rate=2.0))
     assert [path.name for path in tmp_path.iterdir()] == ["w@t-123456"]
@@ -116,7 +117,7 @@ def test_blocks_of_rows_join_without_a_seam(
     result = stub()
     result.requests.clear()
     result.requests.update({"request": list(range(7)), "status": ["finished"] * 7})
-    monkeypatch.setattr(results, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(csv_text, "ROWS_AT_ONCE", 3)
     lines = (ResultWriter(tmp_path).write(result) / "requests.csv").read_text().splitlines()
     assert lines == ["request,status", *(f"{i},finished" for i in range(7))]
 

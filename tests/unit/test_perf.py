@@ -10,8 +10,8 @@ from cluster_sim.machine.host import scale_up_bandwidth
 from cluster_sim.output.tables import FAMILY_WORDS
 from cluster_sim.perf.collectives import all_reduce
 from cluster_sim.perf.layout import Layout, recipe
-from cluster_sim.perf.memory import kv_cache
 from cluster_sim.perf.operators import gemm_s
+from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.serving.plan import resolve
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
@@ -112,8 +112,10 @@ def test_kv_blocks_by_hand(h200: TopologyInput, chat: WorkloadInput) -> None:
     cache = kv_cache(h200.chip, chat.model, chat.software, Layout(2), dtypes)
     layer = 8192 * 128 * (2 * 32 + 2 * 4) + 3 * 8192 * 14336
     weights = 80 * layer + 2 * 64128 * 8192 * 2
-    reserve = 3.5e9 + 6.5 * 8192 * 8192
-    room = 0.9 * (143771 * 2**20 - weights - reserve)
+    taken = chat.software.memory.overhead
+    forward = taken.forward * 8192 * (2 * 8192 + 3 * 14336)
+    work = max(forward, taken.sampling * 2048 * 128256) + taken.graphs
+    room = 0.9 * (h200.chip.visible_memory - weights - taken.context - taken.peers - work)
     assert cache.weights_bytes == weights
     assert cache.blocks == int(room // (2 * 80 * 4 * 128 * 32))
 

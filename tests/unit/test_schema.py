@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from conftest import ROOT
 from jsonschema import Draft202012Validator
 
+from cluster_sim.cli import cli
 from cluster_sim.specs.find import FOLDERS
 from cluster_sim.specs.schema import KINDS, json_schema
 from cluster_sim.specs.yaml_text import parse
+
+DRAFT = "https://json-schema.org/draft/2020-12"
 
 
 def problems(family: str, data: dict[str, Any]) -> list[str]:
@@ -26,6 +31,18 @@ def problems(family: str, data: dict[str, Any]) -> list[str]:
 def content(family: str, name: str) -> dict[str, Any]:
     path = ROOT / FOLDERS[family] / f"{name}.yaml"
     return parse(path.read_text(), str(path))[0]
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_a_printed_schema_needs_nothing_else(runner: CliRunner, family: str) -> None:
+    done = runner.invoke(cli, ["schema", family])
+    schema = json.loads(done.output)
+    Draft202012Validator.check_schema(schema)
+    assert (done.exit_code, schema["$schema"].rpartition("/")[0]) == (0, DRAFT)
+    assert schema["$id"] == f"urn:cluster-sim:{family}"
+    found = re.findall(r'"\$ref": "([^"]*)"', done.output)
+    assert {one.rpartition("/")[0] for one in found} == {"#/$defs"}
+    assert {one.rpartition("/")[2] for one in found} <= schema["$defs"].keys()
 
 
 @pytest.mark.parametrize("family", KINDS)

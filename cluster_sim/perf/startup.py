@@ -1,0 +1,157 @@
+"""Whether an engine starts: its own checks, in its own words.
+
+Sources: vLLM ``kv_cache_utils._check_enough_kv_cache_memory``, ``ModelConfig``; SGLang
+``model_runner.profile_max_num_token``, ``ModelConfig``; TensorRT-LLM
+``_torch/pyexecutor/_util.py`` (behaviour as of 2026).
+"""
+
+from __future__ import annotations
+
+from cluster_sim.errors import DoesNotFitError
+from cluster_sim.perf.layout import Layout, Recipe
+from cluster_sim.perf.memory import GIB, DeviceMemory, KvCache, device_memory
+from cluster_sim.specs.chip import Chip
+from cluster_sim.specs.model import Model
+from cluster_sim.specs.software import Software
+
+# What the flags that decide are called by each engine.
+FRACTION = {
+    "vllm": "gpu_memory_utilization",
+    "sglang": "mem_fraction_static",
+    "trtllm": "free_gpu_memory_fraction",
+}
+LENGTH = {"vllm": "max_model_len", "sglang": "context_length", "trtllm": "max_seq_len"}
+FP8_BLOCK = 128  # rows and columns of a block that shares a scale
+VOCABULARY = 64  # rows that an embedding is padded to a multiple of
+GROUP = 128  # weights of a row that share a scale in four bits
+CUT = {"fp8_block": FP8_BLOCK, "w4a16": GROUP}
+
+
+def kv_cache(
+    chip: Chip, model: Model, software: Software, layout: Layout, recipe: Recipe
+) -> KvCache:
+    """The cache of an engine that starts.
+
+    Raises DoesNotFitError where it does not, with the engine's reason.
+    """
+    memory = device_memory(chip, model, software, layout, recipe)
+    reason = why_not(chip, model, software, layout, recipe, memory)
+    if reason:
+        raise DoesNotFitError(reason)
+    return KvCache(
+        memory.blocks,
+        memory.block_tokens,
+        memory.bytes_per_token,
+        memory.weights,
+        memory.counted + memory.outside,
+        memory.capacity,
+        memory.state_blocks,
+    )
+
+
+def why_not(
+    chip: Chip,
+    model: Model,
+    software: Software,
+    layout: Layout,
+    recipe: Recipe,
+    memory: DeviceMemory,
+) -> str:
+    """Why the engine does not start; empty if it does."""
+    for reason in (
+        _uncut(model, software, layout, recipe),
+        _overlong(model, software),
+        _overfull(chip, model, software, layout, recipe, memory),
+        _too_short(model, software, memory),
+    ):
+        if reason:
+            return reason
+    return ""
+
+
+def _uncut(model: Model, software: Software, layout: Layout, recipe: Recipe) -> str:
+    """A vocabulary that tensor parallelism does not divide, and scales that it would cut in two: of
+    blocks of 128 x 128 in fp8, of groups of 128 in four bits. TensorRT-LLM pads instead (recalled).
+    """
+    if software.framework == "trtllm":
+        return ""
+    rows = -(-model.vocab // VOCABULARY) * VOCABULARY
+    if rows % layout.tp:
+        return (
+            f"{software.title} does not start: the vocabulary of {model.name}, {rows:,} with its "
+            f"padding, is not divisible by tp={layout.tp}."
+        )
+    widths = [
+        ("intermediate size", mlp.hidden, layout.tp, recipe.dense) for mlp in model.dense_mlps
+    ]
+    if model.moe is not None:
+        moe = ("expert intermediate size", model.moe.expert_hidden)
+        widths.append((*moe, layout.expert_slices, recipe.experts))
+    for words, width, slices, dtype in widths:
+        block = None if recipe.weight_only else CUT.get(dtype)
+        if block is not None and width and slices > 1 and width / slices % block:
+            return (
+                f"{software.title} does not start: the {words} {width:,} of {model.name} over "
+                f"{slices} devices is {width / slices:g} each, no multiple of the {block} weights "
+                f"that share a scale in {dtype}."
+            )
+    return ""
+
+
+def _overlong(model: Model, software: Software) -> str:
+    """A longest sequence beyond the model's; TensorRT-LLM warns only."""
+    longest, flag = software.longest(model), LENGTH[software.framework]
+    if longest <= model.max_context or software.framework == "trtllm":
+        return ""
+    return (
+        f"{software.title} does not start: {flag} {longest:,} is greater than the "
+        f"{model.max_context:,} tokens that {model.name} was made for."
+    )
+
+
+def _overfull(
+    chip: Chip,
+    model: Model,
+    software: Software,
+    layout: Layout,
+    recipe: Recipe,
+    memory: DeviceMemory,
+) -> str:
+    """Weights and what the engine takes leave no block."""
+    rest = memory.capacity - memory.usable
+    if memory.blocks > memory.state_blocks and memory.outside <= rest:
+        return ""
+    need = (
+        f"weights need {memory.weights / GIB:.1f} GiB per {chip.title} at {degrees(layout)} in "
+        f"{recipe.name} and the engine {memory.counted / GIB:.1f} GiB, it may "
+        f"use {memory.usable / GIB:.1f} of {memory.capacity / GIB:.1f} GiB"
+    )
+    if memory.blocks > memory.state_blocks:
+        what = "graphs" if software.memory.reserve is None else "activations and graphs"
+        return (
+            f"{software.title} runs out of memory while it starts: what "
+            f"{FRACTION[software.framework]} leaves, {rest / GIB:.1f} GiB, does not hold {what}, "
+            f"{memory.outside / GIB:.1f} GiB."
+        )
+    return f"{model.name} does not fit: {need}."
+
+
+def _too_short(model: Model, software: Software, memory: DeviceMemory) -> str:
+    """vLLM refuses a cache that one sequence of the longest length does not fit in; SGLang and
+    TensorRT-LLM start and take shorter requests alone.
+    """
+    longest = software.longest(model)
+    if software.framework != "vllm" or memory.longest >= longest:
+        return ""
+    need = memory.state_bytes + longest * memory.bytes_per_token
+    return (
+        f"{software.title} does not start: to serve one request of max_model_len {longest:,} "
+        f"tokens, {need / GIB:.2f} GiB of KV cache are needed, and {memory.room / GIB:.2f} GiB are "
+        f"left; the longest that fits has {memory.longest:,} tokens."
+    )
+
+
+def degrees(layout: Layout) -> str:
+    """The degrees of a layout that are not 1, in words."""
+    named = (("tp", layout.tp), ("pp", layout.pp), ("ep", layout.ep), ("attn_dp", layout.attn_dp))
+    return ", ".join(f"{name}={degree}" for name, degree in named if degree > 1 or name == "tp")

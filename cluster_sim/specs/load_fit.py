@@ -1,0 +1,74 @@
+"""What ``fit`` reads: a chip, a model, and engines with settings; no topology and no workload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster_sim.errors import SpecError
+from cluster_sim.specs.build import Source, build
+from cluster_sim.specs.chip import Chip
+from cluster_sim.specs.engines import AUTO, engine_for, exists, refuse
+from cluster_sim.specs.load import (
+    apply_overrides,
+    apply_settings,
+    load_spec,
+    read,
+    split_overrides,
+)
+from cluster_sim.specs.load_model import load_model
+from cluster_sim.specs.model import Model
+from cluster_sim.specs.software import Software
+
+_ROOTS = ("chip", "engine")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitInput:
+    """A chip, a model, and the engines that are asked, with the limits that they choose there."""
+
+    chip: Chip
+    model: Model
+    engines: tuple[Software, ...]
+
+
+def load_fit(
+    model: str,
+    chip: str,
+    software: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    *,
+    like: str | None = None,
+) -> FitInput:
+    """A model and a chip by name or path, with the engines of the names, or with the one that a run
+    on the chip takes.
+
+    ``overrides`` are texts with the roots chip. and engine., ``settings`` flags of all engines.
+    Raises SpecError for other roots and for an engine that does not exist on the chip.
+    """
+    parts = split_overrides(overrides)
+    for root, changes in parts.items():
+        if changes and root not in _ROOTS:
+            raise SpecError(f"--set {root}.: has no effect on fit: it reads {' and '.join(_ROOTS)}")
+    record, facts, lines = read("chip", chip)
+    source = Source(record.path, lines)
+    apply_overrides(facts, parts, "chip", source)
+    found = build(Chip, facts, source, record.name)
+    wanted = dict(settings or {})
+    apply_overrides(wanted, parts, "engine", source)
+    return FitInput(
+        chip=found,
+        model=load_model(model, like)[1],
+        engines=tuple(_engine(name, found, wanted) for name in software or (AUTO,)),
+    )
+
+
+def _engine(name: str, chip: Chip, settings: Mapping[str, Any]) -> Software:
+    profile = engine_for(name, chip.vendor)
+    _, base = load_spec("software", profile, Software)
+    if not exists(base.vendors, chip.vendor):
+        raise refuse(base.name, chip.vendor)
+    software = apply_settings(base, read("software", profile)[1], settings)
+    return software.on_device(chip.device_memory, chip.name)

@@ -1,0 +1,217 @@
+"""Laws of what fits: of the rules of the engines, of what starts, and of the ways out."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster_sim.cli import cli
+from cluster_sim.errors import ClusterSimError
+from cluster_sim.perf.layout import Layout, Recipe, recipe
+from cluster_sim.perf.memory import DeviceMemory, device_memory
+from cluster_sim.perf.startup import why_not
+from cluster_sim.perf.ways_to_start import Setup, smallest_change
+from cluster_sim.specs.chip import Chip
+from cluster_sim.specs.load import apply_settings, load_spec, read
+from cluster_sim.specs.model import Model
+from cluster_sim.specs.software import Software
+from cluster_sim.studies.validate_cases import Case, read_cases
+from cluster_sim.studies.validate_jobs import SkippedError
+from cluster_sim.studies.validate_memory import predicted
+from cluster_sim.studies.validate_scores import half_of
+
+ONE = Layout()
+ENGINES = ("vllm-0.19", "vllm-0.10", "sglang-0.5.10", "trtllm-1.0")
+
+
+def chip_of(name: str) -> Chip:
+    return load_spec("chip", name, Chip)[1]
+
+
+def model_of(name: str) -> Model:
+    return load_spec("model", name, Model)[1]
+
+
+def engine(name: str, chip: Chip, **flags: object) -> Software:
+    base, data = load_spec("software", name, Software)[1], read("software", name)[1]
+    return apply_settings(base, data, flags).on_device(chip.device_memory, chip.name)
+
+
+def of(
+    name: str, chip: Chip, model: Model, software: Software, layout: Layout = ONE
+) -> tuple[Recipe, DeviceMemory]:
+    dtypes = recipe(chip, model, name, software.cache_dtype(model, name))
+    return dtypes, device_memory(chip, model, software, layout, dtypes)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@given(fractions=st.tuples(st.floats(0.3, 1), st.floats(0.3, 1)))
+@settings(max_examples=15)
+def test_a_larger_share_of_the_memory_holds_no_less(
+    name: str, fractions: tuple[float, float]
+) -> None:
+    chip, model = chip_of("h100_sxm"), model_of("llama3.1-8b")
+    less, more = (engine(name, chip, memory_fraction=share) for share in sorted(fractions))
+    assert of("bf16", chip, model, less)[1].room <= of("bf16", chip, model, more)[1].room
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_larger_batches_take_no_less(name: str) -> None:
+    chip, model = chip_of("h100_sxm"), model_of("qwen3-30b-a3b")
+    taken = []
+    for size in (64, 256, 1024):
+        software = engine(name, chip, max_num_seqs=size, max_num_batched_tokens=8 * size)
+        memory = of("bf16", chip, model, software)[1]
+        taken.append(memory.counted + memory.outside)
+    assert taken == sorted(taken)
+    assert taken[0] < taken[-1]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("tp", [1, 2, 4, 8])
+def test_bytes_add_up(name: str, tp: int) -> None:
+    chip, model = chip_of("h200_sxm"), model_of("llama3.1-70b")
+    memory = of("fp8", chip, model, engine(name, chip), Layout(tp))[1]
+    assert memory.weights + memory.counted + memory.room == pytest.approx(memory.usable)
+    assert 0 <= memory.usable <= memory.capacity <= chip.device_memory
+    assert memory.blocks * memory.block_bytes <= max(memory.room, 0)
+
+
+def test_vllm_starts_with_what_it_says_is_the_longest_and_not_with_more() -> None:
+    chip, model = chip_of("rtx4090"), model_of("llama3.1-8b")
+    software = engine("vllm-0.19", chip)
+    dtypes, memory = of("bf16", chip, model, software)
+    reason = why_not(chip, model, software, Layout(), dtypes, memory)
+    longest = int(re.findall(r"has ([\d,]+) tokens", reason)[0].replace(",", ""))
+    for length, starts in ((longest, True), (longest + 1, False)):
+        limited = replace(software, max_model_len=length)
+        assert (not why_not(chip, model, limited, Layout(), dtypes, memory)) == starts
+    for name in ("sglang-0.5.10", "trtllm-1.0"):
+        other = engine(name, chip)
+        dtypes, memory = of("bf16", chip, model, other)
+        assert not why_not(chip, model, other, Layout(), dtypes, memory)
+
+
+def test_no_engine_takes_more_than_the_model_was_made_for() -> None:
+    chip, model = chip_of("h200_sxm"), model_of("llama3.1-8b")
+    for name, flag in (("vllm-0.19", "max_model_len"), ("sglang", "context_length")):
+        software = engine(name, chip, **{flag: 131_073})
+        dtypes, memory = of("bf16", chip, model, software)
+        reason = why_not(chip, model, software, Layout(), dtypes, memory)
+        assert f"{flag} 131,073 is greater than the 131,072 tokens" in reason
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "tp", "starts"),
+    [
+        ("qwen3-30b-a3b", "fp8_block", 2, True),  # 768 / 2 = 3 x 128
+        ("qwen3-30b-a3b", "fp8_block", 4, False),
+        ("qwen3-30b-a3b", "bf16", 4, True),
+        ("qwen2.5-72b", "w4a16", 8, False),  # 29,568 / 8 = 28.9 x 128
+        ("gpt-oss-120b", "mxfp4", 2, True),  # padded
+    ],
+)
+def test_a_shard_does_not_cut_what_shares_a_scale(
+    model: str, precision: str, tp: int, starts: bool
+) -> None:
+    chip, one = chip_of("h200_sxm"), model_of(model)
+    software = engine("vllm-0.19", chip)
+    dtypes, memory = of(precision, chip, one, software, Layout(tp))
+    reason = why_not(chip, one, software, Layout(tp), dtypes, memory)
+    assert (reason == "") == starts, reason
+
+
+WAYS = [
+    ("vllm-0.19", "rtx4090", "llama3.1-8b", "bf16", 1),
+    ("vllm-0.10", "h100_sxm", "gpt-oss-120b", "mxfp4", 1),
+    ("sglang-0.5.10", "h100_sxm", "llama3.1-70b", "bf16", 2),
+    ("trtllm-1.0", "h100_sxm", "llama3.1-70b", "bf16", 1),
+]
+
+
+@pytest.mark.parametrize(("name", "chip", "model", "precision", "tp"), WAYS)
+def test_the_way_out_is_one(name: str, chip: str, model: str, precision: str, tp: int) -> None:
+    """Whoever does what the change says has an engine that starts."""
+    card, one = chip_of(chip), model_of(model)
+    software, layout = engine(name, card), Layout(tp)
+    dtypes, memory = of(precision, card, one, software, layout)
+    if not why_not(card, one, software, layout, dtypes, memory):
+        pytest.skip("starts as it is")
+    setup = Setup(software=software, layout=layout, recipe=dtypes)
+    found = smallest_change(card, one, setup, devices=8, precisions=("fp8",))
+    assert found is not None
+    flags, degrees = {}, {"tp": tp}
+    for key, value in found.changes:
+        if key in ("tp", "ep", "attn_dp"):
+            degrees[key] = int(value)
+        elif key == "precision":
+            precision = value
+        else:
+            flags[key] = value if key == "kv_cache_dtype" else json.loads(value)
+    changed, layout = engine(name, card, **flags), Layout(**degrees)
+    dtypes, memory = of(precision, card, one, changed, layout)
+    assert not why_not(card, one, changed, layout, dtypes, memory)
+
+
+def test_run_says_what_starts(tmp_path: Path) -> None:
+    command = "run --topo 1xrtx4090 --workload llama8b --software vllm --precision bf16 --rate 1"
+    done = CliRunner().invoke(cli, command.split())
+    assert isinstance(done.exception, ClusterSimError)
+    text = str(done.exception)
+    assert "vLLM 0.19 does not start: to serve one request of max_model_len 131,072" in text
+    found = re.search(r"--set engine.max_model_len=(\d+)", text)
+    assert found, text
+    again = [*command.split(), "--requests", "20", "--set", f"engine.max_model_len={found[1]}"]
+    assert CliRunner().invoke(cli, [*again, "--out", str(tmp_path)]).exit_code == 0
+
+
+def test_fit_prints_what_csv_and_json_hold() -> None:
+    options = "fit --model llama3.1-70b --chip h100_sxm --chips 2 --software vllm --tp 2"
+    text, same = (
+        CliRunner().invoke(cli, [*options.split(), "--format", form]).output
+        for form in ("csv", "json")
+    )
+    rows, same = list(csv.DictReader(text.splitlines())), json.loads(same)
+    assert [row["precision"] for row in rows] == ["bf16", "fp8", "w4a16"]
+    page = CliRunner().invoke(cli, options.split()).output
+    for row, other in zip(rows, same, strict=True):
+        assert float(row["cache_gib"]) == other["cache_gib"]
+        assert f"{float(row['weights_gib']):.2f}" in page
+        assert f"{int(row['kv_tokens']):,}" in page
+        assert (row["starts"] == "true") == other["starts"]
+
+
+def test_start_up_logs_that_nothing_was_fitted_to() -> None:
+    """Medians of the unfitted third: 2 % of the weights, 15 % of the cache."""
+    cases = read_cases([ROOT / "cases" / "memory.csv"])
+    cases = [case for case in cases if half_of(case) == "score"]
+    for metric, most in (("weights_gib_per_gpu", 0.02), ("kv_gib_per_gpu", 0.15)):
+        errors = sorted(abs(value / case.value - 1) for case, value in played(cases, metric))
+        assert len(errors) >= 9
+        assert errors[len(errors) // 2] < most
+
+
+def played(cases: list[Case], metric: str) -> list[tuple[Case, float]]:
+    found = []
+    for case in cases:
+        if case.metric == metric and case.unknown is None:
+            with contextlib.suppress(SkippedError):
+                found.append((case, predicted(case)))
+    return found
+
+
+def test_the_reports_of_others(shared: Path) -> None:
+    cases = read_cases([shared / "public_cases" / "memory_cases.csv"])
+    weights = [(case, value) for case, value in played(cases, "weights_gib_per_gpu")]
+    assert weights
+    assert all(abs(value / case.value - 1) < 0.025 for case, value in weights)

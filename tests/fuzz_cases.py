@@ -295,7 +295,7 @@ def _of_a_file(reader: Reader, rng: random.Random) -> Case:
 def _of_an_option(rng: random.Random) -> Case:
     """A command with one or two options of absurd or odd values."""
     command, options = rng.choice(_OPTIONS)
-    arguments, absurd = command.split(), False
+    arguments, absurd = command.split(), dict[str, bool]()
     for _ in range(rng.choice([1, 1, 2])):
         option, numeric = rng.choice(options)
         value = rng.choice(ABSURD if numeric and rng.random() < 0.6 else VALUES)
@@ -304,8 +304,8 @@ def _of_an_option(rng: random.Random) -> Case:
             at = arguments.index(option)
             del arguments[at : at + 2]
         arguments += [option, value]
-        absurd = absurd or (numeric and value in ABSURD)
-    return Case(" ".join(arguments)[:90], tuple(arguments), {}, absurd)
+        absurd[option] = numeric and value in ABSURD
+    return Case(" ".join(arguments)[:90], tuple(arguments), {}, any(absurd.values()))
 
 
 def _of_a_key(rng: random.Random) -> Case:

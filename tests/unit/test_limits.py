@@ -22,7 +22,9 @@ from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.kinds import FORMS
 from cluster_sim.specs.load import load_workload
 from cluster_sim.specs.schema import KINDS, json_schema
+from cluster_sim.specs.training import TrainingPlan
 from cluster_sim.specs.workload import Economics
+from cluster_sim.training.memory import _changes
 from cluster_sim.units import RANGES, UNITS, Quantity, parse_quantity
 
 RUN = "run --topo h200_nvl8 --workload llama70b --rate 5 --requests 20"
@@ -233,11 +235,11 @@ def test_a_clock_late_in_a_run_is_no_fault(runner: CliRunner) -> None:
     assert result.exit_code == 0, result.exception
 
 
-def test_what_would_fit_without_what_other_recomputation_reads(runner: CliRunner) -> None:
-    """meta_8192 computes modules of selective recomputation again; full has none."""
-    line = f"{POD} --plan meta_8192 --seq-len 10000000"
-    result = runner.invoke(cli, line.split())
-    assert isinstance(result.exception, ClusterSimError), result.exception
+def test_what_would_fit_without_what_other_recomputation_reads() -> None:
+    """Modules belong to selective recomputation; a plan with full has none."""
+    plan = TrainingPlan(recompute="selective", recompute_modules=("norm",))
+    full = dict(_changes(plan))["recompute=full"]
+    assert full.recompute_modules == ("core_attention",)
 
 
 @pytest.mark.parametrize(

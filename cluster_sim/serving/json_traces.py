@@ -77,32 +77,50 @@ def read_mooncake(path: Path, text: str, options: TraceOptions) -> Requests:
 
 def read_bailian(path: Path, text: str, options: TraceOptions) -> Requests:
     """A trace of Alibaba's Bailian: seconds, lengths, ids of the 16-token blocks of each prompt,
-    and the chat that a request goes on; the chats behind one are turns of a session.
+    and the chat that a request goes on; the chats behind one are turns of a session, in whatever
+    order they stand.
 
     Turns are whole prompts. Source: github.com/alibaba-edu/qwen-bailian-usagetraces-anon.
     """
-    scale, root = UNITS[options.time_unit or "s"], dict[str, str]()
+    scale, parents = UNITS[options.time_unit or "s"], dict[str, str]()
 
     def parse(value: object) -> Row:
         row = as_object(value, ("chat_id", "timestamp", "input_length"))
         isl = whole("input_length", row["input_length"])
-        chat, parent = _name("chat_id", row["chat_id"]), ""
+        chat = _name("chat_id", row["chat_id"])
         if row.get("parent_chat_id") is not None:
-            parent = _name("parent_chat_id", row["parent_chat_id"])
-        root[chat] = root.get(parent, chat)
+            parents[chat] = _name("parent_chat_id", row["parent_chat_id"])
         return Row(
             at_s=seconds("timestamp", row["timestamp"]) * scale,
             stamp=row["timestamp"],
             isl=isl,
             osl=_answer(row),
-            session=root[chat],
+            session=chat,
             units=_ids("hash_ids", row.get("hash_ids") or []),
         )
 
     rows = collect(
         path, json_rows(text, str(path)), parse, options, time_key="timestamp", order="none"
     )
+    first = _first_chats([row.session for row in rows.kept], parents)
+    rows.kept = [replace(row, session=first[row.session]) for row in rows.kept]
     return as_requests_of_blocks(path, rows, options, BAILIAN_UNIT, coarse=False, notes=())
+
+
+def _first_chats(chats: list[str], parents: dict[str, str]) -> dict[str, str]:
+    """The chat that each began with, of those that are there; a circle is cut where it closes."""
+    first: dict[str, str] = {}
+    there = set(chats)
+    for chat in chats:
+        way = {chat: None}
+        while chat not in first:
+            parent = parents.get(chat)
+            if parent is None or parent not in there or parent in way:
+                break
+            chat = parent
+            way[chat] = None
+        first |= dict.fromkeys(way, first.get(chat, chat))
+    return first
 
 
 def read_ragpulse(path: Path, text: str, options: TraceOptions) -> Requests:

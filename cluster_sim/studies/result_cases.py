@@ -47,6 +47,7 @@ _AIPERF_RATES = {
 }
 _AIPERF_LATENCIES = {
     "time_to_first_token": "ttft",
+    "ttft": "ttft",  # of the first versions
     "inter_token_latency": "tpot",  # of a request: (latency - TTFT) / (OSL - 1)
     "request_latency": "e2e",
 }
@@ -288,15 +289,19 @@ def _short_model(name: Any) -> str:
 
 
 def _is_aiperf(result: Mapping[str, Any]) -> bool:
-    inner = result.get("metrics")
-    held = inner if isinstance(inner, dict) else result
+    held = _held(result)
     return any(isinstance(held.get(key), dict) for key in (*_AIPERF_LATENCIES, *_AIPERF_RATES))
+
+
+def _held(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where the statistics stand: below ``records`` in the first versions of AIPerf."""
+    inner = (result.get(key) for key in ("metrics", "records"))
+    return next((one for one in inner if isinstance(one, dict)), result)
 
 
 def _aiperf(result: Mapping[str, Any]) -> tuple[Row, dict[str, float]]:
     """Facts and metrics of the statistics of AIPerf or GenAI-Perf."""
-    inner = result.get("metrics")
-    held: Mapping[str, Any] = inner if isinstance(inner, dict) else result
+    held = _held(result)
     if "metadata" in result:
         raise ValueError("a record of a request; give the statistics, profile_export_aiperf.json")
     values: dict[str, float] = {}

@@ -200,3 +200,18 @@ def test_a_list_holds_several_results(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(SpecError, match=problem):
             read_cases([file], filled)
+
+
+def test_the_first_versions_of_aiperf_hold_statistics_as_records(tmp_path: Path) -> None:
+    filled = {"chip": "h100_sxm", "n_chips": "1", "tp": "1", "weights_dtype": "bf16"}
+    filled |= {"framework": "vllm"}
+    outer = {key: AIPERF[key] for key in ("input_config", "error_summary")}
+    inner = {key: value for key, value in AIPERF.items() if key not in outer}
+    inner["ttft"] = inner.pop("time_to_first_token")
+    values = []
+    for number, result in enumerate((AIPERF, outer | {"records": inner})):
+        file = tmp_path / f"{number}.json"
+        file.write_text(json.dumps(result))
+        values.append({case.metric: case.value for case in read_cases([file], filled)})
+    assert values[0] == values[1]
+    assert values[0]["ttft_ms_p99"] == 180.0

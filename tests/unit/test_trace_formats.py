@@ -327,10 +327,15 @@ def test_chats_of_bailian_go_on_those_that_they_name(read: Read) -> None:
     def chat(number: int, parent: int, at: float) -> dict[str, Any]:
         return moon(32, chat_id=number, parent_chat_id=parent, timestamp=at, hash_ids=[1, 2])
 
-    requests = read(lines(chat(5, 99, 1.5), chat(8, 5, 9.0), chat(7, -1, 3.0), chat(9, 8, 12.0)))
-    assert requests.arrival_s.tolist() == [0, 1.5, 7.5, 10.5]
-    assert requests.after is not None
-    assert requests.after.tolist() == [-1, -1, 0, 2]
+    chats = [chat(5, 99, 1.5), chat(8, 5, 9.0), chat(7, -1, 3.0), chat(9, 8, 12.0)]
+    for rows in (chats, chats[::-1]):
+        requests = read(lines(*rows))
+        assert requests.arrival_s.tolist() == [0, 1.5, 7.5, 10.5]
+        assert requests.after is not None
+        assert requests.after.tolist() == [-1, -1, 0, 2]
+    circle = read(lines(chat(1, 2, 0.0), chat(2, 3, 1.0), chat(3, 1, 2.0), chat(4, 4, 3.0)))
+    assert circle.after is not None
+    assert circle.after.tolist() == [-1, 0, 1, -1]
 
 
 def test_conversations_are_sessions_with_all_that_was_said(read: Read) -> None:

@@ -31,28 +31,37 @@ def kind_of_file(path: Path) -> str:
     if path.is_dir():
         return "model" if is_file(path / HUGGING_FACE_FILE) else _of_folder(path)
     data = read_bytes(path)
-    if path.suffix in _YAML:
-        return _of_spec(path, decoded(data, str(path)))
-    if not data.strip():
-        raise SpecError(f"{path}: an empty file")
     try:
         text = decoded(data, str(path))
     except SpecError:
         text = "\1"
+    if not text.strip():
+        raise SpecError(f"{path}: an empty file")
     if _CONTROL.search(text[:4096]):
         return _of_bytes(path, data)
-    found = _of_json(path, text) if text.lstrip()[0] in "{[" else ""
-    found = found or _of_table(path, text)
+    named = path.suffix in _YAML
+    found = "" if named else _of_data(path, text)
     if found:
         return found
     try:
         return _of_spec(path, text)
     except SpecError:
+        found = _of_data(path, text) if named else ""
+        if found:
+            return found
+        if named:
+            raise
         broken = _broken_json(text)
         raise SpecError(
             f"{path}: cannot tell what kind of file this is{broken}; tried: {TRIED}; say so with "
             "--as"
         ) from None
+
+
+def _of_data(path: Path, text: str) -> str:
+    """The kind of a text that is no YAML; empty if it is none that is known."""
+    found = _of_json(path, text) if text.lstrip()[0] in "{[" else ""
+    return found or _of_table(path, text)
 
 
 def _broken_json(text: str) -> str:

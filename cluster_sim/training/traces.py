@@ -81,7 +81,7 @@ def recognise(path: Path, data: bytes) -> str:
     word = first.partition(" ")[0].partition("\t")[0]
     if word in POLICIES or re.fullmatch(r"[A-Z][A-Z_]+", word):
         return "simai"
-    if first.isprintable():
+    if first.replace("\t", " ").isprintable():
         raise SpecError(
             f"{path}:1: unknown trace format (got {first[:40]!r}); tried: chakra (protobuf, or "
             "JSON with workload_graph), simai (text, first word a policy such as "

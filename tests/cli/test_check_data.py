@@ -114,9 +114,10 @@ def test_folders(runner: CliRunner) -> None:
 
 
 def test_the_packaged_cases(runner: CliRunner, tmp_path: Path) -> None:
-    shutil.copy(ROOT / "cases" / "operators.csv.gz", tmp_path / "mine.bin")
-    code, told = checked(runner, "mine.bin")
-    assert (code, told.startswith("mine.bin: ok (cases, ")) == (0, True)
+    for case, name in (("operators.csv.gz", "mine.bin"), ("memory.csv", "mine.yaml")):
+        shutil.copy(ROOT / "cases" / case, tmp_path / name)
+        code, told = checked(runner, name)
+        assert (code, told.startswith(f"{name}: ok (cases, ")) == (0, True), told
 
 
 @pytest.mark.parametrize(
@@ -138,6 +139,11 @@ def test_the_packaged_cases(runner: CliRunner, tmp_path: Path) -> None:
             "a,b\n1,2\n",
             "a request trace, an execution trace (Chakra, SimAI, AICB), mea",
         ),
+        ("mine.txt", b"\xef\xbb\xbf", "mine.txt: an empty file"),
+        ("mine.yaml", "\u3000\n", "mine.yaml: an empty file"),
+        ("mine.txt", "python main.py\t5\t0.25\n", "cannot tell what kind of file this is"),
+        ("mine.json", '{"a": 1,\n"b"', "(as JSON it breaks off in line 2: Expecting ':'"),
+        ("mine.json", '[{"request_throughput": "fast"}]', "cannot tell what kind"),
         ("mine.log", ROW.replace("12.5", "nan"), "mine.log:1: time: must be > 0 and finite"),
         ("mine.csv", OPERATOR.replace(",5\n", ",-5\n"), "mine.csv:2: value"),
         ("mine.csv", CALL.replace("all_reduce", "all_redce"), "mine.csv:2: comm_type: unknown"),

@@ -48,11 +48,12 @@ def check_memory(needs: Sequence[Need], most_bytes: float | None, way_out: str) 
     needed = needed_bytes(needs)
     if most_bytes is None or needed <= most_bytes:
         return
-    parts = ", ".join(
+    large = [
         f"{need.count:,.0f} {need.noun} of {need.bytes_each:,.0f} bytes"
         for need in needs
         if need.bytes > 0.1 * needed
-    )
+    ]
+    parts = ", ".join(large or ["the program itself"])
     raise SpecError(
         f"would need about {needed / GIB:,.1f} GiB of memory ({parts}), more than the "
         f"{most_bytes / GIB:,.3g} GiB of --max-memory; {way_out}, or allow more with --max-memory"

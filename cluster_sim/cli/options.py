@@ -56,7 +56,9 @@ _OPTIONS = (
     click.option(
         "--workload", type=Name("workload"), required=True, help="Workload, name or file."
     ),
-    click.option("--trace", type=FilePath(), help="Replay a trace (a folder for servegen)."),
+    click.option(
+        "--trace", type=FilePath(kept_as_text=True), help="Replay a trace (a folder for servegen)."
+    ),
     click.option("--trace-format", type=click.Choice(TRACES), help="Instead of recognising it."),
     click.option(
         "--time-scale", type=Factor(), help="Replay so many times as fast: 2 halves all gaps."

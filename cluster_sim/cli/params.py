@@ -39,12 +39,18 @@ class Name(click.ParamType[Any]):
 
 
 class FilePath(click.Path):
-    """A path, which need not be there."""
+    """A path, which need not be there; ``kept_as_text``: it gets into files, which are UTF-8."""
+
+    def __init__(self, *, kept_as_text: bool = False, **more: Any) -> None:
+        super().__init__(**more)
+        self.kept_as_text = kept_as_text
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path; one with a zero byte is refused: no file can have it."""
-        if "\0" in str(value):
+        """The path; an empty one and one with a zero byte are refused: no file can have them."""
+        if not str(value) or "\0" in str(value):
             self.fail(f"no name of a file (got {str(value)[:40]!r})", param, ctx)
+        if self.kept_as_text and re.search("[\ud800-\udfff]", str(value)):
+            self.fail(f"the name is not UTF-8 (got {str(value)[:40]!r}); rename it", param, ctx)
         return super().convert(value, param, ctx)
 
 

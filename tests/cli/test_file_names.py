@@ -36,3 +36,18 @@ def test_are_refused(runner: CliRunner, command: str, name: str) -> None:
     words = [word.replace("NAME", name) for word in command.split()]
     result = runner.invoke(cli, words)
     assert result.exit_code == 2 or isinstance(result.exception, ClusterSimError), result.exception
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("", "no name of a file (got '')"), ("\udcff.csv", "is not UTF-8")]
+)
+def test_traces_have_names_that_can_be_written_down(
+    runner: CliRunner, name: str, says: str
+) -> None:
+    result = runner.invoke(cli, ["explain", *RUN.split()[1:5], "--trace", name])
+    assert (result.exit_code, says in result.output) == (2, True), result.output
+
+
+def test_memory_of_the_program_itself(runner: CliRunner) -> None:
+    result = runner.invoke(cli, [*RUN.split(), "--max-memory", "10MiB"])
+    assert "GiB of memory (the program itself), more than" in str(result.exception)

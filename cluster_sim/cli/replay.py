@@ -216,10 +216,10 @@ def _results(files: tuple[Path, ...], options: dict[str, Any], played: Replay) -
 
 def _name(graph: TaskGraph, files: tuple[Path, ...]) -> str:
     """The name of the files without rank and suffix."""
-    from cluster_sim.training.chakra import rank_of
+    from cluster_sim.training.chakra import bare_name, rank_of
 
     first = min(files, key=lambda file: file.name)
-    stem = first.stem
+    stem = bare_name(first)
     if graph.form == "chakra" and rank_of(first) is not None:
         stem = stem.rstrip("0123456789").rstrip("._-") or stem
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in stem)

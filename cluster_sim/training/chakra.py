@@ -109,9 +109,14 @@ def read_chakra(
     )
 
 
+def bare_name(path: Path) -> str:
+    """A file's name without its suffix, and without that of gzip behind it."""
+    return Path(path.name.removesuffix(".gz")).stem
+
+
 def rank_of(path: Path) -> int | None:
     """The rank that a file's name ends in, before its suffix: ``job.3.et`` is rank 3."""
-    match = re.search(r"(?:^|[._-]|rank)(\d{1,7})$", path.stem)
+    match = re.search(r"(?:^|[._-]|rank)(\d{1,7})$", bare_name(path))
     return int(match[1]) if match else None
 
 

@@ -185,3 +185,15 @@ def test_more_chips_than_a_board_has(runner: CliRunner) -> None:
     result = run(runner, *traced(), "--chips", 9)
     assert result.exit_code == 2
     assert "--chips 9: h100_nvl8 has 8 chips" in result.output
+
+
+def test_gzipped_traces_are_those_that_they_hold(runner: CliRunner) -> None:
+    paths = traced()
+    plain = run(runner, *paths).stdout
+    for path in paths:
+        Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    packed = run(runner, *(f"{path}.gz" for path in paths))
+    assert packed.exit_code == 0, packed.exception
+    assert packed.stdout.splitlines()[:3] == plain.splitlines()[:3]
+    Path("mine.txt.gz").write_bytes(gzip.compress(workload([LINE]).encode()))
+    assert run(runner, "mine.txt.gz").stdout.startswith("mine (simai) on h100_nvl8")

@@ -9,10 +9,12 @@ from typing import Any
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.build import Source, build
 from cluster_sim.specs.chip import Chip
+from cluster_sim.specs.effects import refuse_idle_facts
+from cluster_sim.specs.engine_settings import apply_settings
 from cluster_sim.specs.engines import AUTO, engine_for, exists, refuse
 from cluster_sim.specs.load import (
     apply_overrides,
-    apply_settings,
+    change_chip,
     load_spec,
     read,
     split_overrides,
@@ -54,7 +56,8 @@ def load_fit(
             raise SpecError(f"--set {root}.: has no effect on fit: it reads {' and '.join(_ROOTS)}")
     record, facts, lines = read("chip", chip)
     source = Source(record.path, lines)
-    apply_overrides(facts, parts, "chip", source)
+    refuse_idle_facts([keys for keys, _ in parts["chip"]])
+    change_chip(facts, parts, source)
     found = build(Chip, facts, source, record.name)
     wanted = dict(settings or {})
     apply_overrides(wanted, parts, "engine", source)

@@ -58,7 +58,7 @@ def of(
 
 @pytest.mark.parametrize("name", ENGINES)
 @given(fractions=st.tuples(st.floats(0.3, 1), st.floats(0.3, 1)))
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 def test_a_larger_share_of_the_memory_holds_no_less(
     name: str, fractions: tuple[float, float]
 ) -> None:

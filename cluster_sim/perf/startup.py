@@ -78,7 +78,7 @@ def _unmultiplied(chip: Chip, model: Model, software: Software, recipe: Recipe) 
     if software.framework != "trtllm":
         return ""
     experts = recipe.experts_in(model) if model.moe is not None else ()
-    lacking = [d for d in (*recipe.products_in(model), *experts) if PEAK_OF[d] not in chip.peak]  # type: ignore[index]
+    lacking = [d for d in (*recipe.products_in(model), *experts) if PEAK_OF[d] not in chip.peak]
     if not lacking:
         return ""
     return (
@@ -120,8 +120,8 @@ def _uncut(model: Model, software: Software, layout: Layout, recipe: Recipe) -> 
 
 
 def _sharing(model: Model, recipe: Recipe, dtype: str) -> int:
-    """Weights of a row that share a scale; 0 where a whole row does. Of a checkpoint's own four bits
-    the size of a group follows from the width of a weight.
+    """Weights of a row that share a scale; 0 where a whole row does. The size of a group of
+    four-bit weights follows from their width.
     """
     if dtype == "fp8_block":
         return FP8_BLOCK

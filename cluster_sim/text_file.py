@@ -31,6 +31,8 @@ MOST_DATA_BYTES = 512 * MIB
 MOST_DEPTH = 100  # lists and mappings inside each other; no format that is read here has over 20
 MOST_DIGITS = 100  # of one number; an exact binary fraction between 0 and 1 has up to 55
 MOST_COLUMNS = 1_000  # of a table; the widest that is written here has under 150
+MOST_EXPANSION = 200  # bytes of one that is packed; tables of numbers come to 3 to 20
+_EVEN_SO = 16 * MIB  # what even a very dense one may expand to
 _CHUNK = MIB
 _LONG_NUMBER = re.compile(rf"\d{{{MOST_DIGITS + 1}}}|\d[eE]\+?\d{{3}}", re.ASCII)
 _GZIP = b"\x1f\x8b"
@@ -69,7 +71,8 @@ def read_bytes(path: Path, *, shown: str = "", most: int = MOST_DATA_BYTES) -> b
     shown = shown or str(path)
     try:
         with _opened(path, shown) as raw:
-            if os.fstat(raw.fileno()).st_size > most:
+            size = os.fstat(raw.fileno()).st_size
+            if size > most:
                 raise _too_long(f"{shown}: has", most)
             packed = raw.read(2) == _GZIP
             raw.seek(0)
@@ -78,7 +81,8 @@ def read_bytes(path: Path, *, shown: str = "", most: int = MOST_DATA_BYTES) -> b
             if not packed:
                 return _up_to(raw, most, f"{shown}: has")
             with gzip.GzipFile(fileobj=raw) as file:
-                return _up_to(file, most, f"{shown}: expands to")
+                dense = max(_EVEN_SO, MOST_EXPANSION * size)
+                return _up_to(file, min(most, dense), f"{shown}: expands to")
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise SpecError(f"{shown}: not a gzip file, or a broken one") from None
     except OSError as error:

@@ -100,7 +100,10 @@ def steady_window(run: Run, requests: Requests) -> Steady:
 
 
 def _too_unsure(logs: Sequence[StepLog], steady: Steady) -> str:
-    error = relative_error(tokens_in(logs, steady.window.parts(batches_for(steady))))
+    tokens = tokens_in(logs, steady.window.parts(batches_for(steady)))
+    if not tokens.any():
+        return f"no token came in the {steady.window.length_s:.3g} s of steady load"
+    error = relative_error(tokens)
     if error is None or error <= MOST_ERROR:
         return ""
     return f"rates are known within +-{min(error, 9.99) * 100:.0f} % only"

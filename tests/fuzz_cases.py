@@ -13,8 +13,10 @@ import yaml
 from fuzz_values import ABSURD, ODD, as_yaml, damaged, mutated, places
 from trace_files import LAYER, encoded, node, reduce_, workload
 
+from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS
+
 ROOT = Path(__file__).resolve().parent.parent
-RUN = "run --topo h200_nvl8 --workload llama8b --rate 5 --requests 20 --format csv --quiet"
+RUN = "run --topo h200_nvl8 --workload llama8b --rate 1 --requests 20 --format csv --quiet"
 TRAIN = "run --topo h100_nvl8 --workload llama3_8b_train --plan tp1-pp2-dp4 --format csv --quiet"
 
 
@@ -163,12 +165,26 @@ _CHAKRA = {
          "comm_size": 1048576, "data_deps": [0]},
     ],
 }  # fmt: skip
+_SHAREGPT = [
+    {"id": "a", "conversations": [{"from": "human", "value": "What is this?"},
+                                  {"from": "gpt", "value": "An answer of some words."}]},
+    {"id": "b", "conversations": [{"from": "human", "value": "And that? " * 40},
+                                  {"from": "gpt", "value": "Another one."}]},
+]  # fmt: skip
+_BENCH = {
+    "backend": "vllm", "model_id": "meta-llama/Llama-3.1-8B-Instruct", "num_prompts": 2,
+    "request_rate": 2.0, "duration": 3.5, "completed": 2, "total_input_tokens": 900,
+    "total_output_tokens": 64, "request_throughput": 0.57, "output_throughput": 18.3,
+    "mean_ttft_ms": 21.5, "median_ttft_ms": 21.0, "p99_ttft_ms": 25.0, "mean_tpot_ms": 7.1,
+    "median_tpot_ms": 7.0, "p99_tpot_ms": 7.9, "input_lens": [500, 400], "output_lens": [30, 34],
+    "ttfts": [0.021, 0.022], "itls": [[0.007] * 29, [0.007] * 33], "errors": ["", ""],
+}  # fmt: skip
 _SHARES = json.dumps({"0": {"input_tokens": "{50: 0.2, 900: 0.8}", "output_tokens": "{5: 1.0}"}})
 
 
 def _logs() -> Iterator[Reader]:
     """Traces, logs and tables."""
-    trace = f"{RUN.replace(' --rate 5 --requests 20', '')} --trace {{}}"
+    trace = f"{RUN.replace(' --rate 1 --requests 20', '')} --trace {{}}"
     for name, data in {
         "azure.csv": _rows(
             "TIMESTAMP,ContextTokens,GeneratedTokens",
@@ -190,6 +206,14 @@ def _logs() -> Iterator[Reader]:
             '{"timestamp": 0, "input_length": 600, "output_length": 52, "hash_ids": [0, 1]}',
             '{"timestamp": 3000, "input_length": 900, "output_length": 5, "hash_ids": [0, 1]}',
         ),
+        "share.json": json.dumps(_SHAREGPT).encode(),
+        "bench.json": json.dumps(_BENCH).encode(),
+        "splitwise.csv": _rows(
+            "request_id,request_type,arrival_timestamp,batch_size,prompt_size,token_size",
+            "0,2,0.0,1,700,20",
+            "1,2,0.8,1,300,44",
+        ),
+        "vidur.csv": _rows("num_prefill_tokens,num_decode_tokens", "700,20", "300,44"),
         "rag.jsonl": _rows(
             '{"timestamp": 0, "input_length": 600, "output_length": 52, "session_id": "a", '
             '"hash_ids": {"history": [1], "user_input": [2]}}'
@@ -221,13 +245,21 @@ def _logs() -> Iterator[Reader]:
         "a,me,2024-09,B,h100_sxm,mine,gemm,fp8,2048,2048,2048,time_us,16.9,",
         "b,me,2024-09,B,h100_sxm,mine,gemm,fp8,4096,4096,2048,time_us,51.2,",
     )
+    bench = json.dumps(_BENCH).encode()
+    fill = "validate --against {} --workers 1 --quiet --fill chip=h100_sxm --fill n_chips=1 "
+    fill += "--fill weights_dtype=bf16"
+    yield Reader("bench.json", bench, (fill, "check {}"), tree=True)
     cases = ("validate --against {} --workers 1 --quiet", "calibrate --ops {} --chip h100_sxm")
     yield Reader("cases.csv", operators, cases)
-    summary = _rows(
-        "run_id,kind,workload,topology,schema,tpot_mean_ms,ttft_mean_ms,seed,partial",
-        "a@b-123456,serving,w,t,9,10.5,120.5,0,false",
-        "c@b-123456,serving,w,t,9,11.5,130.5,1,false",
-    )
+    known = {"workload": "w", "topology": "t", "kind": "serving", "partial": "false"}
+    known |= {"schema": str(SCHEMA), "ttft_mean_ms": "120.5", "tpot_mean_ms": "10.5"}
+    rows = [
+        ",".join(
+            {**known, "run_id": f"w@t-{n}", "seed": str(n)}.get(c, "") for c in SUMMARY_COLUMNS
+        )
+        for n in range(2)
+    ]
+    summary = _rows(",".join(SUMMARY_COLUMNS), *rows)
     yield Reader("old/summary.csv", summary, ("compare {}", "compare old {}"))
 
 
@@ -263,7 +295,7 @@ def _of_a_file(reader: Reader, rng: random.Random) -> Case:
 def _of_an_option(rng: random.Random) -> Case:
     """A command with one or two options of absurd or odd values."""
     command, options = rng.choice(_OPTIONS)
-    arguments, absurd = command.split(), False
+    arguments, absurd = command.split(), dict[str, bool]()
     for _ in range(rng.choice([1, 1, 2])):
         option, numeric = rng.choice(options)
         value = rng.choice(ABSURD if numeric and rng.random() < 0.6 else VALUES)
@@ -272,8 +304,8 @@ def _of_an_option(rng: random.Random) -> Case:
             at = arguments.index(option)
             del arguments[at : at + 2]
         arguments += [option, value]
-        absurd = absurd or (numeric and value in ABSURD)
-    return Case(" ".join(arguments)[:90], tuple(arguments), {}, absurd)
+        absurd[option] = numeric and value in ABSURD
+    return Case(" ".join(arguments)[:90], tuple(arguments), {}, any(absurd.values()))
 
 
 def _of_a_key(rng: random.Random) -> Case:
@@ -336,6 +368,13 @@ _OPTIONS: list[tuple[str, list[tuple[str, bool]]]] = [
     (
         "collective --topo h100_nvl8 --op moe_dispatch --bytes 1MiB",
         [(f"--{name}", True) for name in ("top-k", "experts", "node-limit", "imbalance")],
+    ),
+    (
+        "fit --model llama3.1-8b --chip h100_sxm --format csv",
+        [
+            *((f"--{name}", True) for name in ("chips", "tp", "length", "max-model-len")),
+            *((f"--{name}", False) for name in ("model", "chip", "software", "precision", "set")),
+        ],
     ),
     ("show topology h100_superpod", [("--chips", True), ("--draw", False), ("--export", False)]),
     ("validate --quiet --limit 1 --workers 1", [("--limit", True), ("--workers", True),

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from cluster_sim.cli.params import Name
+from cluster_sim.cli.params import FilePath, Name
 
 
 @click.command()
 @click.option(
-    "--ops", type=click.Path(path_type=Path), required=True, help="Measured kernels, a CSV file."
+    "--ops", type=FilePath(path_type=Path), required=True, help="Measured kernels, a CSV file."
 )
 @click.option("--chip", type=Name("chip"), required=True, help="Chip, name or file.")
 @click.option("--framework", help="Kernels of this framework; the one with most rows unless given.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster_sim.cli.options import max_memory, set_machine
-from cluster_sim.cli.params import Amount, Name, Whole
+from cluster_sim.cli.params import Amount, FilePath, Name, Whole
 from cluster_sim.specs.constraints import MOST_CHIPS, MOST_PARTS, MOST_SEED
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ ELEMENT_BYTES = {"fp8": 1, "int8": 1, "fp16": 2, "bf16": 2, "fp32": 4, "int32": 
 @click.option("--background", multiple=True, metavar="SPEC", help="Other traffic at the same time.")
 @click.option(
     "--against",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     help="Compare with output of nccl-tests or the like.",
 )
 @click.option("--plot", metavar="FILE", help="Draw the curve: .svg, .html or .png.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster_sim.cli.params import FilePath
 from cluster_sim.cli.rows import print_rows
 
 if TYPE_CHECKING:
@@ -17,9 +18,7 @@ WIDTH = 100  # of tables that do not go to a terminal
 
 
 @click.command()
-@click.argument(
-    "paths", metavar="PATHS...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@click.argument("paths", metavar="PATHS...", nargs=-1, required=True, type=FilePath(path_type=Path))
 @click.option("--band", is_flag=True, help="Say which differences to the first are significant.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

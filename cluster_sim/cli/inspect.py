@@ -9,7 +9,7 @@ import click
 from cluster_sim.cli.again import Remembering, next_line
 from cluster_sim.cli.check import SPECS, load_checked
 from cluster_sim.cli.options import model_like, resolve_inputs, run_options, set_machine
-from cluster_sim.cli.params import Whole
+from cluster_sim.cli.params import FilePath, Whole
 from cluster_sim.cli.topology import print_file, show_topology
 from cluster_sim.cli.training import is_training, resolve_training
 from cluster_sim.specs.constraints import MOST_CHIPS
@@ -47,8 +47,8 @@ def list_names(family: str | None) -> None:
 @click.command()
 @click.argument("family", type=click.Choice([*FAMILIES.values()]))
 @click.argument("name")
-@click.option("--draw", type=click.Path(), help="Draw a topology: FILE.svg, .html or .png.")
-@click.option("--export", type=click.Path(), help="Write a topology as node-link JSON.")
+@click.option("--draw", type=FilePath(), help="Draw a topology: FILE.svg, .html or .png.")
+@click.option("--export", type=FilePath(), help="Write a topology as node-link JSON.")
 @click.option("--chips", type=Whole(MOST_CHIPS), help="A pod of so many chips.")
 @model_like
 @set_machine

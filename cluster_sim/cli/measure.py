@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster_sim.cli.params import Amount, Whole
+from cluster_sim.cli.params import Amount, FilePath, Whole
 from cluster_sim.interrupts import EXIT_INTERRUPTED
 from cluster_sim.specs.constraints import MOST_LAYERS
 
@@ -27,13 +27,13 @@ Done = tuple[str, dict[str, object] | None, str]
 @click.option("--ops", metavar="LIST", help="Operators: gemm,attention_decode ... (all).")
 @click.option("--dtypes", metavar="LIST", help="bf16,fp8,int8 (all).")
 @click.option("--quick", is_flag=True, help="A small grid of shapes or steps.")
-@click.option("--shapes", type=click.Path(path_type=Path), help="A CSV of shapes instead.")
+@click.option("--shapes", type=FilePath(path_type=Path), help="A CSV of shapes instead.")
 @click.option("--steps", is_flag=True, help="Whole steps of a decoder instead of operators.")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Whose steps.")
 @click.option("--layers", type=Whole(MOST_LAYERS), help="Steps of so many layers.")
 @click.option("--seconds", type=Amount(0.001, 1e9), help="Stop after these.")
-@click.option("--out", type=click.Path(path_type=Path), help="CSV to which rows are added.")
-@click.option("--compare", type=click.Path(path_type=Path), help="Predict the steps of a file.")
+@click.option("--out", type=FilePath(path_type=Path), help="CSV to which rows are added.")
+@click.option("--compare", type=FilePath(path_type=Path), help="Predict the steps of a file.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def measure(**options: Any) -> None:

@@ -10,6 +10,7 @@ import click
 
 from cluster_sim.cli.params import (
     Factor,
+    FilePath,
     Name,
     PlanType,
     Rate,
@@ -54,7 +55,7 @@ _OPTIONS = (
     click.option(
         "--workload", type=Name("workload"), required=True, help="Workload, name or file."
     ),
-    click.option("--trace", type=click.Path(), help="Replay a trace (a folder for servegen)."),
+    click.option("--trace", type=FilePath(), help="Replay a trace (a folder for servegen)."),
     click.option("--trace-format", type=click.Choice(TRACES), help="Instead of recognising it."),
     click.option(
         "--time-scale", type=Factor(), help="Replay so many times as fast: 2 halves all gaps."

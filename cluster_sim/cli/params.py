@@ -38,6 +38,16 @@ class Name(click.ParamType[Any]):
         return [CompletionItem(name) for name in known if name.startswith(incomplete)]
 
 
+class FilePath(click.Path):
+    """A path, which need not be there."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; one with a zero byte is refused: no file can have it."""
+        if "\0" in str(value):
+            self.fail(f"no name of a file (got {str(value)[:40]!r})", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Whole(click.IntRange):
     """A whole number from ``least`` to ``most``, in digits alone: int() also takes 8_0."""
 

@@ -10,7 +10,7 @@ import click
 
 from cluster_sim.cli.live import Bar
 from cluster_sim.cli.options import max_memory, set_machine
-from cluster_sim.cli.params import Name, Whole
+from cluster_sim.cli.params import FilePath, Name, Whole
 from cluster_sim.cli.rows import end_interrupted, note, print_rows
 from cluster_sim.columns import run_id
 from cluster_sim.interrupts import EXIT_INTERRUPTED, hold_back, was_interrupted
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=FilePath(path_type=Path))
 @click.option("--topo", type=Name("topology"), required=True, help="Topology, name or file.")
 @click.option("--chips", type=Whole(MOST_CHIPS), help="So many chips; a pod grows to it.")
 @click.option(
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--ranks", type=Whole(MOST_CHIPS), help="Ranks in all.")
 @click.option("--repeat", is_flag=True, help="Ranks without a file do what the first does.")
 @click.option("--cut", is_flag=True, help="Nodes may depend on some that were cut off.")
-@click.option("--groups", type=click.Path(path_type=Path), help="Ranks of named groups, JSON.")
+@click.option("--groups", type=FilePath(path_type=Path), help="Ranks of named groups, JSON.")
 @click.option(
     "--group-size",
     "sizes",
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
     metavar="GROUP=RANKS",
     help="Ranks of a group that a list of calls does not give.",
 )
-@click.option("--map", "placed", type=click.Path(path_type=Path), help="Lines 'rank device'.")
+@click.option("--map", "placed", type=FilePath(path_type=Path), help="Lines 'rank device'.")
 @click.option("--unfold", is_flag=True, help="Play every rank of a text workload.")
 @click.option("--library", help="nccl, hccl ...; of the chip's vendor unless given.")
 @click.option("--ideal-network", is_flag=True, help="Communication takes no time.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+@click.option("--out", type=FilePath(path_type=Path), default=Path("results"), show_default=True)
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
 @click.option("--timeline", is_flag=True, help="Write a trace that Perfetto opens.")
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster_sim.cli.live import Bar
-from cluster_sim.cli.params import Whole
+from cluster_sim.cli.params import FilePath, Whole
 from cluster_sim.cli.rows import note
 from cluster_sim.interrupts import EXIT_INTERRUPTED, hold_back, was_interrupted
 from cluster_sim.specs.constraints import MOST_REQUESTS
@@ -41,7 +41,7 @@ class _Where(click.ParamType[Any]):
 @click.option(
     "--against",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     help="Measured cases: CSV, or a result of vLLM's, SGLang's or AIPerf's benchmark; may be "
     "repeated. Without it those that come with the program.",
 )
@@ -61,7 +61,7 @@ class _Where(click.ParamType[Any]):
 @click.option("--strict", is_flag=True, help="Refuse rows of chips and models not known here.")
 @click.option("--limit", type=Whole(MOST_REQUESTS), help="A seeded sample of so many runs.")
 @click.option("--workers", type=Whole(MOST_WORKERS), help="Processes (default: one a core).")
-@click.option("--out", type=click.Path(path_type=Path), help="Write a row for every case.")
+@click.option("--out", type=FilePath(path_type=Path), help="Write a row for every case.")
 @click.option(
     "--format",
     "form",
@@ -80,7 +80,7 @@ def validate(**options: Any) -> None:
 
     out: Path | None = options["out"]
     if out is not None:
-        if out.is_dir() or not out.parent.is_dir():
+        if os.path.isdir(out) or not os.path.isdir(out.parent):
             raise click.UsageError(f"--out {out}: must be a file in a folder that is there")
         check_file(out, "--out")
     found = read_cases(options["against"], dict(options["fill"]), strict=options["strict"])

@@ -222,6 +222,7 @@ _SHORT = (
     (_TPOT, "MLPerf at the submitter's rate, best plan", "open_loop", "best plan"),
     (_TTFT, "MLPerf at the submitter's rate, best plan", "open_loop", "best plan"),
 )
+_MEMORY = {"weights_gib_per_gpu": "weights", "kv_gib_per_gpu": "cache"}
 # Runs that state drafts stand apart, since nobody says how many were accepted.
 _DRAFTED = "whatever is measured, drafts stated"
 _COLUMNS = "| | cases | median error | 90th percentile | signed median | rank correlation |"
@@ -245,6 +246,7 @@ def markdown(replayed: Sequence[Replayed]) -> str:
     for dimension in ("operation", "half"):
         parts += [f"## Operators and collectives by {dimension}", _wide(alone, dimension)]
     parts += _training(replayed)
+    parts += _memory(replayed)
     parts += ["## Not scored", "| reason | cases |\n|---|---:|"]
     lines = [f"| {reason} | {count} |" for reason, count in card.skipped.items()]
     parts[-1] = "\n".join([parts[-1], *lines])
@@ -279,7 +281,25 @@ def _short_table(replayed: Sequence[Replayed]) -> str:
         lines += _short_line(f"{words}, all", mine)
         kept = [one for one in mine if half(one.case) == "score"]
         lines += _short_line(f"{words}, no constant fitted to them", kept)
+    for metric, words in _MEMORY.items():
+        mine = [one for one in replayed if one.case.metric == metric and half(one.case) == "score"]
+        lines += _short_line(f"{words} in start-up logs, no constant fitted to them", mine)
     return "\n".join(lines)
+
+
+def _memory(replayed: Sequence[Replayed]) -> list[str]:
+    """What start-up logs say of memory: errors, and how often whether an engine starts is right."""
+    card = scorecard([one for one in replayed if one.case.kind == "memory"])
+    lines = [
+        f"| {value} | `{metric}` | {score.n} | {score.skipped} | {_percent(score.median_ape)} | "
+        f"{_percent(score.p90_ape)} | {_percent(score.median_error)} | {_percent(score.right)} |"
+        for value, metrics in card.breakdown.get("half", {}).items()
+        for metric, score in metrics.items()
+        if score.n
+    ]
+    head = "| half | metric | cases | not scored | median | 90th percentile | signed | right |"
+    rule = "|---|---|---:|---:|---:|---:|---:|---:|"
+    return ["## Memory in start-up logs", "\n".join([head, rule, *lines])] if lines else []
 
 
 def _training(replayed: Sequence[Replayed]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -33,6 +34,7 @@ LOOKED_AT = 1000  # rows that tell the unit of times
 # one in 20 s. Assumed.
 SECONDS_BELOW = 20.0
 UNITS = {"s": 1.0, "ms": 1e-3}
+_FRACTION = re.compile(r'"timestamp"\s*:\s*"?\s*\d*(?:\.\d*[1-9]|\.?\d*[eE]-)')
 
 
 def read_mooncake(path: Path, text: str, options: TraceOptions) -> Requests:
@@ -131,6 +133,8 @@ def _values(text: str, shown: str) -> Iterator[tuple[Place, Any]]:
 
 def _time_unit(text: str, shown: str) -> TimeUnit:
     """The unit that the first times are in."""
+    if text.lstrip()[:1] in ("{", "[") and not _FRACTION.search(text):
+        return "ms"
     times: list[float] = []
     for _, value in islice(_values(text, shown), LOOKED_AT):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain
 
 import numpy as np
 
@@ -90,28 +90,21 @@ def block_prefixes(chains: Sequence[Chain], unit: int, engine: int) -> Prefixes 
     together = engine // math.gcd(unit, engine)
     if together > 1:
         chains = _joined(chains, together)
-    follower: dict[int, int] = {}
-    for chain in chains:
-        for block, after in pairwise(chain):
-            if follower.setdefault(block, after) != after:
-                follower[block] = -1
-    ids: list[int] = []
-    units: list[int] = []
-    offsets = [0]
-    for chain in chains:
-        before = -1
-        for block in chain:
-            if follower.get(before) == block:
-                units[-1] += 1
-            else:
-                ids.append(block)
-                units.append(1)
-            before = block
-        offsets.append(len(ids))
-    if not ids:
+    ends = np.cumsum([0, *map(len, chains)], dtype=np.int64)
+    ids = np.fromiter(chain.from_iterable(chains), dtype=np.int64, count=int(ends[-1]))
+    if not len(ids):
         return None
-    bounds, texts, counts = (np.array(values, dtype=np.int64) for values in (offsets, ids, units))
-    return Prefixes(bounds, texts, counts, unit * together)
+    goes_on = np.ones(len(ids), dtype=bool)  # the text of the block before
+    goes_on[ends[:-1][np.diff(ends) > 0]] = False
+    after = np.flatnonzero(goes_on)
+    _, number = np.unique(ids, return_inverse=True)
+    least, most = np.full(len(ids), len(ids)), np.full(len(ids), -1)  # of a block's followers
+    np.minimum.at(least, number[after - 1], number[after])
+    np.maximum.at(most, number[after - 1], number[after])
+    goes_on[after] = (least == most)[number[after - 1]]
+    starts = np.flatnonzero(~goes_on)
+    counts = np.diff(starts, append=len(ids))
+    return Prefixes(np.searchsorted(starts, ends), ids[starts], counts, unit * together)
 
 
 def _joined(chains: Sequence[Chain], count: int) -> list[Chain]:
@@ -119,8 +112,8 @@ def _joined(chains: Sequence[Chain], count: int) -> list[Chain]:
     number: dict[Chain, int] = {}
     return [
         tuple(
-            number.setdefault(chain[start : start + count], len(number))
-            for start in range(0, len(chain) - count + 1, count)
+            number.setdefault(blocks[start : start + count], len(number))
+            for start in range(0, len(blocks) - count + 1, count)
         )
-        for chain in chains
+        for blocks in chains
     ]

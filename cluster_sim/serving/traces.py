@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +105,11 @@ def read_trace(path: Path, form: str | None, options: TraceOptions) -> Requests:
     rows are left out and counted. A trace may lack times, and lengths of answers (0 unless the
     options have some).
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         if form not in (None, "servegen"):
             raise SpecError(f"{path}: is a folder, not a trace file; only servegen is a folder")
         requests = read_servegen(path, options)
-    elif form == "servegen" and path.exists():
+    elif form == "servegen" and os.path.exists(path):
         raise SpecError(f"{path}: is a file; servegen is a folder of chunk-*-trace.csv files")
     else:
         text = read_text(path)
@@ -120,7 +121,7 @@ def read_trace(path: Path, form: str | None, options: TraceOptions) -> Requests:
 
 def has_times(path: Path, form: str | None = None) -> bool:
     """Whether the first request of a trace has a time; of one that cannot be read it is assumed."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return True
     options = TraceOptions(limit=1, skip_bad_rows=True)
     try:
@@ -187,7 +188,7 @@ def _unknown(
 def trace_digest(path: Path) -> str:
     """SHA-256 of what a trace holds, so that results name their input."""
     files = [path]
-    if path.is_dir():
+    if os.path.isdir(path):
         files = [file for pair in chunk_files(path) for file in pair]
     digest = hashlib.sha256()
     for file in files:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -144,6 +144,11 @@ def play(prepared: Prepared, *, workers: int = 1) -> Generator[list[Replayed], N
             for (_, cases), outcome in zip(part, future.result(), strict=True):
                 yield _joined(cases, outcome)
         pool.shutdown()
+    except BrokenExecutor:
+        raise SpecError(
+            f"one of the {workers} processes was ended from outside, as a machine does that has no "
+            "memory left; take fewer with --workers"
+        ) from None
     finally:
         # Ended in the middle of what they do. Futures are not cancelled: their thread would stumble
         # over a cancelled one when it finds the processes gone.

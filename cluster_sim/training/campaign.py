@@ -55,7 +55,7 @@ OWNERS = (
     "idle",
 )
 CLOSES = 1e-9  # relative: owners against what is paid
-MOST_STRIKES = 1_000_000  # failures that are played, all replications together: some minutes
+MOST_STRIKES = 200_000  # failures that are played, all replications together: some ten seconds
 LEAST_ETTR = 0.01  # below it a run makes no progress to speak of
 HOUR_S = 3600.0
 

@@ -127,7 +127,7 @@ OPTIONS = [
         "fp4 needs a fp4 peak (it has bf16, fp8, int8)",
     ),
     (f"{RUN} --model ./none/config.json", "none/config.json: no such file"),
-    ("show model deepseek-v4", "did you mean 'deepseek-v3"),
+    ("show model deepseek-v9", "did you mean 'deepseek-v3"),
     ("check none/config.json", "no such file"),
 ]
 

@@ -199,3 +199,20 @@ def test_gzipped_and_plain_are_the_same_run() -> None:
 def test_what_says_something_of_a_trace(arrivals: str, says: str) -> None:
     with pytest.raises(SpecError, match=says):
         load_workload("llama8b", [f"workload.arrivals={arrivals}"])
+
+
+def test_there_are_no_rates_where_nothing_came_in_the_steady_part(runner: CliRunner) -> None:
+    """The first of two requests is done before it begins, the second comes at its end."""
+    rows = zip(rows_of(2), (0, 10_535), (52, 26), strict=True)
+    write(
+        [
+            row | {"input_length": 655, "timestamp": at, "output_length": osl}
+            for row, at, osl in rows
+        ]
+    )
+    done = run(runner, line=RUN.replace("--tp 8", "--tp 1"))
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.stdout.split())
+    assert "no token came in the" in said
+    assert "All 2 requests" in said
+    assert "At 0 requests/s" not in said

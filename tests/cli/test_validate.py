@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from cluster_sim.cli import cli
-from cluster_sim.errors import ClusterSimError
+from cluster_sim.errors import ClusterSimError, SpecError
 from cluster_sim.studies import validate as study
 from cluster_sim.studies.validate_cases import LEFT_OUT
 from cluster_sim.studies.validate_scores import INTERRUPTED
@@ -267,3 +269,25 @@ def test_bad_options(runner: CliRunner, arguments: list[str], words: str) -> Non
 def test_flags_of_the_option_are_those_of_the_study() -> None:
     include = next(p for p in cli.commands["validate"].params if p.name == "include")
     assert list(include.type.choices) == list(LEFT_OUT)  # type: ignore[attr-defined]
+
+
+def test_a_process_that_is_ended_from_outside(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a machine without memory left does: no traceback, and the way out."""
+
+    class Pool:
+        def __init__(self, *given: object) -> None: ...
+
+        def submit(self, *given: object) -> Future[None]:
+            ended: Future[None] = Future()
+            ended.set_exception(BrokenProcessPool("ended"))
+            return ended
+
+        def shutdown(self, **given: object) -> None: ...
+
+    monkeypatch.setattr("cluster_sim.studies.validate.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("cluster_sim.studies.validate.TASKS_A_WORKER", 1)
+    result = runner.invoke(cli, ["validate", "--limit", "20", "--workers", "2", "--quiet"])
+    assert isinstance(result.exception, SpecError)
+    assert "take fewer with --workers" in str(result.exception)

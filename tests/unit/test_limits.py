@@ -6,11 +6,13 @@ import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 from click.testing import CliRunner
 
+from cluster_sim import cli as command_line
 from cluster_sim.cli import cli
 from cluster_sim.errors import ClusterSimError, SpecError
 from cluster_sim.memory_need import check_collective_memory, needed_bytes, run_needs
@@ -20,7 +22,9 @@ from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.kinds import FORMS
 from cluster_sim.specs.load import load_workload
 from cluster_sim.specs.schema import KINDS, json_schema
+from cluster_sim.specs.training import TrainingPlan
 from cluster_sim.specs.workload import Economics
+from cluster_sim.training.memory import _changes
 from cluster_sim.units import RANGES, UNITS, Quantity, parse_quantity
 
 RUN = "run --topo h200_nvl8 --workload llama70b --rate 5 --requests 20"
@@ -53,7 +57,7 @@ POD = "run --topo h100_superpod --workload llama3_405b_train"
         (f"{RUN} --slo ttft=1e-300s", "ttft: must lie between"),
         (f"{RUN} --max-memory 30MB", "of memory"),
         (f"{RUN} --max-memory nan", "not a quantity"),
-        (f"{POD} --global-batch 16777216", "is not in the range 1<=x<=1000000"),
+        (f"{POD} --global-batch 16777216", "is not in the range 1<=x<=200000"),
         (f"{POD} --set workload.machine_rate=1e300", "machine_rate: must be at most 1,000"),
         (
             f"{POD} --plan meta_8192 --until 1T --set workload.run.failures.factor=1e5",
@@ -178,3 +182,92 @@ def test_estimates_against_peaks(
     peak = int(done.stdout.splitlines()[-1])
     estimate = needed_bytes(run_needs(requests, steps, record=record))
     assert peak / 2 < estimate < peak * 2
+
+
+CALLS = """[rank0 ~ rank7]
+comm_type,comm_group,comm_group_size,msg_size,stage,dst,src,additional,_elapsed_time,count
+CommType.all_reduce,CommGroup.tp_group,2,1024,forward,None,None,,None,{}
+"""
+ROWS = "arrival_s,isl,osl\n0,50,20\n{},50,20\n"
+SHARES = '{"0": {"input_tokens": "{50: 1.0}", "output_tokens": "{5: 1.0}"}}'
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "says"),
+    [
+        ("replay calls.csv --topo h100_nvl8", {"calls.csv": CALLS.format(10**6)}, "calls in all"),
+        (
+            "replay calls.csv --topo h100_nvl8",
+            {"calls.csv": CALLS.format("1,(" + '"' * 200_001)},
+            "calls.csv:3: ",
+        ),
+        (
+            "run --topo h200_nvl8 --workload llama8b --trace far.csv",
+            {"far.csv": ROWS.format("2e10")},
+            "the last request comes 2e+10 s after the first; at most 1e+09 s",
+        ),
+        (
+            "run --topo h200_nvl8 --workload llama8b --trace mix",
+            {"mix/chunk-0-trace.csv": "0,1e9,1,,,\n", "mix/chunk-0-dataset.json": SHARES},
+            "make more than 10,000,000 requests in all",
+        ),
+        ("collective --topo h100_nvl8 --background flows:100000000", {}, "at most 10,000 flows"),
+        ("collective --topo h100_nvl8 --ranks 0-99999999999", {}, "has devices 0 to 7"),
+        ("run --topo h200_nvl8 --workload llama8b --rate 1e6 --duration 1e9s", {}, "can hold"),
+    ],
+)
+def test_what_files_and_options_ask_for(
+    line: str, files: dict[str, str], says: str, runner: CliRunner
+) -> None:
+    for name, text in files.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+    result = runner.invoke(cli, line.split())
+    assert isinstance(result.exception, SpecError), result.output
+    assert says in str(result.exception)
+
+
+def test_a_clock_late_in_a_run_is_no_fault(runner: CliRunner) -> None:
+    """Steps after ten years end on floats 60 ns apart."""
+    Path("late.csv").write_text(ROWS.format("3e8"))
+    line = "run --topo h200_nvl8 --workload llama8b --trace late.csv --quiet"
+    result = runner.invoke(cli, line.split())
+    assert result.exit_code == 0, result.exception
+
+
+def test_what_would_fit_without_what_other_recomputation_reads() -> None:
+    """Modules belong to selective recomputation; a plan with full has none."""
+    plan = TrainingPlan(recompute="selective", recompute_modules=("norm",))
+    full = dict(_changes(plan))["recompute=full"]
+    assert full.recompute_modules == ("core_attention",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (["failures.factor=300", "replications=500"], "are more than the 200,000 that are played"),
+        (
+            ["failures={slow_hosts: {per_1000_host_days: 1e5, slowdown: 1.1, repair: 60 s}}"],
+            "200,000",
+        ),
+    ],
+)
+def test_failures_that_are_too_many_to_play(
+    changes: list[str], says: str, runner: CliRunner
+) -> None:
+    line = ["run", *["--topo", "h100_superpod", "--plan", "meta_8192", "--until", "15T"]]
+    sets = [word for change in changes for word in ("--set", f"workload.run.{change}")]
+    result = runner.invoke(cli, [*line, "--workload", "llama3_405b_train", *sets])
+    assert isinstance(result.exception, SpecError), result.output
+    assert says in str(result.exception)
+
+
+def test_no_memory_left_is_said(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def nothing(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(command_line.cli, "main", nothing)
+    with pytest.raises(SystemExit) as stop:
+        command_line.main()
+    assert stop.value.code == 2
+    assert "no memory left" in capsys.readouterr().err

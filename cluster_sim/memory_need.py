@@ -1,8 +1,7 @@
 """What a command will need of memory, told from counts before it starts.
 
 The bytes of one request, pair of ranks or task were measured as the growth of the peak resident set
-of whole commands (CPython 3.11, numpy 2, x86-64); a test holds them to a factor of
-two.
+of whole commands (CPython 3.11, numpy 2, x86-64); a test holds those of serving to a factor of two.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ STEP_TASK_BYTES = 1_200.0  # a micro-batch in a virtual stage of a training step
 RECORDED_TASK_BYTES = 2_000.0  # more of each with a timeline
 PAIR_BYTES = 32.0  # two ranks of a collective in which everybody sends to everybody
 EXPERT_PAIR_BYTES = 4.0  # and of a dispatch or combine of experts
-NODE_BYTES = 3_000.0  # a node of an execution trace on one rank, read, priced and played
+NODE_BYTES = 1_500.0  # a node of an execution trace on one rank, read, priced and played
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ UNITS: dict[str, Mapping[str, float]] = {
 RANGES = {
     "time": (1e-12, 1e10, "s"),
     "bytes": (1e-3, 1e18, "B"),
-    "bandwidth": (1e5, 1e18, "B/s"),
+    "bandwidth": (1e5, 1e25, "B/s"),
     "compute": (1e9, 1e19, "FLOP/s"),
     "power": (1e-3, 1e10, "W"),
     "money_rate": (1e-4, 1e6, "USD/h"),

@@ -84,5 +84,5 @@ def _reasons(rows: Sequence[FitRow]) -> list[str]:
         way = f"What works: {row.change}." if row.change else "No change that was tried helps."
         where = f"{row.software}, {row.precision}, {row.layout}:"
         lines.append(fill(f"{where} {row.reason} {way}", "  ", "    "))
-    head = "Why not, and the smallest change that starts (of the largest plan that does not):"
+    head = "Why the largest plan that does not start does not, and the smallest change:"
     return ["\n".join([head, *lines])] if lines else []

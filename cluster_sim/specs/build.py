@@ -184,10 +184,12 @@ def _prepare(value: Any) -> Any:
 
 
 def _point(share: object, tokens: object) -> tuple[object, object]:
+    """A point of quantiles; keys of JSON are text, numbers too."""
     try:
         return parse_quantity(share, "share"), tokens
     except ValueError:
-        return share, tokens
+        plain = isinstance(share, str) and share.replace(".", "", 1).isdecimal()
+        return (float(share), tokens) if plain else (share, tokens)  # type: ignore[arg-type]
 
 
 def _plain(bound: float) -> str:

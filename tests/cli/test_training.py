@@ -346,7 +346,7 @@ MISTAKES = [
     (f"{SMALL} --cp 1 --model llama3.1-70b", "GiB too much. No plan that was tried fits; use more"),
     (f"{SMALL} --cp 1 --dp 8 --model llama2-34b", "fit: tp=8 with pp=1, zero=1 and"),
     (f"{DEEPSEEK} --plan pp2", "What would fit: tp="),
-    (f"{SMALL} --set plan.zero=4", "zero must be 0, 1, 2 or 3 (got 4)"),
+    (f"{SMALL} --set plan.zero=4", "--set plan.zero: must be at most 3 (got 4)"),
     (f"{SMALL} --set plan.shard=3", "shard=3 does not divide the dp x cp = 8 ranks"),
     (f"{SMALL} --set plan.shard=2 --set plan.zero=0", "shard has no effect with zero 0"),
     (f"{SMALL} --set plan.recompute_layers=2", "no effect without recompute"),

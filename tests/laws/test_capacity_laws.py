@@ -132,7 +132,7 @@ def test_one_seat_gives_one_service_after_the_other() -> None:
 
 
 def test_no_capacity_beyond_saturation_and_none_breaks_below_it() -> None:
-    loose = ("workload.slo={ttft: 30 s, tpot: 2 s, attainment: 90%}",)
+    loose = ("workload.slo={ttft: 30 s, tpot: 2 s, attainment: 90%}", "workload.sampling_error=4%")
     result = simulate("h100_nvl8", load_workload("llama8b", list(loose)))
     capacity, saturation = result.manifest["capacity"], result.manifest["saturation"]
     assert capacity["requests_per_s"] <= saturation["requests_per_s"]

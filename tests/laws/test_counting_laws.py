@@ -23,6 +23,7 @@ from cluster_sim.window import Window, prompt_tokens_in, steady_window, tokens_i
 
 CASES = 200
 BUDGET = "engine.max_num_batched_tokens=65536"
+LONGEST = "engine.max_model_len=8192"
 
 
 @cache
@@ -88,7 +89,10 @@ def test_time_refused_is_within_the_time_of_the_run() -> None:
         (("engine.max_num_seqs=2",), Limit.MAX_NUM_SEQS),
         (("engine.memory_fraction=0.03",), Limit.RESERVED_BLOCKS),
         (("engine.max_num_batched_tokens=128",), Limit.TOKEN_BUDGET),
-        (("workload.software=vllm", "engine.memory_fraction=0.3", BUDGET), Limit.KV_CACHE),
+        (
+            ("workload.software=vllm", "engine.memory_fraction=0.34", BUDGET, LONGEST),
+            Limit.KV_CACHE,
+        ),
     ],
 )
 def test_the_limit_that_refuses_is_named(

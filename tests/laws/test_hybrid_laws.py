@@ -12,7 +12,7 @@ from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.perf import counts
 from cluster_sim.perf.drafts import one_mtp_layer, with_mtp_layers
 from cluster_sim.perf.layout import Layout, Recipe, check_layout
-from cluster_sim.perf.memory import kv_cache
+from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.state_space import groups_per_device, state_space_bytes
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.perf.transformer import layer_gemms, state_bytes, weight_bytes_per_device

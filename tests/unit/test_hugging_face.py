@@ -446,7 +446,7 @@ BAD: list[tuple[str, object, str]] = [
         {"model_type": "llama4", "text_config": without(LLAMA_4, "vocab_size")},
         "text_conf",
     ),
-    ("method", {**LLAMA, "quantization_config": {"quant_method": "hqq"}}, "quant_method 'hqq'"),
+    ("method", {**LLAMA, "quantization_config": {"quant_method": "exl2"}}, "quant_method 'exl2'"),
     ("bits", {**LLAMA, "quantization_config": {"quant_method": "awq", "bits": 3}}, "not known"),
     ("dtype", {**LLAMA, "torch_dtype": "int3"}, "torch_dtype: 'int3' is not known"),
 ]

@@ -32,7 +32,7 @@ from cluster_sim.specs.architectures import (
 from cluster_sim.specs.architectures.common import Architectures
 from cluster_sim.specs.architectures.defaults import fill_in
 from cluster_sim.specs.checkpoint import stored
-from cluster_sim.specs.config_reader import ConfigReader, Data, json_object
+from cluster_sim.specs.config_reader import ConfigReader, Data, json_object, with_lines
 from cluster_sim.specs.find import FileRecord
 from cluster_sim.specs.likeness import nearest_family, read_like
 from cluster_sim.specs.towers import vision_tower
@@ -89,13 +89,14 @@ def parse(
     elif kind in ARCHITECTURES:
         data = ARCHITECTURES[kind](config)
     else:
-        raise SpecError(config.problems or _unknown(config, kind))
+        problems = config.problems or [_unknown(config, kind)]
+        raise SpecError(with_lines(problems, text, shown))
     data = {"title": name, **data, "notes": [*filled, *data.get("notes", [])]}
     data = _whole(outer, config, data, like or kind, beside or {})
     if like is None:
         config.refuse_left_overs()
     if config.problems:
-        raise SpecError(config.problems)
+        raise SpecError(with_lines(config.problems, text, shown))
     return {key: value for key, value in data.items() if value is not None}
 
 

@@ -31,10 +31,16 @@ class Sizes:
         return _size(self.data.get(key, default))
 
     @property
-    def decoder(self) -> int:
-        """The width of the decoder that reads what the tower makes."""
+    def text_width(self) -> int | None:
+        """The width of the decoder as its own config says it."""
         text = self.outer.get("text_config")
-        return _size(text.get("hidden_size") if isinstance(text, dict) else None)
+        width = text.get("hidden_size") if isinstance(text, dict) else None
+        return width if isinstance(width, int) else None
+
+    @property
+    def decoder(self) -> int:
+        """The width of the decoder that reads what the tower makes; raises UnsaidError."""
+        return _size(self.text_width)
 
 
 def _size(value: Any) -> int:
@@ -123,12 +129,16 @@ def _pixtral(s: Sizes) -> int:
 
 
 def _moonvit(s: Sizes) -> int:
-    """Of Kimi: learned positions in the plane, patches merged in two products."""
-    hidden = s.size("vt_hidden_size")
-    blocks = s.size("vt_num_hidden_layers") * _block(hidden, s.size("vt_intermediate_size"))
+    """Of Kimi: learned positions in the plane, patches merged in two products. K2.5 calls the sizes
+    of its blocks otherwise.
+    """
+    prefix = "vt_" if "vt_hidden_size" in s.data else ""
+    hidden, outputs = s.size(f"{prefix}hidden_size"), s.size("text_hidden_size", s.text_width)
+    inner = s.size(f"{prefix}intermediate_size")
+    blocks = s.size(f"{prefix}num_hidden_layers") * _block(hidden, inner)
     places = s.size("init_pos_emb_height") * s.size("init_pos_emb_width")
     tables = _linear(CHANNELS * s.size("patch_size") ** 2, hidden) + places * hidden
-    return tables + blocks + 4 * hidden + _merger(hidden, 4, s.size("text_hidden_size"))
+    return tables + blocks + 4 * hidden + _merger(hidden, 4, outputs)
 
 
 FORMS: dict[str, Callable[[Sizes], int]] = {
@@ -141,4 +151,5 @@ FORMS: dict[str, Callable[[Sizes], int]] = {
     "gemma3": _siglip,
     "mistral3": _pixtral,
     "kimi_k25": _moonvit,
+    "kimi_vl": _moonvit,
 }

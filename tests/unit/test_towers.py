@@ -68,6 +68,17 @@ TOWERS: list[tuple[Json, int]] = [
         423_060_336,
     ),
     (
+        {"model_type": "kimi_vl", "text_config": {"hidden_size": 2048}}
+        | {
+            "vision_config": {
+                **SIGLIP,
+                **{"patch_size": 14, "init_pos_emb_height": 64, "init_pos_emb_width": 64},
+            }
+        },
+        # 27 blocks, tables of patches and positions, three norms, 4,608 -> 4,608 -> 2,048
+        27 * 15_239_504 + 678_528 + 4_718_592 + 4 * 1_152 + 21_238_272 + 9_439_232,
+    ),
+    (
         {"model_type": "mistral3", "text_config": {"hidden_size": 5120}, "spatial_merge_size": 2}
         | {"vision_config": {**PIXTRAL, "patch_size": 14}},
         438_958_080,

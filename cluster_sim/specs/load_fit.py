@@ -9,10 +9,12 @@ from typing import Any
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.build import Source, build
 from cluster_sim.specs.chip import Chip
+from cluster_sim.specs.effects import refuse_idle_facts
+from cluster_sim.specs.engine_settings import apply_settings
 from cluster_sim.specs.engines import AUTO, engine_for, exists, refuse
 from cluster_sim.specs.load import (
     apply_overrides,
-    apply_settings,
+    change_chip,
     load_spec,
     read,
     split_overrides,
@@ -55,7 +57,8 @@ def load_fit(
             raise SpecError(f"--set {key}: has no effect on fit, which reads chip. and engine.")
     record, facts, lines = read("chip", chip)
     source = Source(record.path, lines)
-    apply_overrides(facts, parts, "chip", source)
+    refuse_idle_facts([keys for keys, _ in parts["chip"]])
+    change_chip(facts, parts, source)
     found = build(Chip, facts, source, record.name)
     wanted: dict[str, Any] = {}
     apply_overrides(wanted, parts, "engine", source)
@@ -80,9 +83,7 @@ def _engine(
     for flag in wanted:
         ours = base.aliases.get(flag.replace("-", "_"), flag.replace("-", "_"))
         if ours in settings:
-            option = ours.replace("_", "-")
-            raise SpecError(
-                f"--set engine.{flag}: --{option} says it already; leave one of them out"
-            )
+            option = f"--{ours.replace('_', '-')}"
+            raise SpecError(f"--set engine.{flag}: {option} says it already; leave one of them out")
     software = apply_settings(base, read("software", profile)[1], {**settings, **wanted})
     return software.on_device(chip.device_memory, chip.name)

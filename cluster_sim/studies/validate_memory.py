@@ -11,7 +11,8 @@ from cluster_sim.perf.layout import Layout, Recipe, check_layout, recipe
 from cluster_sim.perf.memory import GIB, DeviceMemory, device_memory, graph_bytes
 from cluster_sim.perf.startup import why_not
 from cluster_sim.specs.chip import Chip
-from cluster_sim.specs.load import apply_settings, load_spec, read
+from cluster_sim.specs.engine_settings import apply_settings
+from cluster_sim.specs.load import load_spec, read
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 from cluster_sim.studies.validate_cases import Case

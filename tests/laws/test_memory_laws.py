@@ -16,13 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster_sim.cli import cli
-from cluster_sim.errors import ClusterSimError, DoesNotFitError
+from cluster_sim.errors import ClusterSimError, DoesNotFitError, SpecError
 from cluster_sim.perf.layout import Layout, Recipe, check_layout, recipe
 from cluster_sim.perf.memory import DeviceMemory, device_memory
 from cluster_sim.perf.startup import why_not
 from cluster_sim.perf.ways_to_start import Setup, smallest_change
 from cluster_sim.specs.chip import Chip
-from cluster_sim.specs.load import apply_settings, load_spec, read
+from cluster_sim.specs.engine_settings import apply_settings
+from cluster_sim.specs.load import load_spec, read
+from cluster_sim.specs.load_fit import load_fit
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 from cluster_sim.studies.validate_cases import Case, read_cases
@@ -56,7 +58,7 @@ def of(
 
 @pytest.mark.parametrize("name", ENGINES)
 @given(fractions=st.tuples(st.floats(0.3, 1), st.floats(0.3, 1)))
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 def test_a_larger_share_of_the_memory_holds_no_less(
     name: str, fractions: tuple[float, float]
 ) -> None:
@@ -263,3 +265,17 @@ def test_the_reports_of_others(shared: Path) -> None:
     weights = [(case, value) for case, value in played(cases, "weights_gib_per_gpu")]
     assert weights
     assert all(abs(value / case.value - 1) < 0.025 for case, value in weights)
+
+
+def test_another_capacity_is_another_memory() -> None:
+    """What a process sees goes with the capacity, and is no more than that."""
+    plain, large = (
+        load_fit("llama3.1-8b", "h100_sxm", ["vllm"], changes).chip
+        for changes in ([], ["chip.memory.capacity=160 GiB"])
+    )
+    assert large.visible_memory > 1.9 * plain.visible_memory
+    assert large.visible_memory < large.device_memory == 160 * 2**30
+    with pytest.raises(SpecError, match="visible is a part of capacity"):
+        load_fit("llama3.1-8b", "h100_sxm", ["vllm"], ["chip.memory.visible=100 GiB"])
+    with pytest.raises(SpecError, match="no figure follows"):
+        load_fit("llama3.1-8b", "h100_sxm", ["vllm"], ["chip.year=2030"])

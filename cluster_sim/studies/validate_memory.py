@@ -25,10 +25,10 @@ IDLE = (
     *("enable_chunked_prefill", "cuda_graph_max_bs", "sampler"),
     *("torchao_config", "smoothquant", "max_input_len", "max_output_len"),
 )
-# Cases with these flags are not replayed: defects of an engine, towers of other modes, memory that
-# is shared with the host, more on the device than the model, settings that are not known.
+# Cases with these flags are not replayed: defects of an engine, memory that is shared with the host,
+# more on the device than the model, settings that are not known.
 LEFT_OUT = (
-    *("engine_bug", "multimodal", "transformers_backend", "unified_memory", "lora"),
+    *("engine_bug", "transformers_backend", "unified_memory", "lora"),
     *("development_version", "weights_in_gb", "utilization_unknown", "tp_unknown", "odd_weights"),
     *("derived_from_nvidia_smi", "approximate"),
 )

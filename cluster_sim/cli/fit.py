@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from cluster_sim.cli.options import PRECISIONS, model_like
+from cluster_sim.cli.options import model_like
 from cluster_sim.cli.params import Name, Whole
+from cluster_sim.errors import SpecError
+from cluster_sim.specs.chip import Dtype
 from cluster_sim.specs.constraints import MOST_CHIPS, MOST_TOKENS
+
+if TYPE_CHECKING:
+    from cluster_sim.specs.load_fit import FitInput
 
 CHIPS = 8  # of a grid that says nothing else, where the chip says nothing of its host
 LENGTH = 8192  # tokens
@@ -21,7 +26,7 @@ LENGTH = 8192  # tokens
 @click.option("--chips", type=Whole(MOST_CHIPS), help="Chips at most (default: of a host).")
 @click.option("--software", multiple=True, type=Name("software"), help="Engine; may be repeated.")
 @click.option("--tp", multiple=True, type=Whole(MOST_CHIPS), help="TP; may be repeated.")
-@click.option("--precision", multiple=True, type=click.Choice(PRECISIONS[1:]), help="Of weights.")
+@click.option("--precision", multiple=True, type=click.Choice(get_args(Dtype)), help="Of weights.")
 @click.option("--length", type=Whole(MOST_TOKENS), help="Tokens of a sequence that is counted.")
 @click.option("--max-model-len", type=Whole(MOST_TOKENS), help="Longest that engines take.")
 @click.option("--set", "overrides", multiple=True, metavar="ENGINE.KEY=VALUE", help="Engine, chip.")
@@ -39,29 +44,53 @@ def fit(**options: Any) -> None:
     from cluster_sim.studies.memory_grid import layouts_of, memory_grid, precisions_of
 
     most = options["max_model_len"]
-    settings = {} if most is None else {"max_model_len": most}
     inputs = load_fit(
         options["model"],
         options["chip"],
         options["software"],
         options["overrides"],
-        settings,
+        {} if most is None else {"max_model_len": most},
         like=options["model_like"],
     )
     chip, model = inputs.chip, inputs.model
-    chips = options["chips"] or (chip.host.chips if chip.host else CHIPS)
-    devices = chips * chip.devices_per_chip
+    degrees = list(dict.fromkeys(options["tp"]))
+    devices = _devices(inputs, options["chips"], degrees)
     rows = memory_grid(
         chip,
         model,
         inputs.engines,
         devices=devices,
-        precisions=options["precision"] or precisions_of(chip, model),
-        layouts=[Layout(tp=tp) for tp in options["tp"]] or layouts_of(model, devices),
-        length=options["length"] or min(LENGTH, most or LENGTH),
+        precisions=list(dict.fromkeys(options["precision"])) or precisions_of(chip, model),
+        layouts=[Layout(tp=tp) for tp in degrees] or layouts_of(model, devices),
+        length=_length(inputs, options["length"]),
     )
     show = {"csv": csv_text, "json": json_text}
     if options["form"] in show:
         click.echo(show[options["form"]](rows).rstrip("\n"))
     else:
-        click.echo(page(chip, rows))
+        click.echo(page(chip, model, rows))
+
+
+def _devices(inputs: FitInput, chips: int | None, degrees: list[int]) -> int:
+    """Devices of the chips that were given, or of a host; as many as a plan that was asked for.
+
+    Raises SpecError for a plan that is larger than the chips that were given.
+    """
+    chip = inputs.chip
+    devices = (chips or (chip.host.chips if chip.host else CHIPS)) * chip.devices_per_chip
+    widest = max(degrees, default=1)
+    if chips is not None and widest > devices:
+        raise SpecError(f"--tp {widest}: more than the {devices} devices of --chips {chips}")
+    return max(devices, widest)
+
+
+def _length(inputs: FitInput, length: int | None) -> int:
+    """Tokens of a sequence that is counted; raises SpecError for one that an engine refuses."""
+    longest = {software.name: software.longest(inputs.model) for software in inputs.engines}
+    name, shortest = min(longest.items(), key=lambda item: item[1])
+    if length is not None and length > shortest:
+        raise SpecError(
+            f"--length {length:,}: {name} takes sequences up to {shortest:,} tokens; "
+            "shorten it or raise --max-model-len"
+        )
+    return length or min(LENGTH, shortest)

@@ -10,8 +10,10 @@ from itertools import groupby
 from cluster_sim.output.csv_text import format_csv
 from cluster_sim.output.tables import grid, number
 from cluster_sim.output.wrapping import fill
+from cluster_sim.perf.checkpoint import size_note
 from cluster_sim.perf.memory import GIB
 from cluster_sim.specs.chip import Chip
+from cluster_sim.specs.model import Model
 from cluster_sim.studies.memory_grid import FitRow
 
 
@@ -25,8 +27,10 @@ def json_text(rows: Sequence[FitRow]) -> str:
     return json.dumps([asdict(row) for row in rows], indent=1)
 
 
-def page(chip: Chip, rows: Sequence[FitRow]) -> str:
-    """One table a engine and precision, GiB of a device, tokens and sequences of a replica."""
+def page(chip: Chip, model: Model, rows: Sequence[FitRow]) -> str:
+    """One table an engine and precision, GiB of a device, tokens and sequences of a replica; what
+    does not start, and what to know of the model.
+    """
     first = rows[0]
     parts = [
         fill(
@@ -38,7 +42,9 @@ def page(chip: Chip, rows: Sequence[FitRow]) -> str:
     groups = groupby(rows, key=lambda row: (row.software, row.precision, row.kv_dtype))
     for (software, precision, kv_dtype), mine in groups:
         parts.append(_table(software, precision, kv_dtype, list(mine)))
-    return "\n\n".join([*parts, *_reasons(rows)])
+    notes = [*model.notes, *filter(None, [size_note(model)])]
+    said = "\n".join(fill(note, "Note  ", "      ") for note in notes)
+    return "\n\n".join([*parts, *_reasons(rows), *filter(None, [said])])
 
 
 def _table(software: str, precision: str, kv_dtype: str, rows: Sequence[FitRow]) -> str:

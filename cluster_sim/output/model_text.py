@@ -34,6 +34,8 @@ def model_counts(model: Model) -> list[str]:
         lines.append(f"a sequence holds {all_fixed / 1e6:,.2f} MB besides, whatever its length")
     if model.mtp_layers:
         lines.append(f"draft layers: {_billions(counts.mtp_parameters(model))} more parameters")
+    if model.tower_parameters:
+        lines.append(f"vision tower: {_billions(model.tower_parameters)} more parameters")
     prompt = counts.attention_flop_per_context_token(model, absorbed=False)
     decode = counts.attention_flop_per_context_token(model, absorbed=True)
     slopes = f"{prompt / 1e6:,.2f} MFLOP"

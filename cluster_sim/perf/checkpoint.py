@@ -22,13 +22,17 @@ def loaded_bytes_per_device(model: Model, layout: Layout, recipe: Recipe, drafts
     """Weights on the fullest device, with those of the MTP layers that make so many drafts.
 
     Model: as counted; in the checkpoint's own precision times its size over our count of it where
-    both are within TRUSTED of each other, see ``size_share``.
+    both are within TRUSTED of each other, see ``size_share``. A vision tower is cut by TP (its
+    products are parallel in vLLM and SGLang unless ``mm_encoder_tp_mode`` is data), see
+    ``specs.towers``.
     """
     whole, projection = with_mtp_layers(model, drafts), draft_projections(model, drafts)
     counted = weight_bytes_per_device(whole, layout, recipe)
     counted += projection.layers * projection.n * projection.k * ACTIVATION_BYTES
     share = size_share(model) if recipe.own else None
-    return counted if share is None or abs(share - 1) > TRUSTED else counted * share
+    trusted = share is not None and abs(share - 1) <= TRUSTED
+    tower = ACTIVATION_BYTES * model.tower_parameters / layout.tp
+    return counted * (share if share is not None and trusted else 1.0) + tower
 
 
 def size_share(model: Model) -> float | None:
@@ -46,7 +50,7 @@ def counted_bytes(model: Model) -> float:
     dtypes = (parts["attention"], parts["dense"], parts["experts"])
     own = Recipe(model.native_dtype, *dtypes, "bf16", own=True)
     drafts = model.mtp_layers if model.checkpoint_drafts else 0
-    plain = replace(model, checkpoint_bytes=None)
+    plain = replace(model, checkpoint_bytes=None, tower_parameters=0)
     return loaded_bytes_per_device(plain, Layout(), own, drafts) + (
         ACTIVATION_BYTES * counts.small_parameters(model)
     )

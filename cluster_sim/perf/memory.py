@@ -111,7 +111,7 @@ def device_memory(
     graphs = graph_bytes(model, software, layout)
     fraction, counted, outside = rule.fraction or 1.0, base + work, graphs
     if rule.rule == "of_free":
-        usable = visible - (1 - fraction) * (visible - weights - counted)
+        usable = visible - (1 - fraction) * max(0.0, visible - weights - counted)
     elif rule.reserve is None:
         usable = fraction * visible
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from cluster_sim.errors import DoesNotFitError
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.memory import GIB, DeviceMemory, KvCache, device_memory
-from cluster_sim.specs.chip import Chip
+from cluster_sim.specs.chip import PEAK_OF, Chip
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 
@@ -23,8 +23,8 @@ FRACTION = {
 LENGTH = {"vllm": "max_model_len", "sglang": "context_length", "trtllm": "max_seq_len"}
 FP8_BLOCK = 128  # rows and columns of a block that shares a scale
 VOCABULARY = 64  # rows that an embedding is padded to a multiple of
-GROUP = 128  # weights of a row that share a scale in four bits
-CUT = {"fp8_block": FP8_BLOCK, "w4a16": GROUP}
+LEAST_GROUP = 32  # weights that share a scale in four bits, which experts are cut down to
+SCALE = (2.0, 2.5)  # bytes of a scale of four-bit weights, without and with a zero of theirs
 
 
 def kv_cache(
@@ -59,6 +59,7 @@ def why_not(
 ) -> str:
     """Why the engine does not start; empty if it does."""
     for reason in (
+        _unmultiplied(chip, model, software, recipe),
         _uncut(model, software, layout, recipe),
         _overlong(model, software),
         _overfull(chip, model, software, layout, recipe, memory),
@@ -69,9 +70,27 @@ def why_not(
     return ""
 
 
+def _unmultiplied(chip: Chip, model: Model, software: Software, recipe: Recipe) -> str:
+    """A dtype that the chip does not multiply in: TensorRT-LLM has no kernels for such weights,
+    others multiply them as bf16. Source: support matrix of TensorRT-LLM (fp8 from Ada and Hopper
+    on, nvfp4 from Blackwell).
+    """
+    if software.framework != "trtllm":
+        return ""
+    experts = recipe.experts_in(model) if model.moe is not None else ()
+    lacking = [d for d in (*recipe.products_in(model), *experts) if PEAK_OF[d] not in chip.peak]
+    if not lacking:
+        return ""
+    return (
+        f"{software.title} does not start: it has no kernels for {lacking[0]} weights on "
+        f"{chip.title}, which multiplies in {', '.join(chip.peak)}."
+    )
+
+
 def _uncut(model: Model, software: Software, layout: Layout, recipe: Recipe) -> str:
     """A vocabulary that tensor parallelism does not divide, and scales that it would cut in two: of
-    blocks of 128 x 128 in fp8, of groups of 128 in four bits. TensorRT-LLM pads instead (recalled).
+    blocks of 128 x 128 in fp8, of groups in four bits. TensorRT-LLM pads instead (recalled); of
+    four-bit experts vLLM and SGLang halve the groups down to 32 (``moe_wna16.create_weights``).
     """
     if software.framework == "trtllm":
         return ""
@@ -88,14 +107,31 @@ def _uncut(model: Model, software: Software, layout: Layout, recipe: Recipe) -> 
         moe = ("expert intermediate size", model.moe.expert_hidden)
         widths.append((*moe, layout.expert_slices, recipe.experts))
     for words, width, slices, dtype in widths:
-        block = None if recipe.weight_only else CUT.get(dtype)
-        if block is not None and width and slices > 1 and width / slices % block:
+        block = 0 if recipe.weight_only else _sharing(model, recipe, dtype)
+        if "expert" in words and dtype == "w4a16":
+            block = min(block, LEAST_GROUP)
+        if block and width and slices > 1 and width / slices % block:
             return (
                 f"{software.title} does not start: the {words} {width:,} of {model.name} over "
                 f"{slices} devices is {width / slices:g} each, no multiple of the {block} weights "
                 f"that share a scale in {dtype}."
             )
     return ""
+
+
+def _sharing(model: Model, recipe: Recipe, dtype: str) -> int:
+    """Weights of a row that share a scale; 0 where a whole row does. The size of a group of
+    four-bit weights follows from their width.
+    """
+    if dtype == "fp8_block":
+        return FP8_BLOCK
+    if dtype != "w4a16":
+        return 0
+    scale = recipe.width(model, dtype) - 0.5
+    if scale <= 0:
+        return 0
+    groups = [each / scale for each in SCALE]
+    return next((round(group) for group in groups if abs(group - round(group)) < 1e-6), 0)
 
 
 def _overlong(model: Model, software: Software) -> str:

@@ -128,7 +128,9 @@ def _flags(setup: Setup) -> Iterator[Setup]:
 def _others(
     chip: Chip, model: Model, setup: Setup, devices: int, precisions: Sequence[str]
 ) -> Iterator[Setup]:
-    """Whole experts on each device, more devices, then a narrower precision."""
+    """Whole experts on each device, more devices, another TP (of a model that this one cuts where
+    it cannot be cut), then a narrower precision.
+    """
     layout = setup.layout
     if model.moe is not None and layout.ep < layout.stage_devices:
         spread = replace(layout, ep=layout.stage_devices)
@@ -140,10 +142,19 @@ def _others(
         if wider.devices <= devices:
             grew = (name for name in OPTIONS[:4] if getattr(wider, name) != getattr(layout, name))
             yield _changed(setup, *((n, str(getattr(wider, n))) for n in grew), layout=wider)
+    if layout.attn_dp == 1 and layout.ep == 1:
+        for tp in _near(layout.tp, devices // layout.pp):
+            yield _changed(setup, ("tp", str(tp)), layout=replace(layout, tp=tp))
     for name in precisions:
         dtype = setup.software.cache_dtype(model, name)
         other = recipe(chip, model, name, dtype)
         yield _changed(setup, ("precision", name), recipe=other)
+
+
+def _near(tp: int, most: int) -> list[int]:
+    """The other powers of two up to so many devices, the nearest first, of equals the larger."""
+    powers = (2**n for n in range(most.bit_length()))
+    return sorted((p for p in powers if p != tp), key=lambda p: (max(p / tp, tp / p), -p))
 
 
 def _changed(

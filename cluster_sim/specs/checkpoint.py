@@ -162,6 +162,9 @@ def _size(c: ConfigReader, data: Data, record: FileRecord, notes: list[str]) -> 
     index = json_object(record.text, record.path)
     metadata, names = index.get("metadata"), index.get("weight_map")
     size = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if size is None and isinstance(metadata, dict | None):
+        notes.append(f"{record.path}: says no metadata.total_size: weights are counted")
+        return {}
     if isinstance(size, float) and size.is_integer():
         size = int(size)
     if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= MOST_BYTES:

@@ -44,6 +44,7 @@ _HARMLESS_KEYS = frozenset(
 
 
 MOST = 10**10  # of any number that a config counts, so that sums stay numbers
+MOST_LINES = 50  # problems whose lines are looked up
 
 
 def json_object(text: str, shown: str) -> Data:
@@ -56,6 +57,23 @@ def json_object(text: str, shown: str) -> Data:
     if not isinstance(value, dict):
         raise SpecError(f"{shown}: must be a JSON object, as Hugging Face's config.json is")
     return value
+
+
+def with_lines(problems: list[str], text: str, shown: str) -> list[str]:
+    """Problems of keys that stand once in a file of several lines, with those lines."""
+    if "\n" not in text.strip() or len(problems) > MOST_LINES:
+        return problems
+    return [_with_line(problem, text, shown) for problem in problems]
+
+
+def _with_line(problem: str, text: str, shown: str) -> str:
+    place, _, rest = problem.removeprefix(f"{shown}: ").partition(": ")
+    key = re.escape(place.rpartition(".")[2])
+    found = [match.start() for match in re.finditer(rf'"{key}"\s*:', text)]
+    if not problem.startswith(f"{shown}: ") or len(found) != 1:
+        return problem
+    line = text.count("\n", 0, found[0]) + 1
+    return f"{shown}:{line}: {place}: {rest}"
 
 
 class ConfigReader:

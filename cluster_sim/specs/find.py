@@ -126,7 +126,7 @@ def find(family: str, name: str) -> FileRecord:
         if is_inline(name):
             return inline_topology(name)
     if not matches:
-        raise UnknownNameError(family, name, names(family))
+        raise UnknownNameError(family, name, [*_frameworks(family), *names(family)])
     path, root, origin = matches[0]
     shown = f"{origin}:{path.relative_to(root)}" if origin == "packaged" else _shown(path)
     record = _read(path, path.stem, shown, origin)
@@ -134,6 +134,13 @@ def find(family: str, name: str) -> FileRecord:
     if origin != "packaged" and packaged is not None:
         return replace(record, shadows=digest(packaged) != record.sha256)
     return record
+
+
+def _frameworks(family: str) -> list[str]:
+    """The bare names that stand for the newest version of a framework."""
+    if family not in ("software", "training"):
+        return []
+    return sorted({known.rpartition("-")[0] for known in names(family)} - {""})
 
 
 def beside(record: FileRecord, wanted: Iterable[str]) -> dict[str, FileRecord]:

@@ -1,9 +1,9 @@
 """A Hugging Face ``config.json`` as the mapping that a model file would hold.
 
 Model: each architecture's function (``specs.architectures``) reads the keys that it knows; what is
-left over and may change the cost is refused by name. Weights of vision and audio towers are left
-out. Source: configuration classes of transformers (recalled) and config.json files of published
-models.
+left over and may change the cost is refused by name. Of towers for pictures the weights count where
+their form is known (``specs.towers``), others are left out. Source: configuration classes of
+transformers (recalled) and config.json files of published models.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ from cluster_sim.specs.architectures import (
 from cluster_sim.specs.architectures.common import Architectures
 from cluster_sim.specs.architectures.defaults import fill_in
 from cluster_sim.specs.checkpoint import stored
-from cluster_sim.specs.config_reader import ConfigReader, Data, json_object
+from cluster_sim.specs.config_reader import ConfigReader, Data, json_object, with_lines
 from cluster_sim.specs.find import FileRecord
 from cluster_sim.specs.likeness import nearest_family, read_like
+from cluster_sim.specs.towers import vision_tower
 
 _TOWERS = ("vision_config", "visual_config", "audio_config", "speech_config")
 ARCHITECTURES: Architectures = {
@@ -88,13 +89,14 @@ def parse(
     elif kind in ARCHITECTURES:
         data = ARCHITECTURES[kind](config)
     else:
-        raise SpecError(config.problems or _unknown(config, kind))
+        problems = config.problems or [_unknown(config, kind)]
+        raise SpecError(with_lines(problems, text, shown))
     data = {"title": name, **data, "notes": [*filled, *data.get("notes", [])]}
     data = _whole(outer, config, data, like or kind, beside or {})
     if like is None:
         config.refuse_left_overs()
     if config.problems:
-        raise SpecError(config.problems)
+        raise SpecError(with_lines(config.problems, text, shown))
     return {key: value for key, value in data.items() if value is not None}
 
 
@@ -132,17 +134,27 @@ def _whole(
     if config.problems:
         return data
     found = stored(config, outer, data, kind, beside)
-    notes = [*data["notes"], *_left_out(outer), *found.get("notes", [])]
-    return {**data, **found, "notes": notes or None}
+    tower = vision_tower(outer)
+    notes = [*data["notes"], *_beside(outer, tower), *found.get("notes", [])]
+    return {**data, **found, "tower_parameters": tower, "notes": notes or None}
 
 
-def _left_out(outer: Data) -> list[str]:
-    """What a config names beside the decoder, which nothing prices."""
+def _beside(outer: Data, tower: int | None) -> list[str]:
+    """What a config names beside the decoder: a tower of so many weights, others that are left
+    out.
+    """
     towers = [key.removesuffix("_config") for key in _TOWERS if isinstance(outer.get(key), dict)]
-    if not towers:
-        return []
-    names = " and ".join(towers)
-    return [f"the {names} tower is left out: neither its weights nor its time count"]
+    notes = []
+    if tower is not None:
+        towers.remove("vision")
+        notes = [
+            f"the vision tower counts as {tower / 1e9:.2f} billion weights in bf16, not in time, "
+            "nor does the memory of its images"
+        ]
+    if towers:
+        names = " and ".join(towers)
+        notes.append(f"the {names} tower is left out: neither its weights nor its time count")
+    return notes
 
 
 def _unknown(config: ConfigReader, kind: str) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.build import Source, build
 from cluster_sim.specs.chip import Chip
+from cluster_sim.specs.effects import refuse_idle_facts
+from cluster_sim.specs.engine_settings import apply_settings
 from cluster_sim.specs.engines import AUTO, engine_for, exists, refuse
 from cluster_sim.specs.load import (
     apply_overrides,
-    apply_settings,
+    change_chip,
     load_spec,
     read,
     split_overrides,
@@ -51,24 +53,37 @@ def load_fit(
     parts = split_overrides(overrides)
     for root, changes in parts.items():
         if changes and root not in _ROOTS:
-            raise SpecError(f"--set {root}.: has no effect on fit: it reads {' and '.join(_ROOTS)}")
+            key = f"{root}.{'.'.join(changes[0][0])}"
+            raise SpecError(f"--set {key}: has no effect on fit, which reads chip. and engine.")
     record, facts, lines = read("chip", chip)
     source = Source(record.path, lines)
-    apply_overrides(facts, parts, "chip", source)
+    refuse_idle_facts([keys for keys, _ in parts["chip"]])
+    change_chip(facts, parts, source)
     found = build(Chip, facts, source, record.name)
-    wanted = dict(settings or {})
+    wanted: dict[str, Any] = {}
     apply_overrides(wanted, parts, "engine", source)
+    engines = (_engine(name, found, wanted, settings or {}) for name in software or (AUTO,))
     return FitInput(
         chip=found,
         model=load_model(model, like)[1],
-        engines=tuple(_engine(name, found, wanted) for name in software or (AUTO,)),
+        engines=tuple({engine.name: engine for engine in engines}.values()),
     )
 
 
-def _engine(name: str, chip: Chip, settings: Mapping[str, Any]) -> Software:
+def _engine(
+    name: str, chip: Chip, wanted: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Software:
+    """An engine with what ``--set`` wants and with ``settings``; SpecError where both say the same
+    key.
+    """
     profile = engine_for(name, chip.vendor)
     _, base = load_spec("software", profile, Software)
     if not exists(base.vendors, chip.vendor):
         raise refuse(base.name, chip.vendor)
-    software = apply_settings(base, read("software", profile)[1], settings)
+    for flag in wanted:
+        ours = base.aliases.get(flag.replace("-", "_"), flag.replace("-", "_"))
+        if ours in settings:
+            option = f"--{ours.replace('_', '-')}"
+            raise SpecError(f"--set engine.{flag}: {option} says it already; leave one of them out")
+    software = apply_settings(base, read("software", profile)[1], {**settings, **wanted})
     return software.on_device(chip.device_memory, chip.name)

@@ -277,7 +277,8 @@ class Model:
     The checkpoint is in ``native_dtype`` but for the parts in ``kept``; ``bytes_per_element`` are
     those of dtypes, scales included, where its scales are not the usual ones. ``kv_dtype`` is the
     one that it was calibrated for. ``checkpoint_bytes`` is its size, with ``checkpoint_drafts`` if
-    the layers for drafts are in it.
+    the layers for drafts are in it. ``tower_parameters`` are the weights of a vision tower, in bf16
+    and no part of the layers.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -324,6 +325,7 @@ class Model:
     kv_dtype: KvDtype | None = None
     checkpoint_bytes: Annotated[int, Count(MOST_BYTES)] | None = None
     checkpoint_drafts: bool = False
+    tower_parameters: Annotated[int, Count(MOST_BYTES, 0)] = 0
     notes: tuple[Text, ...] = ()
     published: Published | None = None
     sources: dict[str, str] = field(default_factory=dict)

@@ -63,6 +63,8 @@ def read_scheme(c: ConfigReader) -> Scheme | None:
     method = c.text("quant_method").lower()
     if not method and ("quant_algo" in c.data or "quantized_layers" in c.data):
         method = "modelopt"
+    if not method and ("load_in_4bit" in c.data or "load_in_8bit" in c.data):
+        method = "bitsandbytes"  # as transformers reads the oldest of them
     method = ALIASES.get(method, "modelopt" if method.startswith("modelopt") else method)
     try:
         if method not in METHODS:
@@ -183,6 +185,90 @@ def _auto_round(c: ConfigReader) -> Scheme:
     return Scheme(usual, usual, _grouped(other))
 
 
+def _hqq(c: ConfigReader) -> Scheme:
+    """HQQ: bits and groups of all linear layers, or of those that ``quant_config`` names; a scale
+    and a zero of sixteen bits for each group.
+    """
+    given = c.mapping("quant_config")
+    params = given.get("weight_quant_params")
+    if isinstance(params, dict):
+        usual = _hqq_form(params)
+        return Scheme(usual, usual, _kept(c, "skip_modules"))
+    other: dict[Stored, list[str]] = defaultdict(list)
+    for name, entry in given.items():
+        inside = entry.get("weight_quant_params") if isinstance(entry, dict) else None
+        if isinstance(inside, dict):
+            other[_hqq_form(inside)].append(name)
+    if not other:
+        raise UnknownError("hqq needs quant_config.weight_quant_params")
+    return Scheme(BF16, BF16, _kept(c, "skip_modules") + _grouped(other))
+
+
+def _hqq_form(params: Mapping[str, Any]) -> Stored:
+    return _wide_zeros(params.get("nbits"), params.get("group_size"), "HQQ weights")
+
+
+def _wide_zeros(bits: object, group: object, really: str = "") -> Stored:
+    """Weights of 4 or 8 bits with a scale and a zero of sixteen bits each for a group."""
+    stored = _integers(bits, None, zeros=False, really=really)
+    share = 2 * SCALE_BYTES / group if isinstance(group, int) and group > 0 else 0.0
+    return stored._replace(width=stored.width + share)
+
+
+# How torchao's configurations store weights, but for integers in groups.
+_TORCHAO: dict[str, Stored] = {
+    "Float8DynamicActivationFloat8WeightConfig": plain("fp8"),
+    "Float8WeightOnlyConfig": plain("w8a16", "FP8 weights alone"),
+    "Int8DynamicActivationInt8WeightConfig": plain("int8"),
+    "Int8WeightOnlyConfig": plain("w8a16"),
+    "float8_dynamic_activation_float8_weight": plain("fp8"),
+    "float8_weight_only": plain("w8a16", "FP8 weights alone"),
+    "int8_dynamic_activation_int8_weight": plain("int8"),
+    "int8_weight_only": plain("w8a16"),
+}
+_TORCHAO_INT4 = ("Int4WeightOnlyConfig", "int4_weight_only")
+
+
+def _torchao(c: ConfigReader) -> Scheme:
+    """torchao: a configuration for all linear layers, or one for each module of
+    ``ModuleFqnToConfig``, where ``_default`` is that of the others.
+    """
+    given = c.data.get("quant_type")
+    if isinstance(given, dict):
+        given = given.get("default", given)
+    one = _torchao_entry(given, c.data.get("quant_type_kwargs"))
+    modules = one.pop("module_fqn_to_config", None)
+    if not isinstance(modules, dict):
+        usual = _torchao_form(one)
+        return Scheme(usual, usual, _kept(c, "modules_to_not_convert"))
+    other: dict[Stored, list[str]] = defaultdict(list)
+    for name, entry in modules.items():
+        if name != "_default":
+            other[_torchao_form(_torchao_entry(entry))].append(name)
+    usual = _torchao_form(_torchao_entry(modules.get("_default")))
+    return Scheme(usual, usual, _kept(c, "modules_to_not_convert") + _grouped(other))
+
+
+def _torchao_entry(given: object, arguments: object = None) -> Data:
+    """A configuration as its name with what it says; older ones are a name and arguments."""
+    if isinstance(given, dict):
+        inside = given.get("_data")
+        return {**(inside if isinstance(inside, dict) else {}), "name": given.get("_type")}
+    return {**(arguments if isinstance(arguments, dict) else {}), "name": given}
+
+
+def _torchao_form(entry: Mapping[str, Any]) -> Stored:
+    if entry["name"] is None:
+        return BF16
+    name = str(entry["name"])
+    if name in _TORCHAO_INT4:
+        return _wide_zeros(4, entry.get("group_size", 128))
+    if name not in _TORCHAO:
+        known = ", ".join((*_TORCHAO_INT4, *_TORCHAO))
+        raise UnknownError(f"torchao's {_short(name)} is not known; known are {known}")
+    return _TORCHAO[name]
+
+
 def _bitsandbytes(c: ConfigReader) -> Scheme:
     """Four bits have an fp32 scale for each 64, quantised again to one byte with
     ``bnb_4bit_use_double_quant``. LLM.int8 costs what other eight-bit weights do.
@@ -268,8 +354,9 @@ def _compressed(c: ConfigReader) -> Scheme:
     """compressed-tensors: groups of modules, by name before those by class; the LM head is one of
     the linear layers unless it is ignored.
     """
-    if c.text("format") in SPARSE:
-        raise UnknownError(f"format '{c.text('format')}': sparse weights are not modelled")
+    for name in (c.text("format"), str(c.mapping("sparsity_config").get("format"))):
+        if name in SPARSE:
+            raise UnknownError(f"format '{name}': sparse weights are not modelled")
     rules = _kept(c, "ignore")
     usual: Stored | None = None
     groups = c.mapping("config_groups")
@@ -366,6 +453,8 @@ METHODS: dict[str, Callable[[ConfigReader], Scheme]] = {
     "modelopt": _modelopt,
     "compressed-tensors": _compressed,
     "quark": _quark,
+    "hqq": _hqq,
+    "torchao": _torchao,
 }
 ALIASES = {  # engines' names of methods, and older ones
     "gptq_marlin": "gptq",

@@ -184,12 +184,34 @@ class InSitu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheDefault:
+    """The dtype of the cache that the framework chooses for models with an index of sparse
+    attention (``indexed``) or with compressed entries, on ``chips`` or, if none are named, on all.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    attention: Literal["indexed", "compressed"]
+    kv_dtype: KvDtype
+    chips: tuple[Text, ...] = ()
+    source: Text
+
+    def holds_for(self, model: Model) -> bool:
+        """Whether a model has that attention and the rule counts on all chips that are left."""
+        if self.chips:
+            return False
+        if self.attention == "compressed":
+            return any(kind.compressed is not None for kind in model.kinds)
+        return any(kind.mla is not None and kind == model.indexed for kind in model.kinds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Software:
     """A software profile; ``name`` carries the version, ``aliases`` maps its own flag names to
     ours, ``alias_values`` the values of a flag (in lower case) to ours.
 
     ``kv_dtype`` is that of the cache by the dtype of the weights, unless one is
-    ``kv_dtype_given``. ``max_model_len`` is the longest sequence that it takes, auto: the model's.
+    ``kv_dtype_given`` or ``kv_dtype_of`` has one for the attention of the model.
+    ``max_model_len`` is the longest sequence that it takes, auto: the model's.
     ``draft_tokens`` are drafted a step and sequence by the model's own MTP layers, each accepted
     with chance ``draft_acceptance`` if all before it were. ``cuda_graph_sizes``: the batches that
     decode steps are captured for and filled up to; none: no filling. ``vendors``: whose chips the
@@ -211,6 +233,7 @@ class Software:
     small_devices: tuple[SmallDevice, ...] = ()
     kv_dtype: dict[Dtype, KvDtype]
     kv_dtype_given: KvDtype | None = None
+    kv_dtype_of: tuple[CacheDefault, ...] = ()
     preemption: Literal["recompute", "swap"] = "recompute"
     prefix_cache: bool = True
     new_token_ratio: Annotated[float, Number(0.001, 1)] = 1.0
@@ -233,12 +256,16 @@ class Software:
 
     def cache_dtype(self, model: Model, weights: str) -> KvDtype:
         """The dtype of the cache for weights of a dtype: the given one, else the one that the
-        checkpoint was calibrated for where they are its own, else by the engine's default.
+        checkpoint was calibrated for where they are its own, else by the engine's default for
+        the attention of the model, or for the weights. ``on_device`` knows the defaults of chips.
         """
         if self.kv_dtype_given is not None:
             return self.kv_dtype_given
         if model.kv_dtype is not None and weights == model.native_dtype:
             return model.kv_dtype
+        for rule in self.kv_dtype_of:
+            if rule.holds_for(model):
+                return rule.kv_dtype
         return self.kv_dtype.get(weights, "bf16")  # type: ignore[call-overload,no-any-return]
 
     def longest(self, model: Model) -> int:
@@ -278,4 +305,9 @@ class Software:
                     value = getattr(small, key)
                     if value is not None:
                         limits[key] = value
-        return replace(self, small_devices=(), **limits)  # type: ignore[arg-type]
+        defaults = tuple(
+            replace(rule, chips=())
+            for rule in self.kv_dtype_of
+            if not rule.chips or chip in rule.chips
+        )
+        return replace(self, small_devices=(), kv_dtype_of=defaults, **limits)  # type: ignore[arg-type]

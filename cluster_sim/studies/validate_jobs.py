@@ -95,6 +95,7 @@ def job_of(case: Case) -> Job:
         raise SkippedError("lengths not stated")
     ttft_limit, tpot_limit = _limits(case)
     degrees, recipe = _degrees(case, mode), recipe_of(case)
+    degrees["ep"] = recipe.ep or degrees["ep"]
     tokens = _setting(case, "max_num_batched_tokens")
     return Job(
         mode=mode,

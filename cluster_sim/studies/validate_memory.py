@@ -11,7 +11,8 @@ from cluster_sim.perf.layout import Layout, Recipe, check_layout, recipe
 from cluster_sim.perf.memory import GIB, DeviceMemory, device_memory, graph_bytes
 from cluster_sim.perf.startup import why_not
 from cluster_sim.specs.chip import Chip
-from cluster_sim.specs.load import apply_settings, load_spec, read
+from cluster_sim.specs.engine_settings import apply_settings
+from cluster_sim.specs.load import load_spec, read
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 from cluster_sim.studies.validate_cases import Case
@@ -24,10 +25,10 @@ IDLE = (
     *("enable_chunked_prefill", "cuda_graph_max_bs", "sampler"),
     *("torchao_config", "smoothquant", "max_input_len", "max_output_len"),
 )
-# Cases with these flags are not replayed: defects of an engine, towers of other modes, memory that
-# is shared with the host, more on the device than the model, settings that are not known.
+# Cases with these flags are not replayed: defects of an engine, memory that is shared with the host,
+# more on the device than the model, settings that are not known.
 LEFT_OUT = (
-    *("engine_bug", "multimodal", "transformers_backend", "unified_memory", "lora"),
+    *("engine_bug", "transformers_backend", "unified_memory", "lora"),
     *("development_version", "weights_in_gb", "utilization_unknown", "tp_unknown", "odd_weights"),
     *("derived_from_nvidia_smi", "approximate"),
 )

@@ -22,7 +22,8 @@ INFERENCEX_LENGTHS = "uniform_0.8_1.0"
 class Recipe:
     """What a script sets: steps that requests or their first tokens are held back, dtype of the
     cache, tokens of a step, scheduler, fraction of the memory, batches that graphs are captured
-    for; ``lengths`` where the results do not say which they have.
+    for, devices that experts are spread over; ``lengths`` where the results do not say which they
+    have.
     """
 
     held_steps: int = 0
@@ -31,6 +32,7 @@ class Recipe:
     scheduler: str = ""
     memory_fraction: float | None = None
     cuda_graph_sizes: tuple[int, ...] = ()
+    ep: int | None = None
     lengths: str = "fixed"
 
 
@@ -113,9 +115,12 @@ def _sglang_deepseek(case: Case) -> Recipe:
 
 
 def _vllm_minimax(case: Case) -> Recipe:
-    """Blackwell: an fp8 cache and steps of two prompts (B300 @5632483, which repeats that of B200;
-    B200 @8eec0d4, @45c4f91), not yet with 0.17 (@07e171a).
+    """H200 over eight: experts are spread, whatever the results say (minimaxm2.5_fp8_h200 since
+    2026-03-13). Blackwell: an fp8 cache and steps of two prompts (B300 @5632483, which repeats that
+    of B200; B200 @8eec0d4, @45c4f91), not yet with 0.17 (@07e171a).
     """
+    if case.text("chip") == "h200_sxm" and case.count("tp") == 8:
+        return Recipe(ep=8)
     if case.text("chip") not in BLACKWELL or case.text("framework_version").startswith("0.17."):
         return Recipe()
     return Recipe(kv_dtype="fp8", max_num_batched_tokens=2 * case.count("isl"))

@@ -14,8 +14,9 @@ from cluster_sim.facts import Facts
 from cluster_sim.metrics import latencies
 from cluster_sim.serving.plan import Choice, resolve
 from cluster_sim.simulation import play
+from cluster_sim.specs.engine_settings import apply_engine
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
-from cluster_sim.specs.load import apply_engine, load_spec, load_topology, read
+from cluster_sim.specs.load import load_spec, load_topology, read
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.workload import Arrivals, Lengths, Plan, Slo, Workload

@@ -16,13 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster_sim.cli import cli
-from cluster_sim.errors import ClusterSimError
-from cluster_sim.perf.layout import Layout, Recipe, recipe
+from cluster_sim.errors import ClusterSimError, DoesNotFitError, SpecError
+from cluster_sim.perf.layout import Layout, Recipe, check_layout, recipe
 from cluster_sim.perf.memory import DeviceMemory, device_memory
 from cluster_sim.perf.startup import why_not
 from cluster_sim.perf.ways_to_start import Setup, smallest_change
 from cluster_sim.specs.chip import Chip
-from cluster_sim.specs.load import apply_settings, load_spec, read
+from cluster_sim.specs.engine_settings import apply_settings
+from cluster_sim.specs.load import load_spec, read
+from cluster_sim.specs.load_fit import load_fit
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 from cluster_sim.studies.validate_cases import Case, read_cases
@@ -56,7 +58,7 @@ def of(
 
 @pytest.mark.parametrize("name", ENGINES)
 @given(fractions=st.tuples(st.floats(0.3, 1), st.floats(0.3, 1)))
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 def test_a_larger_share_of_the_memory_holds_no_less(
     name: str, fractions: tuple[float, float]
 ) -> None:
@@ -131,7 +133,53 @@ def test_a_shard_does_not_cut_what_shares_a_scale(
     assert (reason == "") == starts, reason
 
 
+@pytest.mark.parametrize(
+    ("group", "zero", "starts"), [(128, True, False), (128, False, False), (32, False, True)]
+)
+def test_groups_of_a_checkpoint_are_its_own(group: int, zero: bool, starts: bool) -> None:
+    """11,008 / 8 = 10.75 x 128 = 43 x 32."""
+    chip, width = chip_of("h200_sxm"), 0.5 + (2 + zero / 2) / group
+    one = replace(
+        model_of("codellama-7b"), native_dtype="w4a16", bytes_per_element={"w4a16": width}
+    )
+    software = engine("vllm-0.19", chip)
+    dtypes, memory = of("w4a16", chip, one, software, Layout(8))
+    assert (why_not(chip, one, software, Layout(8), dtypes, memory) == "") == starts
+
+
+@pytest.mark.parametrize(("tp", "starts"), [(8, True), (16, False)])
+def test_groups_of_experts_are_halved_down_to_32(tp: int, starts: bool) -> None:
+    """768 / 8 = 3 x 32, 768 / 16 = 1.5 x 32."""
+    chip, one = chip_of("h200_sxm"), model_of("qwen3-30b-a3b")
+    software = engine("vllm-0.19", chip)
+    dtypes, memory = of("w4a16", chip, one, software, Layout(tp))
+    assert (why_not(chip, one, software, Layout(tp), dtypes, memory) == "") == starts
+
+
+@pytest.mark.parametrize(
+    ("name", "card", "precision", "starts"),
+    [
+        ("trtllm-1.0", "h100_sxm", "fp4", False),
+        ("trtllm-1.0", "b200", "fp4", True),
+        ("trtllm-1.0", "a100_80g_sxm", "fp8", False),
+        ("trtllm-1.0", "a100_80g_sxm", "w4a16", True),
+        ("vllm-0.19", "a100_80g_sxm", "fp8", True),  # as weights alone
+    ],
+)
+def test_dtypes_that_an_engine_has_no_kernels_for(
+    name: str, card: str, precision: str, starts: bool
+) -> None:
+    chip, one = chip_of(card), model_of("llama3.1-8b")
+    software = engine(name, chip)
+    dtypes, memory = of(precision, chip, one, software)
+    reason = why_not(chip, one, software, ONE, dtypes, memory)
+    assert (reason == "") == starts
+    assert starts or f"no kernels for {precision} weights" in reason
+
+
 WAYS = [
+    ("trtllm-1.0", "h100_sxm", "llama3.1-70b", "fp8", 3),
+    ("vllm-0.19", "h100_sxm", "codellama-34b", "w4a16", 8),
     ("vllm-0.19", "rtx4090", "llama3.1-8b", "bf16", 1),
     ("vllm-0.10", "h100_sxm", "gpt-oss-120b", "mxfp4", 1),
     ("sglang-0.5.10", "h100_sxm", "llama3.1-70b", "bf16", 2),
@@ -145,8 +193,10 @@ def test_the_way_out_is_one(name: str, chip: str, model: str, precision: str, tp
     card, one = chip_of(chip), model_of(model)
     software, layout = engine(name, card), Layout(tp)
     dtypes, memory = of(precision, card, one, software, layout)
-    if not why_not(card, one, software, layout, dtypes, memory):
-        pytest.skip("starts as it is")
+    with contextlib.suppress(DoesNotFitError):
+        check_layout(one, layout)
+        if not why_not(card, one, software, layout, dtypes, memory):
+            pytest.skip("starts as it is")
     setup = Setup(software=software, layout=layout, recipe=dtypes)
     found = smallest_change(card, one, setup, devices=8, precisions=("fp8",))
     assert found is not None
@@ -215,3 +265,17 @@ def test_the_reports_of_others(shared: Path) -> None:
     weights = [(case, value) for case, value in played(cases, "weights_gib_per_gpu")]
     assert weights
     assert all(abs(value / case.value - 1) < 0.025 for case, value in weights)
+
+
+def test_another_capacity_is_another_memory() -> None:
+    """What a process sees goes with the capacity, and is no more than that."""
+    plain, large = (
+        load_fit("llama3.1-8b", "h100_sxm", ["vllm"], changes).chip
+        for changes in ([], ["chip.memory.capacity=160 GiB"])
+    )
+    assert large.visible_memory > 1.9 * plain.visible_memory
+    assert large.visible_memory < large.device_memory == 160 * 2**30
+    with pytest.raises(SpecError, match="visible is a part of capacity"):
+        load_fit("llama3.1-8b", "h100_sxm", ["vllm"], ["chip.memory.visible=100 GiB"])
+    with pytest.raises(SpecError, match="no figure follows"):
+        load_fit("llama3.1-8b", "h100_sxm", ["vllm"], ["chip.year=2030"])

@@ -446,10 +446,24 @@ BAD: list[tuple[str, object, str]] = [
         {"model_type": "llama4", "text_config": without(LLAMA_4, "vocab_size")},
         "text_conf",
     ),
-    ("method", {**LLAMA, "quantization_config": {"quant_method": "hqq"}}, "quant_method 'hqq'"),
+    ("method", {**LLAMA, "quantization_config": {"quant_method": "exl2"}}, "quant_method 'exl2'"),
     ("bits", {**LLAMA, "quantization_config": {"quant_method": "awq", "bits": 3}}, "not known"),
     ("dtype", {**LLAMA, "torch_dtype": "int3"}, "torch_dtype: 'int3' is not known"),
 ]
+
+
+def test_a_bad_key_is_shown_with_its_line(tmp_path: Path) -> None:
+    config = {**LLAMA, "vocab_size": "many", "quantization_config": {"quant_method": "exl2"}}
+    text = json.dumps(config, indent=2)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_spec("model", str(tmp_path), Model)
+    line = next(n for n, row in enumerate(text.splitlines(), 1) if "vocab_size" in row)
+    assert f"config.json:{line}: vocab_size: must be a whole number" in str(caught.value)
+    without_it = json.dumps({**without(LLAMA, "vocab_size"), "quantization_config": None}, indent=2)
+    (tmp_path / "config.json").write_text(without_it)
+    with pytest.raises(SpecError, match="config.json: vocab_size: missing"):
+        load_spec("model", str(tmp_path), Model)
 
 
 @pytest.mark.parametrize(("config", "says"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
@@ -520,4 +534,4 @@ def test_a_bad_config_ends_a_command_with_code_2(runner: CliRunner) -> None:
     write(Path("bad"), {**LLAMA, "model_type": "lama"})
     done = runner.invoke(cli, ["check", "bad/config.json"])
     assert done.exit_code == 2
-    assert "bad/config.json: model_type: 'lama' is not known" in done.output
+    assert "bad/config.json:5: model_type: 'lama' is not known" in done.output

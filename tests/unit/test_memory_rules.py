@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cluster_sim.errors import SpecError
 from cluster_sim.perf.layout import Layout, recipe
 from cluster_sim.perf.memory import KvCache
 from cluster_sim.perf.startup import kv_cache
+from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.inputs import TopologyInput
-from cluster_sim.specs.load import load_topology, load_workload
+from cluster_sim.specs.load import load_spec, load_topology, load_workload
+from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 
 MIB, GIB = 2**20, 2**30
@@ -130,3 +134,22 @@ def test_machines_without_large_memory_get_the_small_limits() -> None:
     machine = load_topology("h200_nvl8", ["topology.chip=h100_sxm"])
     job = load_workload("llama70b", ["workload.software=sglang"]).on(machine.chip)
     assert job.software.max_num_batched_tokens == 8192
+
+
+@pytest.mark.parametrize(
+    ("model", "chip", "kv_dtype"),
+    [
+        ("deepseek-v4-flash", "h200_sxm", "fp8"),
+        ("deepseek-v3.2", "b200", "fp8"),
+        ("deepseek-v3.2", "h200_sxm", "bf16"),
+        ("deepseek-r1", "b200", "bf16"),
+        ("minimax-m3", "b200", "bf16"),  # its index chooses keys and values, no latents
+    ],
+)
+def test_sglang_chooses_the_cache_by_attention_and_chip(
+    model: str, chip: str, kv_dtype: str
+) -> None:
+    one, card = load_spec("model", model, Model)[1], load_spec("chip", chip, Chip)[1]
+    software = load_spec("software", "sglang", Software)[1].on_device(card.device_memory, chip)
+    assert software.cache_dtype(one, "fp8") == kv_dtype
+    assert replace(software, kv_dtype_given="int8").cache_dtype(one, "fp8") == "int8"

@@ -389,6 +389,81 @@ METHODS: dict[str, tuple[Json, Json, str, str, Json]] = {
         "dense:mxfp4*0.6667 dense:fp8*0.3333",
         {},
     ),
+    "bitsandbytes without its name": (
+        DENSE,
+        {"load_in_8bit": True, "llm_int8_skip_modules": ["self_attn"]},
+        "w8a16",
+        "attention:bf16 output:bf16",
+        {},
+    ),
+    "hqq": (
+        DENSE,
+        {
+            "quant_method": "hqq",
+            "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}},
+            "skip_modules": ["lm_head"],
+        },
+        "w4a16",
+        "",
+        {"w4a16": 0.5625},
+    ),
+    "hqq by module": (
+        DENSE,
+        {
+            "quant_method": "hqq",
+            "quant_config": {
+                f"mlp.{name}_proj": {"weight_quant_params": {"nbits": 8, "group_size": 128}}
+                for name in ("gate", "up", "down")
+            },
+        },
+        "w8a16",
+        "attention:bf16 output:bf16",
+        {"w8a16": 1.03125},
+    ),
+    "torchao": (
+        DENSE,
+        {
+            "quant_method": "torchao",
+            "quant_type": {
+                "default": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 32}}
+            },
+        },
+        "w4a16",
+        "",
+        {"w4a16": 0.625},
+    ),
+    "torchao of old": (
+        DENSE,
+        {
+            "quant_method": "torchao",
+            "quant_type": "int4_weight_only",
+            "quant_type_kwargs": {"group_size": 64},
+            "modules_to_not_convert": ["self_attn"],
+        },
+        "w4a16",
+        "attention:bf16 output:bf16",
+        {"w4a16": 0.5625},
+    ),
+    "torchao by module": (
+        DENSE,
+        {
+            "quant_method": "torchao",
+            "quant_type": {
+                "default": {
+                    "_type": "ModuleFqnToConfig",
+                    "_data": {
+                        "module_fqn_to_config": {
+                            "_default": {"_type": "Float8DynamicActivationFloat8WeightConfig"},
+                            **dict.fromkeys(names((0,), *QKV, "self_attn.o_proj")),
+                        }
+                    },
+                }
+            },
+        },
+        "fp8",
+        "attention:bf16*1 output:bf16*1",
+        {},
+    ),
     "linear attention": (
         GATED_DELTA,
         {
@@ -585,7 +660,20 @@ BAD: dict[str, tuple[object, str]] = {
     "text": ("fp8", "quantization_config: must be an object (got 'fp8')"),
     "list": (["fp8"], "quantization_config: must be an object"),
     "number": (8, "quantization_config: must be an object"),
-    "method": ({"quant_method": "hqq"}, "quantization_config: quant_method 'hqq' is not known"),
+    "method": ({"quant_method": "exl2"}, "quantization_config: quant_method 'exl2' is not known"),
+    "hqq": ({"quant_method": "hqq"}, "hqq needs quant_config.weight_quant_params"),
+    "torchao": (
+        {"quant_method": "torchao", "quant_type": "int2_weight_only"},
+        "torchao's 'int2_weight_only' is not known; known are Int4WeightOnlyConfig",
+    ),
+    "sparse beside": (
+        {
+            "quant_method": "compressed-tensors",
+            "sparsity_config": {"format": "sparse-24-bitmask"},
+            "config_groups": {"g": GROUP_4},
+        },
+        "format 'sparse-24-bitmask': sparse weights are not modelled",
+    ),
     "no method": ({"bits": 4}, "quant_method '' is not known"),
     "method type": ({"quant_method": 8}, "quantization_config.quant_method: must be text"),
     "bits": ({"quant_method": "awq", "bits": 3}, "weights of 3 bits are not known"),
@@ -767,7 +855,15 @@ def test_a_size_with_other_towers_says_nothing(tmp_path: Path) -> None:
     assert "1.0 GB hold other towers" in model.notes[0]
 
 
-@pytest.mark.parametrize("size", [None, "5", -1, 0, 1e30, True, 1.5, float("inf")])
+def test_an_index_without_a_size_says_nothing(tmp_path: Path) -> None:
+    for number, metadata in enumerate(({}, {"total_size": None}, None)):
+        beside = {"metadata": metadata, "weight_map": {"lm_head.weight": "a"}}
+        model = load(tmp_path / f"m{number}", DENSE, index=beside)
+        assert model.checkpoint_bytes is None
+        assert "says no metadata.total_size: weights are counted" in model.notes[0]
+
+
+@pytest.mark.parametrize("size", ["5", -1, 0, 1e30, True, 1.5, float("inf")])
 def test_a_bad_size_is_refused(size: object, tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         load(tmp_path / "m", DENSE, index=index(size))

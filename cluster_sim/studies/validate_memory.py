@@ -25,8 +25,8 @@ IDLE = (
     *("enable_chunked_prefill", "cuda_graph_max_bs", "sampler"),
     *("torchao_config", "smoothquant", "max_input_len", "max_output_len"),
 )
-# Cases with these flags are not replayed: defects of an engine, memory shared with the host, more on
-# the device than the model, settings that are not known.
+# Cases with these flags are not replayed: defects of an engine, memory shared with the host, what
+# else lies on the device, settings that are not known.
 LEFT_OUT = (
     *("engine_bug", "transformers_backend", "unified_memory", "lora"),
     *("development_version", "weights_in_gb", "utilization_unknown", "tp_unknown", "odd_weights"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from cluster_sim.serving.trace_rows import (
     seconds,
     whole,
 )
+from cluster_sim.text_file import json_value
 
 PROMPTS = ("text_input", "prompt", "messages")
 _EVENT = "data:"  # begins the lines of a stream
@@ -117,8 +117,8 @@ def _parts(response: str) -> Iterator[str | dict[str, Any]]:
         if bare in ("", "[DONE]"):
             continue
         try:
-            value = json.loads(bare)
-        except (ValueError, RecursionError):
+            value = json_value(bare)
+        except ValueError:
             value = None
         yield value if isinstance(value, dict) else line
 

@@ -49,7 +49,8 @@ class DeviceMemory:
     ``capacity`` is what a process sees, ``usable`` the part that the engine fills with weights,
     cache and ``counted`` (what it takes besides, as far as its rule counts that before the cache:
     the ``base`` of every process, and more); ``room`` is left for the cache, below 0 where the rest
-    is too much already. ``outside`` has to find place in what is not usable.
+    is too much already. ``outside`` has to find place in what is not usable. ``batches``: the
+    micro-batches of a pipeline, each of which has its part of the cache; tokens are those of one.
     """
 
     capacity: float
@@ -62,6 +63,7 @@ class DeviceMemory:
     bytes_per_token: float
     state_bytes: float
     block_tokens: int
+    batches: int = 1
 
     @property
     def block_bytes(self) -> float:
@@ -89,8 +91,8 @@ class DeviceMemory:
 
     @property
     def longest(self) -> int:
-        """The longest single sequence that the room holds."""
-        return max(0, self.blocks - self.state_blocks) * self.block_tokens
+        """The longest single sequence that the room holds, that of all micro-batches together."""
+        return max(0, self.blocks - self.state_blocks) * self.block_tokens * self.batches
 
 
 def device_memory(
@@ -135,6 +137,7 @@ def device_memory(
         bytes_per_token=held * kv_bytes_per_token(model, layout.tp, recipe.kv),
         state_bytes=held * (state + drafts * recurrent_state_bytes(model, layout.tp)),
         block_tokens=rule.block_tokens,
+        batches=layout.pp,
     )
 
 

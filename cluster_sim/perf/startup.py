@@ -179,7 +179,7 @@ def _too_short(model: Model, software: Software, memory: DeviceMemory) -> str:
     longest = software.longest(model)
     if software.framework != "vllm" or memory.longest >= longest:
         return ""
-    need = memory.state_bytes + longest * memory.bytes_per_token
+    need = memory.state_bytes + longest * memory.bytes_per_token / memory.batches
     return (
         f"{software.title} does not start: to serve one request of max_model_len {longest:,} "
         f"tokens, {need / GIB:.2f} GiB of KV cache are needed, and {memory.room / GIB:.2f} GiB are "

@@ -279,3 +279,14 @@ def test_another_capacity_is_another_memory() -> None:
         load_fit("llama3.1-8b", "h100_sxm", ["vllm"], ["chip.memory.visible=100 GiB"])
     with pytest.raises(SpecError, match="no figure follows"):
         load_fit("llama3.1-8b", "h100_sxm", ["vllm"], ["chip.year=2030"])
+
+
+def test_stages_of_a_pipeline_give_one_sequence_their_whole_cache() -> None:
+    """Two stages of equal halves: the longest sequence is that of twice the room a layer."""
+    chip, model = chip_of("rtx4090"), model_of("llama3.1-8b")
+    software = engine("vllm-0.19", chip)
+    alone, halves = (of("bf16", chip, model, software, Layout(pp=pp))[1] for pp in (1, 2))
+    assert halves.room > alone.room
+    assert halves.longest == halves.tokens * 2
+    per_token = halves.bytes_per_token / 2  # of one stage: half of the layers
+    assert halves.longest == pytest.approx(halves.room / per_token, rel=1e-3)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster_sim.cli.options import model_like
+from cluster_sim.cli.options import WEIGHTS, model_like
 from cluster_sim.cli.params import Name, Whole
 from cluster_sim.errors import SpecError
-from cluster_sim.specs.chip import Dtype
 from cluster_sim.specs.constraints import MOST_CHIPS, MOST_TOKENS
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ LENGTH = 8192  # tokens
 @click.option("--chips", type=Whole(MOST_CHIPS), help="Chips at most (default: of a host).")
 @click.option("--software", multiple=True, type=Name("software"), help="Engine; may be repeated.")
 @click.option("--tp", multiple=True, type=Whole(MOST_CHIPS), help="TP; may be repeated.")
-@click.option("--precision", multiple=True, type=click.Choice(get_args(Dtype)), help="Of weights.")
+@click.option("--precision", multiple=True, type=click.Choice(WEIGHTS), help="Of weights.")
 @click.option("--length", type=Whole(MOST_TOKENS), help="Tokens of a sequence that is counted.")
 @click.option("--max-model-len", type=Whole(MOST_TOKENS), help="Longest that engines take.")
 @click.option("--set", "overrides", multiple=True, metavar="ENGINE.KEY=VALUE", help="Engine, chip.")

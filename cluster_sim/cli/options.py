@@ -40,10 +40,8 @@ TRACES = (
     *("llmservingsim", "mooncake"),
     *("neutral", "prompts", "ragpulse", "servegen", "sharegpt", "splitwise", "vidur"),
 )
-PRECISIONS = (
-    *("auto", "bf16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4a16"),
-    *("fp16", "mxfp8"),
-)
+WEIGHTS = ("bf16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4a16")
+PRECISIONS = ("auto", *WEIGHTS, "fp16", "mxfp8")
 PRECISE = "1.5%"  # half of the 95 % interval
 DEGREES = ("tp", "pp", "ep", "attn_dp", "replicas")
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster_sim.specs.astra import is_astra
 from cluster_sim.text_file import is_file, read_text
 
 if TYPE_CHECKING:
@@ -93,6 +92,8 @@ def _has(name: str, mark: str) -> bool:
 
 def print_file(record: FileRecord, data: dict[str, Any]) -> None:
     """A file as it stands, or as resolved with the one that it extends, or from a config."""
+    from cluster_sim.specs.astra import is_astra
+
     click.echo(f"# {record.path}")
     resolved = ""
     if record.path.endswith(".json") and not is_astra(data):

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
 
-from annotated_types import MaxLen, MinLen
-
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
@@ -67,6 +65,20 @@ class Number:
         return core_schema.no_info_after_validator_function(_no_trace, bounded)
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Marks a text field: not empty, and of at most so many characters."""
+
+    most: int
+
+    def __get_pydantic_core_schema__(
+        self, source: type[Any], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.str_schema(strict=True, min_length=1, max_length=self.most)
+
+
 def _no_trace(value: float) -> float:
     """The value; raises ValueError for one next to nothing, whose square is lost."""
     if 0 < abs(value) < LEAST:
@@ -98,7 +110,7 @@ Chance = Annotated[float, Number(0, 1)]
 Variation = Annotated[float, Number(0.01, 100)]  # a coefficient of variation
 VariationOrZero = Annotated[float, Number(0, 100)]
 Fraction = Annotated[float, Number(1e-6, 1.5)]  # a fitted share of a peak; above 1 only by caches
-Text = Annotated[str, MinLen(1), MaxLen(MOST_TEXT)]
+Text = Annotated[str, Words(MOST_TEXT)]
 
 
 def is_count(value: object, most: int) -> TypeGuard[int]:

@@ -260,6 +260,7 @@ def simulate_campaign(
     streams = np.random.SeedSequence(seed).spawn(campaign.replications)
     outcomes: list[Outcome] = []
     beside: tuple[list[Outcome], list[Outcome]] = ([], [])
+    interrupted = False
     try:
         for number, stream in enumerate(streams):
             played = play(made.schedule, made.rules, np.random.default_rng(stream))
@@ -276,8 +277,9 @@ def simulate_campaign(
     except KeyboardInterrupt:
         if not outcomes:
             raise
+        interrupted = True  # all replications may be there, and the band lack the step's doubt
     found = _gather(made, campaign, outcomes, band_of(outcomes, *beside))
-    return replace(found, step_sigma=step_sigma)
+    return replace(found, step_sigma=step_sigma, partial=found.partial or interrupted)
 
 
 def _beside(
@@ -289,7 +291,7 @@ def _beside(
     step_sigma: float,
 ) -> tuple[list[Outcome], list[Outcome]]:
     """The same draws with shorter and with longer steps; none where such a run makes no progress
-    or its checkpoints do not fit.
+    or its checkpoints do not fit. Raises KeyboardInterrupt where one was interrupted.
     """
     sides: tuple[list[Outcome], list[Outcome]] = ([], [])
     for found, z in zip(sides, (-SIDE, SIDE), strict=True):
@@ -300,6 +302,8 @@ def _beside(
             continue
         for stream in streams:
             played = play(made.schedule, made.rules, np.random.default_rng(stream))
+            if played.partial:
+                raise KeyboardInterrupt
             found.append(close(made, played))
     return sides
 

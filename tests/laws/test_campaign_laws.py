@@ -26,6 +26,7 @@ from cluster_sim.specs.campaign import (
     FleetName,
     LearningPhase,
 )
+from cluster_sim.training import campaign as campaign_module
 from cluster_sim.training.campaign import (
     CampaignResult,
     Outcome,
@@ -491,6 +492,26 @@ def test_ctrl_c_leaves_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.partial
     assert result.first.partial
     assert 0 < result.first.tokens < 50_000 * STEP
+
+
+def test_ctrl_c_in_what_the_band_adds_leaves_a_partial_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All replications are there, those with other steps are not: the band is not the whole one."""
+    campaign = Campaign(tokens=5_000.0 * STEP, failures=STEADY, replications=2)
+    whole = run(campaign, step_sigma=0.1)
+    assert not whole.partial
+    plays, real = [], campaign_module.play
+
+    def third_stops(*given: Any) -> Any:
+        plays.append(given)
+        played = real(*given)
+        played.partial = len(plays) == 3
+        return played
+
+    monkeypatch.setattr(campaign_module, "play", third_stops)
+    stopped = run(campaign, step_sigma=0.1)
+    assert stopped.partial
+    assert stopped.replications == 2
+    assert not stopped.first.partial
 
 
 BASE: dict[str, Any] = {"tokens": "1B"}

@@ -67,11 +67,7 @@ def layouts_of(model: Model, devices: int) -> list[Layout]:
     found = [Layout(tp=size) for size in sizes]
     if model.moe is not None:
         found += [Layout(ep=size, attn_dp=size) for size in sizes if size > 1]
-    return [layout for layout in found if _divides(model, layout)]
-
-
-def _divides(model: Model, layout: Layout) -> bool:
-    return not _uneven(model, layout)
+    return [layout for layout in found if not _uneven(model, layout)]
 
 
 def _uneven(model: Model, layout: Layout) -> str:
@@ -119,7 +115,8 @@ def _row(
     dtypes = recipe(chip, model, name, software.cache_dtype(model, name))
     memory = device_memory(chip, model, software, layout, dtypes)
     parts = (chip, model, software, layout, dtypes)
-    reason, change = _uneven(model, layout) or why_not(*parts, memory), ""
+    uneven = _uneven(model, layout)
+    reason, change = uneven or why_not(*parts, memory), ""
     slack = software.memory.overhead.error
     if reason:
         narrower = [
@@ -149,7 +146,7 @@ def _row(
         sequence_tokens=length,
         sequences=_sequences(memory, length) * layout.ranks,
         starts=not reason,
-        sure=len(at_ends) == 1 or bool(_uneven(model, layout)),
+        sure=len(at_ends) == 1 or bool(uneven),
         reason=reason,
         change=change,
     )

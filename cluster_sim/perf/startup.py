@@ -39,13 +39,13 @@ def kv_cache(
     if reason:
         raise DoesNotFitError(reason)
     return KvCache(
-        memory.blocks,
-        memory.block_tokens,
-        memory.bytes_per_token,
-        memory.weights,
-        memory.counted + memory.outside,
-        memory.capacity,
-        memory.state_blocks,
+        blocks=memory.blocks,
+        block_tokens=memory.block_tokens,
+        bytes_per_token=memory.bytes_per_token,
+        weights_bytes=memory.weights,
+        reserve_bytes=memory.counted + memory.outside,
+        capacity_bytes=memory.capacity,
+        state_blocks=memory.state_blocks,
     )
 
 

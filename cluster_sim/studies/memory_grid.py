@@ -51,12 +51,16 @@ class FitRow:
 def precisions_of(chip: Chip, model: Model) -> list[str]:
     """A model's own dtype, and the narrower ones that the chip multiplies in."""
     native = model.native_dtype
-    width = BYTES_PER_ELEMENT[native]
     found: list[str] = [native]
     for alike in NARROWER:
         has = [name for name in alike if PEAK_OF[name] in chip.peak]
-        found += [name for name in has[:1] if BYTES_PER_ELEMENT[name] < 0.9 * width]
+        found += [name for name in has[:1] if _bits(name) < _bits(native)]
     return found
+
+
+def _bits(dtype: str) -> int:
+    """Bits of an element without its share of the scales: fp4, mxfp4 and w4a16 all have 4."""
+    return int(8 * BYTES_PER_ELEMENT[dtype])
 
 
 def layouts_of(model: Model, devices: int) -> list[Layout]:

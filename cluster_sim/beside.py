@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cluster_sim.collectives.group import make_group
 from cluster_sim.machine.build import build_machine
 from cluster_sim.perf.background import background as traffic_beside
 from cluster_sim.perf.background import stretched
-from cluster_sim.perf.collective_group import make_group
 from cluster_sim.perf.replica_phases import Resources, hbm_bytes_per_s, replica_phases
 from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.plan import Choice

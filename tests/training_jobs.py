@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cluster_sim.perf.collective_shape import Shape
+from cluster_sim.collectives.shape import Shape
 from cluster_sim.perf.train_groups import Network, network_of
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
 from cluster_sim.specs.load import load_topology

@@ -12,8 +12,8 @@ from cluster_sim.cli.params import Amount, FilePath, Name, Whole
 from cluster_sim.specs.constraints import MOST_CHIPS, MOST_PARTS, MOST_SEED
 
 if TYPE_CHECKING:
-    from cluster_sim.perf.collective_activity import Call
-    from cluster_sim.perf.collective_group import Group
+    from cluster_sim.collectives.activity import Call
+    from cluster_sim.collectives.group import Group
     from cluster_sim.specs.inputs import TopologyInput
     from cluster_sim.studies.nccl_tests import Measured
 
@@ -92,10 +92,10 @@ def collective(**options: Any) -> None:
 
 
 def _group(options: dict[str, Any]) -> tuple[TopologyInput, Group]:
+    from cluster_sim.collectives.group import make_group
     from cluster_sim.errors import counted
     from cluster_sim.machine.build import build_machine
     from cluster_sim.perf.background import parse_ranks
-    from cluster_sim.perf.collective_group import make_group
     from cluster_sim.specs.load import load_topology
 
     topology = load_topology(options["topo"], list(options["overrides"]))
@@ -138,8 +138,8 @@ def _refuse_without_effect(options: dict[str, Any], group: Group) -> None:
 
 
 def _call(options: dict[str, Any]) -> Call:
-    from cluster_sim.perf.collective_activity import Call
-    from cluster_sim.perf.expert_exchange import Routing
+    from cluster_sim.collectives.activity import Call
+    from cluster_sim.collectives.experts import Routing
 
     names = ("top_k", "experts", "node_limit", "imbalance")
     given = {name: options[name] for name in names if options[name] is not None}

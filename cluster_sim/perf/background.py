@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from cluster_sim.collectives.activity import Call, collective_activity
+from cluster_sim.collectives.group import Group, make_group
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.machine.routes import Routing as Routes
 from cluster_sim.machine.routes import paths
-from cluster_sim.perf.collective_activity import Call, collective_activity
-from cluster_sim.perf.collective_group import Group, make_group
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.units import parse_quantity
 from cluster_sim.work import Activity, Phase

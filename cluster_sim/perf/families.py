@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_sim.collectives.reach import weakest, word_of
 from cluster_sim.perf.attention import decode_attention, prompt_attention, provenance
 from cluster_sim.perf.collectives import (
     all_reduce,
@@ -27,9 +28,7 @@ from cluster_sim.perf.operators import (
     gemm_curve,
     gemm_memory_s,
     gemm_s,
-    weakest,
 )
-from cluster_sim.perf.reach import word_of
 from cluster_sim.perf.state_space import (
     STATE_FLOP,
     state_elements,

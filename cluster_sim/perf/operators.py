@@ -4,8 +4,6 @@ family.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +25,6 @@ Size = int | FloatArray
 TILE = 128  # rows and columns of the tiles that GEMM kernels give an SM
 OUTPUT_BYTES = 2  # GEMM results are written in bf16
 WEIGHT_ONLY = ("w8a16", "w4a16")  # activations stay in bf16
-_RANK = {"measured": 0, "datasheet": 1, "transferred": 2, "extrapolated": 3, "assumed": 4}
 
 
 def gemm_curve(machine: TopologyInput, dtype: str) -> GemmCurve:
@@ -153,8 +150,3 @@ def gemm_memory_s(
     read = OUTPUT_BYTES if dtype in WEIGHT_ONLY else width
     moved = (weight_bytes or width) * n * k + read * m * k + OUTPUT_BYTES * m * n
     return np.asarray(moved / (chip.device_bandwidth * curve.memory))
-
-
-def weakest(provenances: Iterable[str]) -> str:
-    """The least trustworthy of some provenances; ``assumed`` when there is none."""
-    return max(provenances, key=lambda name: _RANK[name], default="assumed")

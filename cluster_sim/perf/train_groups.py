@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cluster_sim.collectives.shape import Shape, bus_factor
+from cluster_sim.collectives.time import collective
 from cluster_sim.machine.board import nic_bandwidth
 from cluster_sim.machine.host import domain_devices, group_bandwidth
-from cluster_sim.perf.collective_shape import Shape, bus_factor
-from cluster_sim.perf.collective_time import collective
 from cluster_sim.specs.collective_fits import CollectiveFits, load_collective_fits
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.training import TrainingPlan

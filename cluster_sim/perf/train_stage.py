@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cluster_sim.perf.collective_shape import Shape
+from cluster_sim.collectives.shape import Shape
 from cluster_sim.perf.counts import (
     attention_parameters,
     index_parameters,

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from simpy.core import Environment
 
+from cluster_sim.collectives.activity import Call, alone, bound_s, collective_activity
+from cluster_sim.collectives.group import Group
+from cluster_sim.collectives.shape import EXPERT_OPERATIONS, Priced, bus_factor
 from cluster_sim.engine.fluid import FluidEngine
 from cluster_sim.engine.fluid_fold import activities_of, fold
 from cluster_sim.engine.fluid_solver import problem_of
 from cluster_sim.perf.background import stretched
-from cluster_sim.perf.collective_activity import Call, alone, bound_s, collective_activity
-from cluster_sim.perf.collective_group import Group
-from cluster_sim.perf.collective_shape import EXPERT_OPERATIONS, Priced, bus_factor
 from cluster_sim.perf.residuals import collective_sigma
 from cluster_sim.work import Activity, Phase
 

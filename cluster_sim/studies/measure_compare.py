@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from cluster_sim.collectives.reach import weakest
 from cluster_sim.errors import SpecError, UnknownNameError
 from cluster_sim.perf.layout import Layout, missing, recipe
-from cluster_sim.perf.operators import weakest
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT, KvDtype
 from cluster_sim.specs.inputs import TopologyInput

@@ -8,10 +8,10 @@ from functools import cache
 
 import numpy as np
 
+from cluster_sim.collectives.experts import Routing
+from cluster_sim.collectives.shape import LIBRARIES, OPERATIONS, Shape, bus_factor
+from cluster_sim.collectives.time import collective
 from cluster_sim.errors import SpecError
-from cluster_sim.perf.collective_shape import LIBRARIES, OPERATIONS, Shape, bus_factor
-from cluster_sim.perf.collective_time import collective
-from cluster_sim.perf.expert_exchange import Routing
 from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.collective_fits import CollectiveFits, load_collective_fits
 from cluster_sim.specs.load import load_spec

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from cluster_sim.perf.collective_shape import Shape
+from cluster_sim.collectives.shape import Shape
 from cluster_sim.perf.train_layer import Case
 from cluster_sim.perf.train_stage import Transfers
 from cluster_sim.training.closed import (

@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_sim.collectives.activity import Call, alone, collective_activity
+from cluster_sim.collectives.group import make_group
+from cluster_sim.collectives.parallel import parallel_phases
 from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.machine.classes import Machine
 from cluster_sim.machine.routes import path
-from cluster_sim.perf.collective_activity import Call, alone, collective_activity
-from cluster_sim.perf.collective_group import make_group
-from cluster_sim.perf.parallel_groups import parallel_phases
 from cluster_sim.specs.chip import PEAK_OF
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.training.task_graph import Node, TaskGraph

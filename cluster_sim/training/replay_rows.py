@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cluster_sim.collectives.shape import bus_factor
 from cluster_sim.errors import SimulationError
-from cluster_sim.perf.collective_shape import bus_factor
 from cluster_sim.training.replay import Replay, critical_path_s
 from cluster_sim.training.replay_price import Prices
 from cluster_sim.training.task_graph import Node

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from cluster_sim.perf.collective_shape import Shape
-from cluster_sim.perf.operators import gemm_curve, kind_curves, weakest
+from cluster_sim.collectives.reach import weakest
+from cluster_sim.collectives.shape import Shape
+from cluster_sim.perf.operators import gemm_curve, kind_curves
 from cluster_sim.perf.train_groups import Timing
 from cluster_sim.perf.train_kernels import curve_of
 from cluster_sim.training.closed import Step

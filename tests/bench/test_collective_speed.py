@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from simpy.core import Environment
 
+from cluster_sim.collectives.activity import Call, collective_activity
+from cluster_sim.collectives.group import make_group
 from cluster_sim.engine.fluid import FluidEngine
 from cluster_sim.engine.fluid_fold import activities_of, fold
 from cluster_sim.engine.fluid_solver import problem_of
 from cluster_sim.machine.build import build_machine
 from cluster_sim.perf.background import random_flows
-from cluster_sim.perf.collective_activity import Call, collective_activity
-from cluster_sim.perf.collective_group import make_group
 from cluster_sim.specs.load import load_topology
 
 pytestmark = pytest.mark.bench

@@ -9,19 +9,19 @@ from functools import cache
 import numpy as np
 import pytest
 
+from cluster_sim.collectives.activity import Call, alone, bound_s, collective_activity, loads
+from cluster_sim.collectives.experts import Routing
+from cluster_sim.collectives.flows import double_tree, flows_of
+from cluster_sim.collectives.group import Group, make_group
+from cluster_sim.collectives.nccl_tuner import available, choose
+from cluster_sim.collectives.shape import OPERATIONS, Shape, bus_factor
+from cluster_sim.collectives.time import collective
 from cluster_sim.engine.fluid_fold import fold
 from cluster_sim.engine.fluid_solver import problem_of, solve
 from cluster_sim.machine.build import build_machine
 from cluster_sim.machine.classes import Machine
 from cluster_sim.machine.routes import paths
 from cluster_sim.perf.background import random_flows
-from cluster_sim.perf.collective_activity import Call, alone, bound_s, collective_activity, loads
-from cluster_sim.perf.collective_flows import double_tree, flows_of
-from cluster_sim.perf.collective_group import Group, make_group
-from cluster_sim.perf.collective_shape import OPERATIONS, Shape, bus_factor
-from cluster_sim.perf.collective_time import collective
-from cluster_sim.perf.expert_exchange import Routing
-from cluster_sim.perf.nccl_tuner import available, choose
 from cluster_sim.specs.collective_fits import load_collective_fits
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_topology

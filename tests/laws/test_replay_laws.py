@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from trace_files import COMP, LAYER, LOAD, node, recv, reduce_, send, workload, write
 
+from cluster_sim.collectives.activity import Call, bound_s, collective_activity
+from cluster_sim.collectives.group import make_group
+from cluster_sim.collectives.parallel import parallel_phases
 from cluster_sim.errors import DoesNotFitError
 from cluster_sim.machine.build import build_machine
-from cluster_sim.perf.collective_activity import Call, bound_s, collective_activity
-from cluster_sim.perf.collective_group import make_group
-from cluster_sim.perf.parallel_groups import parallel_phases
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_topology
 from cluster_sim.training import replay as replay_module

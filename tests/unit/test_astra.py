@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cluster_sim.cli import cli
+from cluster_sim.collectives.group import make_group
 from cluster_sim.errors import SpecError
 from cluster_sim.machine.build import build_machine
 from cluster_sim.machine.exchange import load_graph
-from cluster_sim.perf.collective_group import make_group
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_topology
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster_sim.perf.collective_shape import Shape, bus_factor
-from cluster_sim.perf.collective_time import collective
+from cluster_sim.collectives.shape import Shape, bus_factor
+from cluster_sim.collectives.time import collective
 from cluster_sim.studies.validate import play, prepare
 from cluster_sim.studies.validate_cases import Case, read_cases
 from cluster_sim.studies.validate_collectives import constants, fitted, shape_of

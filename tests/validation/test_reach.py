@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster_sim.perf.reach import PER_DOUBLING_OF_BYTES, PER_DOUBLING_OF_RANKS
+from cluster_sim.collectives.reach import PER_DOUBLING_OF_BYTES, PER_DOUBLING_OF_RANKS
 
 LIBRARIES = ("NCCL 2.29", "TensorRT-LLM 1.3", "vLLM 0.24", "NCCL 2.27.3")
 SHORT = 2**20  # bytes below which latency decides

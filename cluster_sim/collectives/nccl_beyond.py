@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from cluster_sim.perf.collective_shape import FloatArray, Shape
+from cluster_sim.collectives.shape import FloatArray, Shape
 from cluster_sim.specs.collective_fits import Domain, Large, Nccl
 from cluster_sim.specs.seen import most_ranks
 

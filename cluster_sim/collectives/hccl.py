@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
+from cluster_sim.collectives.shape import FloatArray, Priced, Shape, bus_factor
 from cluster_sim.errors import SpecError, nearest
-from cluster_sim.perf.collective_shape import FloatArray, Priced, Shape, bus_factor
 from cluster_sim.specs.collective_fits import CollectiveFits, Hccl, Line
 
 ALGORITHMS = ("Mesh", "Ring", "HD")

@@ -14,16 +14,15 @@ from typing import cast
 
 import numpy as np
 
-from cluster_sim.errors import SpecError
-from cluster_sim.perf.collective_shape import FloatArray, Priced, Shape, bus_factor
-from cluster_sim.perf.nccl_beyond import (
+from cluster_sim.collectives.nccl_beyond import (
     group_latency_s,
     through_switches,
     timed_ranks,
 )
-from cluster_sim.perf.nccl_tuner import DIRECT, Choice, allowed, available, choose, tuner_s
-from cluster_sim.perf.operators import weakest
-from cluster_sim.perf.reach import reach_sigma
+from cluster_sim.collectives.nccl_tuner import DIRECT, Choice, allowed, available, choose, tuner_s
+from cluster_sim.collectives.reach import reach_sigma, weakest
+from cluster_sim.collectives.shape import FloatArray, Priced, Shape, bus_factor
+from cluster_sim.errors import SpecError
 from cluster_sim.specs.collective_fits import (
     CollectiveFits,
     Domain,

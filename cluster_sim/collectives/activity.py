@@ -6,20 +6,20 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from cluster_sim.machine.classes import Floats, Ints
-from cluster_sim.machine.routes import Routing as Routes
-from cluster_sim.machine.routes import link_load
-from cluster_sim.perf.collective_flows import flows_of
-from cluster_sim.perf.collective_group import Group
-from cluster_sim.perf.collective_shape import (
+from cluster_sim.collectives.experts import Routing
+from cluster_sim.collectives.flows import flows_of
+from cluster_sim.collectives.group import Group
+from cluster_sim.collectives.shape import (
     EXPERT_OPERATIONS,
     LIBRARIES,
     OPERATIONS,
     FloatArray,
     Priced,
 )
-from cluster_sim.perf.collective_time import collective, default_library, known_name
-from cluster_sim.perf.expert_exchange import Routing
+from cluster_sim.collectives.time import collective, default_library, known_name
+from cluster_sim.machine.classes import Floats, Ints
+from cluster_sim.machine.routes import Routing as Routes
+from cluster_sim.machine.routes import link_load
 from cluster_sim.work import Activity, Phase
 
 FLOWS_AT_ONCE = 32_768  # routed together: what fits into the processor's cache

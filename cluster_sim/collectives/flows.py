@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster_sim.machine.classes import Floats, Ints
-from cluster_sim.perf.collective_group import Group
-from cluster_sim.perf.collective_shape import (
+from cluster_sim.collectives.experts import Routing
+from cluster_sim.collectives.group import Group
+from cluster_sim.collectives.shape import (
     EXPERT_OPERATIONS,
     bus_factor,
     node_destinations,
     unique_destinations,
 )
-from cluster_sim.perf.expert_exchange import Routing
+from cluster_sim.machine.classes import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

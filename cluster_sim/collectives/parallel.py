@@ -9,12 +9,12 @@ from itertools import zip_longest
 
 import numpy as np
 
+from cluster_sim.collectives.activity import FLOWS_AT_ONCE, Call, alone
+from cluster_sim.collectives.flows import Flows, flows_of
+from cluster_sim.collectives.group import Group, make_group
 from cluster_sim.machine.classes import Floats, Ints, Machine
 from cluster_sim.machine.routes import Routing as Routes
 from cluster_sim.machine.routes import link_load
-from cluster_sim.perf.collective_activity import FLOWS_AT_ONCE, Call, alone
-from cluster_sim.perf.collective_flows import Flows, flows_of
-from cluster_sim.perf.collective_group import Group, make_group
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.work import Activity, Phase
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from cluster_sim.errors import SpecError, nearest
-from cluster_sim.perf.collective_custom import custom_all_reduce
-from cluster_sim.perf.collective_shape import (
+from cluster_sim.collectives.custom import custom_all_reduce
+from cluster_sim.collectives.experts import Routing, exchange
+from cluster_sim.collectives.hccl import hccl
+from cluster_sim.collectives.nccl import nccl
+from cluster_sim.collectives.shape import (
     EXPERT_OPERATIONS,
     LIBRARIES,
     OPERATIONS,
@@ -14,9 +16,7 @@ from cluster_sim.perf.collective_shape import (
     Priced,
     Shape,
 )
-from cluster_sim.perf.expert_exchange import Routing, exchange
-from cluster_sim.perf.hccl import hccl
-from cluster_sim.perf.nccl_time import nccl
+from cluster_sim.errors import SpecError, nearest
 from cluster_sim.specs.collective_fits import CollectiveFits
 
 NCCL_CALLS = ("nccl", "nccl_2.18", "nccl_torch")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cluster_sim.collectives.shape import FloatArray, Shape
 from cluster_sim.errors import SpecError, nearest
-from cluster_sim.perf.collective_shape import FloatArray, Shape
 
 ALGORITHMS = ("Tree", "Ring", "CollNetDirect", "CollNetChain", "NVLS", "NVLSTree", "PAT")
 PROTOCOLS = ("LL", "LL128", "Simple")

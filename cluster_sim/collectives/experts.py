@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster_sim.errors import SpecError
-from cluster_sim.perf.collective_shape import (
+from cluster_sim.collectives.reach import reach_sigma
+from cluster_sim.collectives.shape import (
     FloatArray,
     Priced,
     Shape,
     node_destinations,
     unique_destinations,
 )
-from cluster_sim.perf.reach import reach_sigma
+from cluster_sim.errors import SpecError
 from cluster_sim.specs.collective_fits import CollectiveFits, ExpertLibrary
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.perf.reach import word_of
+from cluster_sim.collectives.reach import word_of
 
 FloatArray = NDArray[np.float64]
 OPERATIONS = (

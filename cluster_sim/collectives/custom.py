@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from cluster_sim.collectives.nccl import nccl
+from cluster_sim.collectives.reach import reach_sigma
+from cluster_sim.collectives.shape import FloatArray, Priced, Shape
 from cluster_sim.errors import SpecError
-from cluster_sim.perf.collective_shape import FloatArray, Priced, Shape
-from cluster_sim.perf.nccl_time import nccl
-from cluster_sim.perf.reach import reach_sigma
 from cluster_sim.specs.collective_fits import CollectiveFits, Custom
 
 MOST_RANKS = 8  # the kernels know no more ranks; beyond, the engines call NCCL

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cluster_sim.collectives.shape import Shape
 from cluster_sim.errors import DoesNotFitError
 from cluster_sim.machine.board import nic_bandwidth
 from cluster_sim.machine.build import build_machine
 from cluster_sim.machine.classes import Ints, Machine
 from cluster_sim.machine.host import group_bandwidth
-from cluster_sim.perf.collective_shape import Shape
 from cluster_sim.specs.collective_fits import CollectiveFits, load_collective_fits
 from cluster_sim.specs.inputs import TopologyInput
 

@@ -13,7 +13,7 @@ from cluster_sim.machine.board import nic_bandwidth
 from cluster_sim.machine.build import build_machine
 from cluster_sim.machine.classes import Ints, Machine
 from cluster_sim.machine.host import group_bandwidth
-from cluster_sim.specs.collective_fits import CollectiveFits, load_collective_fits
+from cluster_sim.specs.collective_fits import CollectiveFits
 from cluster_sim.specs.inputs import TopologyInput
 
 
@@ -35,13 +35,13 @@ def make_group(
     devices: Sequence[int] | Ints,
     *,
     machine: Machine | None = None,
-    fits: CollectiveFits | None = None,
     sharp: bool = False,
 ) -> Group:
     """The group of ranks on ``devices`` (one rank each, in this order); ``sharp``: the switches of
     the fabric reduce.
 
-    Raises DoesNotFitError for devices that are not there or are named twice.
+    Raises DoesNotFitError for devices that are not there or are named twice, SpecError when the
+    chip has no constants of collectives.
     """
     machine = machine or build_machine(topology)
     ranks = np.asarray(devices, dtype=np.int64)
@@ -56,10 +56,13 @@ def make_group(
     order = np.argsort(domain, kind="stable")
     _, starts = np.unique(domain[order], return_index=True)
     members = tuple(np.split(ranks[order], starts[1:]))
-    if fits is None:
-        fits = load_collective_fits(topology.chip.name, topology.fits.borrows)
-    shape = _shape(topology, machine, members, sharp)
-    return Group(machine=machine, devices=ranks, members=members, shape=shape, fits=fits)
+    return Group(
+        machine=machine,
+        devices=ranks,
+        members=members,
+        shape=_shape(topology, machine, members, sharp),
+        fits=topology.constants,
+    )
 
 
 def _shape(

@@ -123,7 +123,7 @@ def background(topology: TopologyInput, group: Group, text: str) -> list[Activit
         return random_flows(group, count, seed, size)
     machine = group.machine
     devices = parse_ranks(keys.get("ranks", f"0-{machine.devices - 1}"), machine.devices)
-    other = make_group(topology, devices, machine=machine, fits=group.fits)
+    other = make_group(topology, devices, machine=machine)
     call = Call(
         operation=kind,
         library=keys.get("library"),

@@ -13,7 +13,7 @@ from cluster_sim.collectives.shape import Shape, bus_factor
 from cluster_sim.collectives.time import collective
 from cluster_sim.machine.board import nic_bandwidth
 from cluster_sim.machine.host import domain_devices, group_bandwidth
-from cluster_sim.specs.collective_fits import CollectiveFits, load_collective_fits
+from cluster_sim.specs.collective_fits import CollectiveFits
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.training import TrainingPlan
 
@@ -115,12 +115,11 @@ def _most_domains(devices: tuple[int, ...], domain: int, ranks: int, stride: int
 
 def network_of(machine: TopologyInput) -> Network:
     """The network of a machine; raises SpecError when its chip has no constants of collectives."""
-    fits = load_collective_fits(machine.chip.name, machine.fits.borrows)
     topology, nic = machine.topology, 0.0
     if topology.fabric is not None and topology.board is not None:
         share = topology.board.chips_per_nic * machine.chip.devices_per_chip
         nic = nic_bandwidth(topology, machine.chip) / share
-    return Network(machine, fits, domain_devices(machine), nic)
+    return Network(machine, machine.constants, domain_devices(machine), nic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, cast
 from cluster_sim.errors import SpecError, UnknownNameError
 from cluster_sim.specs.chip import Provenance
 from cluster_sim.specs.constraints import Factor, FactorOrZero, PositiveInt, Text
+from cluster_sim.specs.find import FileRecord
 from cluster_sim.specs.seen import Seen
 from cluster_sim.units import Bytes, BytesPerSecond, Seconds, SecondsOrZero
 
@@ -246,15 +247,32 @@ class CollectiveFits:
     hccl: Hccl | None = None
 
 
-def load_collective_fits(
+def load_collective_fits(chip: str, lender: str = "") -> CollectiveFits:
+    """The constants of a chip, as ``find_collective_fits``; raises SpecError where it has none."""
+    fits, _ = find_collective_fits(chip, lender)
+    if fits is None:
+        raise no_constants(chip)
+    return fits
+
+
+def no_constants(chip: str) -> SpecError:
+    """The error for a chip whose collectives nobody can price."""
+    return SpecError(
+        f"{chip}: no constants of collectives; write "
+        f"topologies/chips/fits/collectives/{chip}.yaml with 'borrows: h100_sxm'"
+    )
+
+
+def find_collective_fits(
     chip: str, lender: str = "", passed: tuple[str, ...] = ()
-) -> CollectiveFits:
-    """The constants of a chip, those of relatives where it has none.
+) -> tuple[CollectiveFits | None, tuple[FileRecord, ...]]:
+    """The constants of a chip, those of relatives where it has none, and the files that they are
+    from; None when there is neither file nor relative.
 
     A file may name its own relative; without a file ``lender`` is the relative. Bandwidths of a
     relative are scaled by the ratio of link rates and marked transferred; without a ``link`` of its
-    own they stay those of ranks with the relative's. Raises SpecError when there is neither file
-    nor relative.
+    own they stay those of ranks with the relative's. Raises SpecError for a file with mistakes, and
+    one that borrows from a chip without any.
     """
     from cluster_sim.specs.build import Source, build
     from cluster_sim.specs.load import read
@@ -265,19 +283,25 @@ def load_collective_fits(
         record, data, lines = read(FAMILY, chip)
     except UnknownNameError:
         if not lender:
-            raise SpecError(
-                f"{chip}: no constants of collectives; write "
-                f"topologies/chips/fits/collectives/{chip}.yaml with 'borrows: h100_sxm'"
-            ) from None
-        return _lent(load_collective_fits(lender, "", (*passed, chip)), lender)
-    lending = data.get("borrows")
-    relative = load_collective_fits(str(lending), "", (*passed, record.name)) if lending else None
+            return None, ()
+        lent, files = find_collective_fits(lender, "", (*passed, chip))
+        return lent and _lent(lent, lender), files
+    source = Source(record.path, lines)
     filled = {"chip": record.name, **data}
-    if relative is not None and "link" not in data:
-        filled["link"] = f"{relative.link!r} B/s"
-    own = build(CollectiveFits, filled, Source(record.path, lines), record.name)
+    if not data.get("borrows"):
+        return build(CollectiveFits, filled, source, record.name), (record,)
+    lending = str(data["borrows"])
+    relative, more = find_collective_fits(lending, "", (*passed, record.name))
     if relative is None:
-        return own
+        raise SpecError(source.problem(("borrows",), str(no_constants(lending))))
+    if "link" not in data:
+        filled["link"] = f"{relative.link!r} B/s"
+    own = build(CollectiveFits, filled, source, record.name)
+    return _filled(own, relative), (record, *more)
+
+
+def _filled(own: CollectiveFits, relative: CollectiveFits) -> CollectiveFits:
+    """A chip's own constants with those of its relative where it has none."""
     lent = _scaled(_lent(relative, own.borrows), own.link / relative.link)
     return replace(
         own,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.chip import Chip, Fits
+from cluster_sim.specs.collective_fits import CollectiveFits, no_constants
 from cluster_sim.specs.engines import AUTO, DEFAULTS, exists, refuse
 from cluster_sim.specs.find import FileRecord
 from cluster_sim.specs.model import Model
@@ -23,12 +24,22 @@ Choose = Callable[[Workload, str], tuple[FileRecord, Software]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopologyInput:
-    """A topology with its chip and the chip's fitted curves."""
+    """A topology with its chip, the chip's fitted curves and the constants of its collectives, None
+    where neither the chip nor a relative has any.
+    """
 
     topology: Topology
     chip: Chip
     fits: Fits
+    collectives: CollectiveFits | None
     files: tuple[FileRecord, ...]
+
+    @property
+    def constants(self) -> CollectiveFits:
+        """The constants of collectives; raises SpecError where there are none."""
+        if self.collectives is None:
+            raise no_constants(self.chip.name)
+        return self.collectives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

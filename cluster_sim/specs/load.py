@@ -10,6 +10,7 @@ from cluster_sim.errors import SpecError, UnknownNameError, warn
 from cluster_sim.specs import astra
 from cluster_sim.specs.build import Lines, Source, Spec, build, hint_at
 from cluster_sim.specs.chip import Chip, Fits
+from cluster_sim.specs.collective_fits import find_collective_fits
 from cluster_sim.specs.effects import (
     refuse_idle_economics,
     refuse_idle_facts,
@@ -33,9 +34,9 @@ ROOTS = ("topology", "chip", "workload", "plan", "engine", "economics")
 
 
 def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
-    """A topology by name, path or inline text (``4 x h200_sxm``), with its chip and curves;
-    ``overrides`` are texts with the roots topology. and chip. An ASTRA-sim network is one once
-    ``topology.chip`` is set.
+    """A topology by name, path or inline text (``4 x h200_sxm``), with its chip, curves and
+    constants of collectives; ``overrides`` are texts with the roots topology. and chip. An
+    ASTRA-sim network is one once ``topology.chip`` is set.
     """
     record, data, lines = read("topology", name)
     source, parts = Source(record.path, lines), split_overrides(overrides)
@@ -70,8 +71,14 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
         astra.check_host(record.path, chip, data)
     topology = build(Topology, data, source, record.name)
     fits, fits_records = load_fits(chip, tdp_w=_watts(file_tdp))
-    files = (record, *host_records, chip_record, *fits_records)
-    return TopologyInput(topology=topology, chip=chip, fits=fits, files=files)
+    collectives, collectives_records = find_collective_fits(chip.name, fits.borrows)
+    return TopologyInput(
+        topology=topology,
+        chip=chip,
+        fits=fits,
+        collectives=collectives,
+        files=(record, *host_records, chip_record, *fits_records, *collectives_records),
+    )
 
 
 def refuse_graph(data: Mapping[str, Any], shown: str) -> None:

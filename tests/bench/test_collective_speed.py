@@ -28,7 +28,7 @@ def test_one_all_reduce_of_a_thousand() -> None:
         small = make_group(topology, range(16), machine=machine)
         collective_activity(small, Call(operation="all_reduce"), 2.0**30)  # start-up
         started = time.process_time()
-        group = make_group(topology, np.arange(1024), machine=machine, fits=small.fits)
+        group = make_group(topology, np.arange(1024), machine=machine)
         ((phase),) = collective_activity(group, Call(operation="all_reduce"), 2.0**30)
         environment = Environment()
         folding = fold(problem_of([phase.activity], machine.link_bandwidth))
@@ -51,7 +51,7 @@ def test_sixteen_all_reduces_beside_flows() -> None:
         # Hosts of a job lie far apart: every sixteenth.
         hosts = np.arange(job, 128, 16)
         devices = (hosts[:, None] * 8 + np.arange(8)).ravel()
-        group = make_group(topology, devices, machine=machine, fits=first.fits)
+        group = make_group(topology, devices, machine=machine)
         phases = collective_activity(group, Call(operation="all_reduce"), 2.0**30)
         activities += [phase.activity for phase in phases]
     activities += random_flows(first, 200, 1, 2.0**30)

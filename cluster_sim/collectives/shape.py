@@ -46,7 +46,8 @@ class Shape:
     ``link_bytes_per_s`` is what a rank can send into its domain, ``nic_bytes_per_s`` what it can
     send out of it. ``in_switch``: the switches of the domain reduce; ``in_network``: those of the
     fabric do. ``hosts``: hosts that the ranks stand on; ``rank_per_package``: ranks of the group
-    that share a package.
+    that share a package. ``way_s`` is the latency of links and switches between two domains; None
+    as where the constants were measured.
     """
 
     ranks: int
@@ -61,6 +62,7 @@ class Shape:
     technology: str = ""
     architecture: str = "Hopper"
     ranks_per_package: int = 1
+    way_s: float | None = None
 
     @property
     def per_domain(self) -> int:

@@ -64,7 +64,8 @@ def differences(run: str, old: Kept, new: Kept) -> Iterator[Difference]:
     """Where two results of a run differ."""
     if old.line != new.line:
         yield Difference(run, "command", "", "", old.line, new.line)
-    for name in [*old.tables, *(name for name in new.tables if name not in old.tables)]:
+    # CSV files first: what differs in them is told before what follows from it.
+    for name in sorted({**old.tables, **new.tables}, key=lambda name: (".csv" not in name, name)):
         if name not in new.tables or name not in old.tables:
             yield _one_sided(run, "table", name, name in old.tables)
             continue

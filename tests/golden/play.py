@@ -42,7 +42,10 @@ def play(name: str) -> Output:
     """Play a run of the table."""
     words = shlex.split(RUNS[name])
     with tempfile.TemporaryDirectory() as folder, _away(Path(folder)):
-        page, notes = _script(words[1]) if words[0] == "python" else _command(words)
+        if name.startswith("refused"):
+            page, notes = _refused(words), ""
+        else:
+            page, notes = _script(words[1]) if words[0] == "python" else _command(words)
         files = {path: data for path, data in _written(Path()) if path != LOG}
         if words[0] in WITHOUT_FOLDER:
             files["printed.csv"] = _command([*words, "--format", "csv"])[0].encode()
@@ -66,6 +69,16 @@ def _command(words: list[str]) -> tuple[str, str]:
     if done.exit_code:
         raise RuntimeError(f"{' '.join(words)}: {done.output}{done.exception}") from done.exception
     return done.stdout, done.stderr
+
+
+def _refused(words: list[str]) -> str:
+    from cluster_sim.cli import cli
+    from cluster_sim.errors import ClusterSimError
+
+    done = CliRunner().invoke(cli, words)
+    if not isinstance(done.exception, ClusterSimError):
+        raise RuntimeError(f"{' '.join(words)}: not refused: {done.output}{done.exception}")
+    return f"{done.exception}\n"
 
 
 def _script(name: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from .compare import KEPT, Difference, compare_run, keep, kept_file, message
 from .runs import RUNS
 
 REASONS = KEPT.parent / "REASONS.md"
+ONE_SIDED = ("new", "gone")
 COLUMNS = 8  # of a run that are named, those that changed most first
 
 
@@ -61,9 +62,7 @@ def changes(found: Sequence[Difference]) -> str:
     for one in found:
         column = f"{one.place} {one.column}".strip()
         if one.relative is None:
-            others[f"{column} {one.new}" if one.new in ("new", "gone", "a new run") else column] = (
-                None
-            )
+            others[f"{column} {one.new}" if one.new in ONE_SIDED else column] = None
         elif abs(one.relative) >= abs(largest.get(column, 0.0)):
             largest[column] = one.relative
     ordered = sorted(largest, key=lambda column: -abs(largest[column]))

@@ -1,7 +1,8 @@
 """The table of runs: a name and a command line each, small, and together over every feature.
 
 A line is what follows ``cluster-sim`` in a shell; one that begins with ``python`` runs a script
-instead. It runs in an empty folder that holds a copy of ``inputs``.
+instead. It runs in an empty folder that holds a copy of ``inputs``. Runs whose names begin with
+``refused`` are those that must end with an error, which is kept as their page.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ RUNS: dict[str, str] = {
     f" --slo ttft=1ms,e2e=2ms,attainment=90% {CAPACITY}",
     "serve_band": f"{SERVE} --tp 2 --concurrency 16 --requests 60 --band run",
     "serve_timeline": f"{SERVE} --concurrency 64 --requests 80 --timeline",
-    "serve_owned": f"{CHAT} --set economics.basis=owned --set economics.pue=1.4 --format json",
+    "serve_owned": f"{CHAT} --set economics.basis=owned --set economics.pue=1.4",
     "serve_overload": f"{SERVE} --tp 1 --replicas 1 --rate 100 --requests 300 --software vllm"
     " --set engine.gpu_memory_utilization=0.2",
     "serve_pipeline": "run --topo h100_nvl8 --workload llama70b --pp 2 --tp 4 --rate 4"
@@ -51,6 +52,9 @@ RUNS: dict[str, str] = {
     "serve_linear": f"{SERVE} --model qwen3-next-80b --tp 4 --concurrency 4 --requests 12",
     "serve_mamba": f"{SERVE} --model nemotron-h-56b --tp 4 --rate 8 --requests 30",
     "serve_windows": f"{SERVE} --model gemma3-27b --tp 2 --rate 8 --requests 30",
+    "serve_config": "run --topo '4 x b200' --workload llama8b --model config.json --tp 1"
+    " --concurrency 4 --requests 20",
+    "serve_router": f"{CHAT} --set plan.router=power_of_two --slo ttft=80ms,tpot=10ms",
     # DeepSeek with attention groups and spread experts, and its drafts.
     "serve_r1_h200": f"run --topo h200_nvl8 {R1} --tp 1 --attn-dp 8 --ep 8 --rate 1",
     "serve_r1_b200": f"run --topo b200_nvl8 {R1} --plan tp1-ep8-dp8x1 --concurrency 24",
@@ -75,6 +79,7 @@ RUNS: dict[str, str] = {
     "trace_mooncake": f"{SERVE} --tp 1 --trace mooncake.jsonl --software vllm",
     "trace_neutral": f"{SERVE} --tp 1 --trace neutral.csv --time-scale 2",
     "trace_lengths": f"{SERVE} --tp 1 --trace lengths.csv --concurrency 8",
+    "trace_texts": f"{SERVE} --tp 1 --trace talks.json --rate 5",
     # Beside others.
     "beside_flows": f"{SERVE} --tp 2 --rate 5 --requests 8 --background flows:4:seed=1:bytes=1GiB",
     "beside_flows_steps": f"{SERVE} --tp 2 --rate 5 --requests 8 --background"
@@ -104,6 +109,7 @@ RUNS: dict[str, str] = {
     "train_lora": "run --topo b200_nvl8 --workload llama2_70b_lora --plan mlperf_b200",
     "train_ascend": "run --topo ascend_910b_pod --chips 64 --workload llama3_8b_train"
     " --precision bf16",
+    "train_large": "run --topo h100_superpod --chips 16384 --workload llama3_405b_train",
     # Whole training runs.
     "campaign": f"{TRAIN} --until 20B --set workload.run.tokens=1B"
     " --set workload.run.replications=4",
@@ -115,7 +121,7 @@ RUNS: dict[str, str] = {
     "replay_simai": "replay --topo h100_superpod --chips 16 gpt.txt",
     "replay_unfold": "replay --topo ./oversubscribed.yaml gpt.txt --unfold --ranks 16",
     "replay_aicb": "replay --topo h100_nvl8 calls.csv",
-    "replay_ideal": "replay --topo h100_superpod --chips 16 gpt.txt --ideal-network --format csv",
+    "replay_ideal": "replay --topo h100_superpod --chips 16 gpt.txt --ideal-network",
     # Collectives.
     "collective_pod": f"{POD} --bytes 1KiB..16GiB",
     "collective_forced": f"{POD} --bytes 1MiB,1GiB --algo ring --proto simple --dtype bf16",
@@ -138,11 +144,17 @@ RUNS: dict[str, str] = {
     "collective_hccl": "collective --topo ascend_910b_pod --chips 64 --op reduce_scatter"
     " --bytes 1KiB..1GiB",
     "collective_against": "collective --topo h100_nvl8 --against nccl.txt",
-    # What fits, and how numbers come about.
+    # What fits, how numbers come about, what is said of what cannot be, and studies.
     "fit_llama": "fit --model llama3.1-70b --chip h100_sxm --software vllm --software sglang",
     "fit_deepseek": "fit --model deepseek-r1 --chip ascend_910c",
     "explain_serving": "explain --topo h200_nvl8 --workload llama70b",
     "explain_training": "explain --topo h100_superpod --chips 64 --workload llama3_70b_train",
+    "explain_deepseek": "explain --topo gb200_nvl72_pod --chips 256 --workload deepseek_v3_train",
     "show_topology": "show topology gb200_nvl72",
     "show_model": "show model deepseek-r1",
+    "show_config": "show model config.json",
+    "refused_serving": f"{SERVE} --model llama3.1-405b --tp 1",
+    "refused_training": f"{TRAIN} --cp 1 --dp 8 --model llama2-34b",
+    "validate_products": "validate --where chip=h200_sxm --where op=gemm --workers 1",
+    "compare_band": "python comparison.py",
 }

@@ -24,6 +24,7 @@ NOT_OF_MANIFEST = LEFT_OUT | {"files", "inputs", "notes", "traces"}
 WHOLE_ROWS, BLOCK_ROWS, LIST_ITEMS = 100, 100, 4
 _HASH = re.compile(r"[0-9a-f]{64}")
 _RUN_ID = re.compile(r"(@[\w.-]+-)[0-9a-f]{6}(?=[/,\s\"]|$)")
+_COMPARED = re.compile(r"(?m)^config_hash .*$")  # a line of a comparison: beginnings of hashes
 _SECTION = "== "
 
 
@@ -46,6 +47,7 @@ class Kept:
 
 def without_hashes(text: str) -> str:
     """The text with the same signs for every hash."""
+    text = _COMPARED.sub(lambda line: re.sub(r"\b[0-9a-f]{6}\b", "######", line[0]), text)
     return _HASH.sub("#" * 64, _RUN_ID.sub(r"\1######", text))
 
 

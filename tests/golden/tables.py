@@ -166,8 +166,11 @@ def written(kept: Kept) -> str:
         turned = len(table.rows) == 1
         out.write(f"{_SECTION}{name}{', turned' if turned else ''}\n")
         rows = [[rounded(cell) for cell in row] for row in table.rows]
-        lines = zip(table.columns, rows[0], strict=True) if turned else [table.columns, *rows]
-        csv.writer(out, lineterminator="\n").writerows(lines)
+        if turned:
+            rows = [list(pair) for pair in zip(table.columns, rows[0], strict=True)]
+        else:
+            rows = [table.columns, *rows]
+        csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()
 
 

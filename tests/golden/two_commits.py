@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import click
@@ -24,6 +25,9 @@ from .tables import without_hashes
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+SIDES = ("old", "new")
+GZIP = b"\x1f\x8b"
+BEFORE, SHOWN = 25, 50  # signs before the first that differs, and of each side
 TREES = ("cluster_sim", "topologies", "workloads", "cases")
 
 
@@ -36,7 +40,7 @@ def two_commits(old: str, new: str | None, names: Sequence[str], but_hashes: boo
     """Say of each run whether all its files and its page have the same bytes in both commits."""
     names = names or list(RUNS)
     with tempfile.TemporaryDirectory() as folder:
-        sides = [Path(folder) / side for side in ("old", "new")]
+        sides = [Path(folder) / side for side in SIDES]
         for side, commit in zip(sides, (old, new), strict=True):
             _check_out(commit, side)
         started = [_start(side, names) for side in sides]
@@ -77,16 +81,29 @@ def _differ(old: Path, new: Path, *, but_hashes: bool) -> list[str]:
     """What differs between the outputs of a run, by file."""
     before, after = (_contents(side, but_hashes) for side in (old, new))
     found = [
-        f"{name} differs" if name in before and name in after else f"{name} on one side only"
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name)
-    ]
-    failed = [
         f"failed in {side}"
-        for side, files in (("old", before), ("new", after))
+        for side, files in zip(SIDES, (before, after), strict=True)
         if "failed" in files
     ]
-    return failed + found
+    for name in sorted({*before, *after}):
+        if name not in before or name not in after:
+            found.append(f"{name} in {SIDES[name in after]} alone")
+        elif before[name] != after[name]:
+            found.append(f"{name} {_first(b''.join(before[name]), b''.join(after[name]))}")
+    return found
+
+
+def _first(old: bytes, new: bytes) -> str:
+    """Where two texts begin to differ, and what stands there; of packed ones only that they do."""
+    if old.startswith(GZIP) and new.startswith(GZIP):
+        return "differs"
+    lines = [text.decode(errors="replace").splitlines() for text in (old, new)]
+    for place, (a, b) in enumerate(zip_longest(*lines, fillvalue=""), 1):
+        if a != b:
+            start = max(len(os.path.commonprefix([a, b])) - BEFORE, 0)
+            parts = [repr(text[start : start + SHOWN]) for text in (a, b)]
+            return f"line {place}: {' -> '.join(parts)}"
+    return "ends its lines in another way"
 
 
 def _contents(folder: Path, but_hashes: bool) -> dict[str, list[bytes]]:

@@ -13,7 +13,7 @@ from .tables import Kept, Table, number, read, rounded, to_keep, written
 
 KEPT = Path(__file__).resolve().parent / "kept"
 TOLERANCE = 1e-8  # other versions of Python and numpy differ in the last bits; nine digits are kept
-NOTHING = 1e-12  # what is left of a sum that should be none
+NOTHING = 1e-9  # less is what rounding leaves of differences that are none
 EDGES = 2  # numbers on a page that rounding may have turned over
 SHOWN = 12  # differences in a message
 _NUMBER = re.compile(r"((?<![\w.,-])-?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]\d+)?(?!\w|[.,]\d))")
@@ -111,7 +111,8 @@ def same_cell(old: str, new: str) -> bool:
     a, b = number(old), number(new)
     if a is None or b is None:
         return 0 <= _turned_over(old, new) <= EDGES
-    return abs(a - b) <= max(TOLERANCE * max(abs(a), abs(b)), NOTHING)
+    size = max(abs(a), abs(b))
+    return size < NOTHING or abs(a - b) <= TOLERANCE * size
 
 
 def relative(old: str, new: str) -> float | None:

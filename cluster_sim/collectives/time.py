@@ -30,6 +30,12 @@ def default_library(fits: CollectiveFits, operation: str) -> str:
     return "nccl" if fits.nccl is not None else "hccl"
 
 
+def available_libraries(fits: CollectiveFits) -> tuple[str, ...]:
+    """The libraries that there are constants of."""
+    own = [("nccl",) if fits.nccl is not None else (), ("hccl",) if fits.hccl is not None else ()]
+    return tuple(name for names in (fits.custom, fits.experts, *own) for name in names)
+
+
 def collective(
     fits: CollectiveFits,
     shape: Shape,

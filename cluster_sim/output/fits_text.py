@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FILE_WIDTH = 98
 TIMES = {"floor": 1e-6, "per_k": 1e-6, "row": 1e-9}  # unit in which a time is written
-ORDER = (*FITTED, "glue", "all_reduce", "all_to_all", "power")
+ORDER = (*FITTED, "glue", "power")
 CASES_SHOWN = 3
 PEAK_NOTE = "  # of the bf16 peak"
 

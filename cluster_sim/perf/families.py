@@ -8,15 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.collectives.reach import weakest, word_of
-from cluster_sim.perf.attention import decode_attention, prompt_attention, provenance
-from cluster_sim.perf.collectives import (
+from cluster_sim.collectives.experts import Routing
+from cluster_sim.collectives.group import shape_of
+from cluster_sim.collectives.in_step import (
+    InStep,
     all_reduce,
-    all_reduce_provenance,
-    exchange,
-    group_provenance,
-    handoff_s,
+    everywhere,
+    expert_exchange,
+    handoff,
 )
+from cluster_sim.collectives.reach import weakest, word_of
+from cluster_sim.collectives.shape import Shape
+from cluster_sim.perf.attention import decode_attention, prompt_attention, provenance
 from cluster_sim.perf.counts import index_key_bytes, read_share
 from cluster_sim.perf.drafts import one_mtp_layer, with_passes
 from cluster_sim.perf.experts import expert_time
@@ -152,6 +155,11 @@ class _Case:
     @property
     def sequences(self) -> FloatArray:
         return np.arange(self.software.max_num_seqs + 1, dtype=float)
+
+    def group(self, ranks: int, *, apart: bool = False) -> Shape:
+        """Ranks side by side; ``apart``: on a chip each."""
+        stride = self.machine.chip.devices_per_chip if apart else 1
+        return shape_of(self.machine, np.arange(ranks, dtype=np.int64) * stride)
 
     def shares(self, part: str, layers: int) -> tuple[tuple[str, float], ...]:
         """The dtypes of a part, each with its number of layers."""
@@ -365,26 +373,36 @@ def _all_reduce_family(case: _Case) -> Family:
     One after each mixer and each MLP (parallel blocks: one), and in Mamba-1 one more of what drives
     its state. Experts of several attention groups exchange tokens instead, see the expert families.
     """
-    machine, model, layout = case.machine, case.model, case.layout
-    algorithms, in_situ = case.software.all_reduce, case.software.in_situ
-    provenance = all_reduce_provenance(machine, algorithms, layout.tp)
+    model, layout, in_situ = case.model, case.layout, case.software.in_situ
     sums = model.summed_blocks
     if layout.attn_dp > 1 and model.moe is not None:
         sums -= model.moe.layers
-    tokens, sent = np.zeros_like(case.tokens), np.zeros_like(case.tokens)
+    tokens, sent, words = np.zeros_like(case.tokens), np.zeros_like(case.tokens), []
     if layout.tp == 1:
-        return Family("all_reduce", provenance, tokens)
+        return Family("all_reduce", "datasheet", tokens)
     kinds = [(sums, model.hidden)]
     if model.state_space is not None and (inside := summed_elements(model.state_space)):
         kinds.append((model.state_space.layers, inside))
     for count, elements in kinds:
         message = case.tokens * (elements * ACTIVATION_BYTES)
-        alone, bytes_ = all_reduce(machine, algorithms, message, layout.tp)
-        tokens += count * (alone * in_situ.all_reduce_factor + in_situ.all_reduce_skew)
-        sent += count * bytes_
+        alone = all_reduce(case.machine, case.software.all_reduce, case.group(layout.tp), message)
+        seconds = launched_s(case.machine, alone) * in_situ.all_reduce_factor
+        tokens += count * (seconds + in_situ.all_reduce_skew)
+        sent += count * alone.sent
+        words.append(alone.word)
     tokens[0] = 0.0
     use = Family("all_reduce", "", sent)
-    return Family("all_reduce", provenance, tokens, use=use)
+    return Family("all_reduce", weakest(words), tokens, use=use)
+
+
+def launched_s(machine: TopologyInput, alone: InStep) -> FloatArray:
+    """Seconds of a collective by message, the shortest first, with the launch of its kernel
+    overlapped as the chip overlaps those of others.
+    """
+    inside = machine.fits.in_engine
+    overlap = inside.launch_overlap if inside is not None else None
+    hidden = 0.0 if overlap is None else (1 - overlap.floors) * alone.seconds[0]
+    return np.asarray(alone.seconds - hidden)
 
 
 def _expert_families(case: _Case) -> list[Family]:
@@ -422,20 +440,24 @@ def _exchange_family(case: _Case, counts: FloatArray) -> Family:
     Model: the devices of a group share its tokens, and each sends its part to the devices that hold
     a slice of a chosen expert; with experts on every device of a stage (ep 1) to all others.
     """
-    model, layout, fits = case.model, case.layout, case.machine.fits
+    model, layout = case.model, case.layout
     assert model.moe is not None
     ranks = layout.stage_devices
-    chosen = None if layout.ep == 1 else model.moe.top_k * layout.expert_slices
     shares = case.shares("experts", model.moe.layers)
     width = sum(layers * _sent_bytes(dtype) for dtype, layers in shares) / model.moe.layers
     copy = np.ceil(counts / ranks) * model.expert_input
-    dispatch, out = exchange(case.machine, copy * width, ranks, chosen)
-    combine, back = exchange(case.machine, copy * ACTIVATION_BYTES, ranks, chosen)
-    shared = model.moe.layers * (dispatch + combine)
+    copies = (copy * width, copy * ACTIVATION_BYTES)
+    if layout.ep == 1:
+        alone = everywhere(case.machine, case.group(ranks), copies)
+    else:
+        slices = layout.expert_slices
+        routing = Routing(top_k=model.moe.top_k * slices, experts=model.moe.experts * slices)
+        libraries = case.software.experts
+        alone = expert_exchange(case.machine, libraries, case.group(ranks), copies, routing)
+    shared = model.moe.layers * launched_s(case.machine, alone)
     shared[0] = 0.0
-    use = Family("expert_exchange", "", shared_s=model.moe.layers * (out + back))
-    provenance = group_provenance(fits.all_to_all.values(), ranks)
-    return Family("expert_exchange", provenance, shared_s=shared, use=use)
+    use = Family("expert_exchange", "", shared_s=model.moe.layers * alone.sent)
+    return Family("expert_exchange", alone.word, shared_s=shared, use=use)
 
 
 def _sent_bytes(dtype: str) -> float:
@@ -446,10 +468,11 @@ def _sent_bytes(dtype: str) -> float:
 def _handoff_family(case: _Case) -> Family:
     """Activations from stage to stage and the sampled tokens back to the first: pp hand-offs."""
     message = case.tokens * (case.model.hidden * ACTIVATION_BYTES / case.layout.tp)
-    tokens = case.layout.pp * handoff_s(case.machine, message)
+    alone = handoff(case.machine, case.group(2, apart=True), message)
+    tokens = case.layout.pp * alone.seconds
     tokens[0] = 0.0
     use = Family("handoff", "", case.layout.pp * message)
-    return Family("handoff", "assumed", tokens, use=use)
+    return Family("handoff", alone.word, tokens, use=use)
 
 
 def _host_family(case: _Case) -> Family:

@@ -12,13 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
+
+from cluster_sim.collectives.experts import Routing
+from cluster_sim.collectives.group import shape_of
+from cluster_sim.collectives.in_step import USUAL_BYTES, InStep, all_reduce, expert_exchange
 from cluster_sim.collectives.reach import weakest
+from cluster_sim.collectives.shape import Shape
 from cluster_sim.perf.attention import untimed
-from cluster_sim.perf.collectives import farthest, usable_algorithms
 from cluster_sim.perf.kernel_software import from_others
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.operators import gemm_curve, kind_curves
-from cluster_sim.specs.chip import CollectiveCurve, Distance, FitError, Provenance, Taken
+from cluster_sim.specs.chip import Distance, FitError, Provenance, Taken
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
@@ -58,6 +63,9 @@ _GROUP = {
     "all_reduce": "stream",
     "all_to_all": "stream",
 }
+# How far constants of collectives come by their provenance, and what those of the lender are.
+_TAKEN_FROM: dict[str, Distance] = {"transferred": "generation", "assumed": "other"}
+_FITTED_AS: dict[Provenance, Provenance] = {"transferred": "measured"}
 # Host time of one framework: versions of vLLM needed 0.4 to 4.5 ms a step to agree with measured
 # closed-loop runs, a sigma of 1.0 over four of them; half of it, since a profile names its version.
 HOST = 0.5
@@ -167,7 +175,7 @@ def step_residuals(
         ),
     }
     if model.moe is not None:
-        found |= _of_experts(machine, model, layout, recipe)
+        found |= _of_experts(machine, model, software, layout, recipe)
     far = from_others(machine, model, recipe, software.framework)
     return {
         family: (*parts, _other_software(software)) if family in far else parts
@@ -176,7 +184,7 @@ def step_residuals(
 
 
 def _of_experts(
-    machine: TopologyInput, model: Model, layout: Layout, recipe: Recipe
+    machine: TopologyInput, model: Model, software: Software, layout: Layout, recipe: Recipe
 ) -> dict[str, tuple[Residual, ...]]:
     chip, found = machine.chip.name, {}
     loads = _residual(
@@ -186,11 +194,12 @@ def _of_experts(
     curves = {dtype: fitted[dtype] for dtype in recipe.experts_in(model)}
     parts = (*_of_weakest("moe", curves, chip), loads)
     found["expert_math"] = found["expert_weights"] = parts
-    exchanges, ranks = machine.fits.all_to_all, layout.stage_devices
-    found["expert_exchange"] = (
-        *_of_weakest("all_to_all", exchanges, chip),
-        *_distance("expert exchange", exchanges, chip, ranks),
-    )
+    if layout.attn_dp > 1 and model.moe is not None:
+        ranks = layout.stage_devices
+        routing = Routing(top_k=model.moe.top_k, experts=model.moe.experts)
+        group, usual = _group(machine, ranks), (USUAL_BYTES, USUAL_BYTES)
+        alone = expert_exchange(machine, software.experts, group, usual, routing)
+        found["expert_exchange"] = _of_collective(machine, "all_to_all", alone, ranks)
     return found
 
 
@@ -283,34 +292,47 @@ def collective_sigma(provenance: str, far: float, section: str = "all_reduce") -
     Model: the error of fits that state none; constants of another chip or assumed ones besides, as
     streams have it; distance from the timings as in ``reach``; independent of each other.
     """
-    taken: dict[str, Distance] = {"transferred": "generation", "assumed": "other"}
     own = fit_sigma(*UNSTATED[section])
-    other = TRANSFER["stream"][taken[provenance]] if provenance in taken else 0.0
+    taken = _TAKEN_FROM.get(provenance)
+    other = TRANSFER["stream"][taken] if taken is not None else 0.0
     return math.sqrt(own**2 + other**2 + far**2)
 
 
 def _all_reduce(machine: TopologyInput, software: Software, layout: Layout) -> tuple[Residual, ...]:
     if layout.tp == 1:
         return ()
-    usable = usable_algorithms(machine, software.all_reduce, layout.tp)
-    curves = {name: machine.fits.all_reduce[name] for name in usable}  # type: ignore[index]
+    alone = all_reduce(machine, software.all_reduce, _group(machine, layout.tp), USUAL_BYTES)
     engine = f"all-reduce in {software.name}"
     return (
-        *_of_weakest("all_reduce", curves, machine.chip.name),
-        *_distance("all-reduce", curves, machine.chip.name, layout.tp),
+        *_of_collective(machine, "all_reduce", alone, layout.tp),
         _residual(engine, IN_SITU, "assumed", software.in_situ.source),
     )
 
 
-def _distance(
-    what: str, curves: Mapping[Any, CollectiveCurve], chip: str, ranks: int
+def _group(machine: TopologyInput, ranks: int) -> Shape:
+    return shape_of(machine, np.arange(ranks, dtype=np.int64))
+
+
+def _of_collective(
+    machine: TopologyInput, section: str, alone: InStep, ranks: int
 ) -> tuple[Residual, ...]:
-    """What the distance of a group from the ranks that were timed adds; see ``reach``."""
-    sigma = farthest(curves.values(), ranks)
-    if not sigma:
-        return ()
-    key = f"{what} on {ranks} ranks of {chip}"
-    return (_residual(key, sigma, "extrapolated", "doublings beyond the ranks that were timed"),)
+    """The residual of a library's constants, that of having taken them from elsewhere, and that of
+    ranks beyond those that were timed; see ``reach``.
+    """
+    chip, lender = machine.chip.name, machine.constants.borrows
+    own: Provenance = alone.provenance  # type: ignore[assignment]
+    of = lender if own == "transferred" and lender else chip
+    sigma = fit_sigma(*UNSTATED[section])
+    source = f"constants of {alone.library}"
+    found = [_residual(f"{alone.library} of {of}", sigma, _FITTED_AS.get(own, own), source)]
+    if own in _TAKEN_FROM:
+        key = f"{alone.library} of {of} as of {chip}"
+        found.append(_residual(key, TRANSFER["stream"][_TAKEN_FROM[own]], own, source))
+    if alone.far:
+        key = f"{alone.library} on {ranks} ranks of {chip}"
+        why = "doublings beyond the ranks that were timed"
+        found.append(_residual(key, alone.far, "extrapolated", why))
+    return tuple(found)
 
 
 def _of_weakest(section: str, curves: Mapping[Any, Fitted], chip: str) -> tuple[Residual, ...]:

@@ -20,7 +20,6 @@ from cluster_sim.specs.constraints import (
     TokenCount,
 )
 from cluster_sim.specs.fabric import Board
-from cluster_sim.specs.seen import Seen
 from cluster_sim.specs.topology import ScaleUp
 from cluster_sim.units import (
     Bytes,
@@ -333,23 +332,6 @@ class StreamCurve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CollectiveCurve:
-    """``latency + latency_per_peer x (n - 2) + bytes on the busiest link / (link bandwidth x
-    efficiency)``; ``measured``: where its timings are.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    latency: Seconds
-    latency_per_peer: SecondsOrZero
-    efficiency: Fraction
-    measured: tuple[Seen, ...] = ()
-    provenance: Provenance
-    fit: FitError | None = None
-    taken: Taken | None = None
-    source: Text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PowerCurve:
     """Chip power while an operator family runs."""
 
@@ -431,7 +413,7 @@ class InEngine:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fits:
     """Fitted curves of one chip: GEMM, expert GEMM and attention per dtype, glue kernels,
-    collectives, power. A chip without timings of its own ``borrows`` all that it does not give
+    power. A chip without timings of its own ``borrows`` all that it does not give
     itself from a relative: same shares of peak and floors, marked transferred, power scaled by TDP
     (none if a TDP is unknown). In files a curve may also be ``like`` another of its section.
     """
@@ -447,9 +429,5 @@ class Fits:
     mla_prefill: dict[KvDtype, PrefillCurve] = field(default_factory=dict)
     mla_decode: dict[KvDtype, LatentCurve] = field(default_factory=dict)
     glue: StreamCurve
-    all_reduce: dict[Literal["one_shot", "ring", "in_switch"], CollectiveCurve]
-    all_to_all: dict[Literal["per_expert", "per_device"], CollectiveCurve] = field(
-        default_factory=dict
-    )
     training: TrainingRate | None = None
     power: PowerCurve | None = None

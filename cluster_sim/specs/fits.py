@@ -18,7 +18,6 @@ EVERY = "every"
 _CHANGES = {entry.name for entry in fields(Change)} - {"source"}
 DISTANCES = ("architecture", "generation", "other")  # nearest first
 MOST_RELATIVES = 2  # a chip may borrow from one that borrows itself, not further
-_BY_KEY = (*FITTED, "all_reduce", "all_to_all")
 _WHOLE = ("glue", "training", "power")
 _NOT_WATTS = ("provenance", "source", "taken")
 
@@ -33,7 +32,7 @@ def borrowed(
     ``with_watts``). What was measured on the relative is ``transferred`` here.
     """
     merged = dict(own)
-    for section in _BY_KEY:
+    for section in FITTED:
         given = own.get(section, {})
         if section in relative and isinstance(given, dict):
             taken = {

@@ -51,7 +51,7 @@ class Form:
         )
 
 
-_FITTED = ("chip", "gemm", "attention_prefill", "attention_decode", "glue", "all_reduce")
+_FITTED = ("chip", "gemm", "attention_prefill", "attention_decode", "glue")
 FORMS = (
     Form(
         "topology",

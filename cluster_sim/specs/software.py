@@ -29,6 +29,15 @@ SchedulerName = Annotated[str, Registered("scheduler")]
 RouterName = Annotated[str, Registered("router")]
 Utilisation = Annotated[float, Number(0.001, 1)]
 StepTokens = Annotated[int, Count(MOST_TOKENS, 16)]  # a step; engines take far more
+AllReduceLibrary = Literal["vllm_custom", "trtllm_custom", "nccl", "hccl"]
+ExpertLibrary = Literal[
+    "deepep_low_latency",
+    "deepep_normal",
+    "trtllm_nvlink_one_sided",
+    "trtllm_nvlink_two_sided",
+    "nccl",
+    "hccl",
+]
 MOST_DRAFTS = 16  # a step; engines take fewer
 # Chance that a draft of DeepSeek-V3's own MTP layer is accepted if all before it were: 3.1 to 3.2
 # tokens a step with 7 drafts on MT-bench, HumanEval and GSM8K (model card of nebius/MTP-DeepSeek-
@@ -216,7 +225,8 @@ class Software:
     with chance ``draft_acceptance`` if all before it were. ``cuda_graph_sizes``: the batches that
     decode steps are captured for and filled up to; none: no filling. ``vendors``: whose chips the
     engine exists on (none: not said); ``constants_of``: the engine whose constants stand in for its
-    own, if another's.
+    own, if another's. ``all_reduce``: the library of the first entry that the chip has constants
+    of sums over tensor-parallel ranks; ``experts``: the fastest of these moves tokens to experts.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -244,7 +254,8 @@ class Software:
     host: HostTime
     client: ClientTime = IN_PROCESS
     in_situ: InSitu
-    all_reduce: tuple[Literal["one_shot", "ring", "in_switch"], ...]
+    all_reduce: tuple[AllReduceLibrary, ...]
+    experts: tuple[ExpertLibrary, ...] = ("deepep_low_latency", "deepep_normal", "nccl", "hccl")
     aliases: dict[str, str]
     alias_values: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, str]

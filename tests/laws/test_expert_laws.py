@@ -7,8 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cluster_sim.errors import SpecError
-from cluster_sim.perf.collectives import exchange, exchange_copies
 from cluster_sim.perf.experts import choice_probabilities, expert_time, touched_experts
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.specs.inputs import TopologyInput
@@ -49,29 +47,3 @@ def test_slowest_device_never_beats_an_even_spread(h200: TopologyInput, sparse: 
         assert (times[ep][1:] >= even * (1 - 1e-9)).all()
     assert (times[8][1:] <= times[1][1:]).all()
     assert (times[64][1:] <= times[8][1:]).all()
-
-
-@pytest.mark.parametrize("ranks", [2, 8, 72])
-def test_copies_of_tokens(ranks: int) -> None:
-    """One expert is one copy unless it is at home; devices that hold two experts get one."""
-    for kernel in ("per_expert", "per_device"):
-        assert exchange_copies(kernel, 1, ranks) == pytest.approx((ranks - 1) / ranks)
-    for chosen in (2, 8, 1000):
-        once = exchange_copies("per_device", chosen, ranks)
-        assert once < min(exchange_copies("per_expert", chosen, ranks), ranks)
-    assert exchange_copies("per_device", 10_000, ranks) == pytest.approx(ranks - 1)
-
-
-def test_exchange_takes_the_faster_kernel(h200: TopologyInput) -> None:
-    message = np.geomspace(1e3, 1e9, 50)
-    both = exchange(h200, message, 8, 8)[0]
-    alone = []
-    for kernel, curve in h200.fits.all_to_all.items():
-        fits = dataclasses.replace(h200.fits, all_to_all={kernel: curve})
-        alone.append(exchange(dataclasses.replace(h200, fits=fits), message, 8, 8)[0])
-    assert (both == np.minimum(*alone)).all()
-    assert both[0] == alone[0][0]  # few tokens: low latency
-    assert both[-1] == alone[1][-1]  # many: few copies
-    none = dataclasses.replace(h200, fits=dataclasses.replace(h200.fits, all_to_all={}))
-    with pytest.raises(SpecError, match=r"no fitted all_to_all curve; run with plan\.attn_dp=1"):
-        exchange(none, message, 8, 8)

@@ -42,8 +42,6 @@ def test_every_chip_has_curves_of_all_families(name: str) -> None:
             assert dtype in fits.moe
     for section in BY_DTYPE[2:]:
         assert {"bf16", "fp8"} <= set(getattr(fits, section))
-    assert {"one_shot", "ring"} <= set(fits.all_reduce)
-    assert fits.all_to_all
     assert (fits.power is None) == (chip.tdp is None)
 
 
@@ -51,7 +49,7 @@ def test_every_chip_has_curves_of_all_families(name: str) -> None:
 def test_curves_are_physically_possible(name: str) -> None:
     """No share of a peak above 1, but for fp8 products against the bf16 peak; floors of kernels."""
     chip, fits = fits_of(name)
-    for section in (*BY_DTYPE, "all_reduce", "all_to_all"):
+    for section in BY_DTYPE:
         for key, curve in getattr(fits, section).items():
             values = dataclasses.asdict(curve)
             attention = section.startswith(("attention", "mla"))
@@ -73,7 +71,7 @@ def test_borrowed_curves_are_the_relatives(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     chip, mine = fits_of("mine")
     relative, theirs = fits_of("h100_sxm")
-    for section in (*BY_DTYPE, "all_reduce", "all_to_all"):
+    for section in BY_DTYPE:
         ours, lent = getattr(mine, section), getattr(theirs, section)
         assert list(ours) == list(lent)
         for key, curve in ours.items():

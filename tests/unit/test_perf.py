@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cluster_sim.collectives.group import shape_of
+from cluster_sim.collectives.in_step import all_reduce
 from cluster_sim.errors import DoesNotFitError
-from cluster_sim.machine.host import scale_up_bandwidth
 from cluster_sim.output.tables import FAMILY_WORDS
-from cluster_sim.perf.collectives import all_reduce
 from cluster_sim.perf.layout import Layout, recipe
 from cluster_sim.perf.operators import gemm_s
 from cluster_sim.perf.startup import kv_cache
@@ -83,22 +83,15 @@ def test_a_large_gemm_nears_the_fitted_share_of_the_peak(h200: TopologyInput) ->
     assert seconds[0] == pytest.approx(ideal, rel=1e-3)
 
 
-@pytest.mark.parametrize("ranks", [2, 4, 8])
-def test_all_reduce_limits(h200: TopologyInput, ranks: int) -> None:
-    small, large = all_reduce(h200, ("one_shot", "ring"), np.array([8.0, 2.0**34]), ranks)[0]
-    one_shot, ring = h200.fits.all_reduce["one_shot"], h200.fits.all_reduce["ring"]
-    peers = one_shot.latency_per_peer * (ranks - 2)
-    assert small == pytest.approx(one_shot.latency + peers, rel=0.01)
-    busbw = 2 * (ranks - 1) / ranks * 2.0**34 / large
-    assert busbw == pytest.approx(scale_up_bandwidth(h200.topology) * ring.efficiency, rel=0.01)
-
-
 def test_batch_one_decode_is_near_the_roofline_with_latencies(
     h200: TopologyInput, chat: WorkloadInput
 ) -> None:
     """35.3 GB of weights at 75 % of HBM, 160 one-shot all-reduces of 16 KiB, host time: 11 ms."""
     step = price_of(h200, chat).step_s(1, 1000, 0, 0, 0, 0.0)
-    reduces = 160 * float(all_reduce(h200, ("one_shot",), np.array([16384.0]), 2)[0][0])
+    pair = shape_of(h200, np.arange(2))
+    reduces = 160 * float(
+        all_reduce(h200, ("trtllm_custom",), pair, np.array([16384.0])).seconds[0]
+    )
     host = chat.software.host.per_step + chat.software.host.per_sequence
     reference = 35.3e9 / (0.75 * 4.8e12) + reduces + host
     assert reference == pytest.approx(11e-3, rel=0.06)

@@ -3,11 +3,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
 import pytest
 
 from cluster_sim.errors import DoesNotFitError, SpecError
-from cluster_sim.perf.collectives import all_reduce, all_reduce_provenance, link_bytes
 from cluster_sim.perf.counts import matmul_parameters
 from cluster_sim.perf.layout import Layout, Recipe, recipe
 from cluster_sim.perf.operators import attention_curves, gemm_curve
@@ -72,26 +70,6 @@ def test_missing_curves_are_named(h200: TopologyInput, chat: WorkloadInput) -> N
     assert attention_curves(h200, "int8") == attention_curves(h200, "fp8")
     with pytest.raises(SpecError, match=r"a100.*no fp8 in hardware"):
         gemm_curve(load_topology("a100_nvl8"), "fp8")
-
-
-def test_an_all_reduce_needs_an_algorithm(h200: TopologyInput) -> None:
-    message = np.array([1e6])
-    with pytest.raises(SpecError, match=r"in_switch works on 2 ranks here; add one_shot or ring"):
-        all_reduce(h200, ("in_switch",), message, 2)
-    assert all_reduce(h200, ("in_switch",), message, 8)[0][0] > 0
-
-
-def test_provenance_is_the_weakest_that_may_be_used(h200: TopologyInput) -> None:
-    assert all_reduce_provenance(h200, ("one_shot", "ring", "in_switch"), 8) == "measured"
-    a100 = load_topology("a100_nvl8")
-    assert all_reduce_provenance(a100, ("one_shot", "ring", "in_switch"), 8) == "transferred"
-    assert all_reduce_provenance(a100, ("ring",), 8) == "measured"
-
-
-def test_link_bytes_by_hand() -> None:
-    message = np.array([800.0])
-    expected = {"one_shot": 5600.0, "ring": 1400.0, "in_switch": 900.0}
-    assert {name: link_bytes(name, message, 8)[0] for name in expected} == expected
 
 
 def test_power_is_a_mean_of_the_families(h200: TopologyInput) -> None:

@@ -21,7 +21,7 @@ from cluster_sim.collectives.shape import (
     unique_destinations,
 )
 from cluster_sim.errors import SpecError
-from cluster_sim.specs.collective_fits import CollectiveFits, ExpertLibrary
+from cluster_sim.specs.collective_fits import CollectiveFits, Exchange, ExpertLibrary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +78,15 @@ def exchange(
     latency = curve.latency + curve.per_doubling * math.log2(shape.ranks)
     latency += curve.per_expert * routing.experts / shape.ranks
     sent = copies(library, shape, routing) + curve.local
-    seconds = latency + unit * sent / (curve.bandwidth * speed)
+    rate = curve.bandwidth * speed / shape.ranks**curve.crowding
+    seconds = latency + unit * sent / rate
     used = curve
     if shape.domains > 1:
         over = getattr(library, f"{kind}_hosts")
-        if over is None or fits.hosts is None:
+        if over is None:
             raise SpecError(f"{name} works inside one scale-up domain, not on {shape.domains}")
         latency = over.latency + over.per_doubling * math.log2(shape.ranks)
-        rate = over.bandwidth * shape.nic_bytes_per_s / fits.hosts.nic
+        rate = _over_nics(fits, over, shape)
         out = latency + unit * copies_over_nics(library, shape, routing) / rate
         seconds, used = np.maximum(seconds, out), over
     return Priced(
@@ -95,3 +96,12 @@ def exchange(
         provenance=used.provenance,
         far=reach_sigma(used.measured, shape.ranks, shape.domains, message),
     )
+
+
+def _over_nics(fits: CollectiveFits, over: Exchange, shape: Shape) -> float:
+    """Bytes/s of a rank over NICs: by the ratio to the NICs that were measured; where none were, no
+    more than the constant and the NIC.
+    """
+    if fits.hosts is None:
+        return min(over.bandwidth, shape.nic_bytes_per_s or over.bandwidth)
+    return over.bandwidth * shape.nic_bytes_per_s / fits.hosts.nic

@@ -30,6 +30,7 @@ from cluster_sim.specs.collective_fits import (
     Hosts,
     Large,
     Nccl,
+    Pairs,
     Small,
 )
 from cluster_sim.specs.seen import Seen, most_ranks
@@ -78,32 +79,42 @@ def _point_to_point(
 ) -> Priced:
     """Transfers between pairs: a send with its receive, or one to everybody at once."""
     assert fits.nccl is not None
-    n, pair = shape.ranks, replace(shape, ranks=2, domains=min(2, shape.domains))
+    pair = replace(shape, ranks=2, domains=min(2, shape.domains))
     named = (DIRECT[0],) * len(message), (DIRECT[1],) * len(message)
-    if shape.domains == 1:
-        line = fits.nccl.send_recv if operation == "send_recv" else fits.nccl.exchange
-        wire = message * bus_factor(operation, n)
-        peers = 0 if operation == "send_recv" else n - 1
-        seconds = (
-            line.latency + line.per_peer * peers + wire / (line.bandwidth * _speed(fits, shape))
-        )
-        far = _far(line.measured, pair if operation == "send_recv" else shape, message)
-        return _priced(seconds, *named, line.provenance, far)
-    hosts = _hosts(fits, shape)
-    speed = shape.nic_bytes_per_s / hosts.nic
     if operation == "send_recv":
-        line = hosts.send_recv
+        hosts = None if shape.domains == 1 else _hosts(fits, shape)
+        line = fits.nccl.send_recv if hosts is None else hosts.send_recv
+        speed = _speed(fits, shape) if hosts is None else shape.nic_bytes_per_s / hosts.nic
         seconds = line.latency + message / (line.bandwidth * speed)
         return _priced(seconds, *named, line.provenance, _far(line.measured, pair, message))
-    inside, direct = fits.nccl.exchange, hosts.exchange
+    inside = fits.nccl.exchange
+    if shape.domains == 1:
+        seconds = _pairs_s(inside, shape.ranks, message, _speed(fits, shape))
+        return _priced(seconds, *named, inside.provenance, _far(inside.measured, shape, message))
+    hosts = _hosts(fits, shape)
+    direct, n = hosts.exchange, shape.ranks
     latency = max(direct.latency, inside.latency + inside.per_peer * (shape.per_domain - 1))
     timed = most_ranks(direct.measured) or n
     latency += inside.per_peer * max(0, n - timed)  # to post each further message
+    speed = shape.nic_bytes_per_s / hosts.nic
     out = message * (1 - shape.per_domain / n) / (direct.nic_bandwidth * speed)
     own = message * ((shape.per_domain - 1) / n) / (inside.bandwidth * _speed(fits, shape))
     over_nics = latency + out + np.sqrt(out * direct.fill)
     far = _far(direct.measured, shape, message)
     return _priced(np.maximum(over_nics, own), *named, direct.provenance, far)
+
+
+def _pairs_s(pairs: Pairs, ranks: int, message: FloatArray, speed: float) -> FloatArray:
+    """An all-to-all of one domain: a latency, a post to each peer, the bytes for others; short
+    messages by their protocol where that is faster.
+    """
+    wire, peers = message * bus_factor("all_to_all", ranks), ranks - 1
+    seconds = pairs.latency + pairs.per_peer * peers + wire / (pairs.bandwidth * speed)
+    short = pairs.short
+    if short is not None:
+        sooner = short.latency + short.per_peer * peers + wire / (short.bandwidth * speed)
+        seconds = np.minimum(seconds, sooner)
+    return seconds
 
 
 def _in_domain(

@@ -46,6 +46,14 @@ class Small:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs(Line):
+    """All-to-all inside one domain: as a ``Line``, or by ``short`` where that is faster."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    short: Small | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Large:
     """``(L^p + (bytes / bandwidth)^p)^(1/p)`` with ``L = latency + per_peer (n - 1)``.
 
@@ -139,7 +147,7 @@ class Nccl:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     all_reduce: Domain
     gather: Domain
-    exchange: Line
+    exchange: Pairs
     send_recv: Line
     call: dict[str, SecondsOrZero] = field(default_factory=dict)
 
@@ -177,7 +185,7 @@ class Custom:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     """Dispatch or combine of experts: ``latency + per_doubling log2 n + per_expert E / n + (copies
-    + local) bytes of a token / bandwidth``.
+    + local) bytes of a token n^crowding / bandwidth``; ``crowding`` is how rates fall with ranks.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -185,6 +193,7 @@ class Exchange:
     per_doubling: SecondsOrZero = 0.0
     per_expert: SecondsOrZero = 0.0
     local: FactorOrZero = 0.0
+    crowding: FactorOrZero = 0.0
     bandwidth: BytesPerSecond
     measured: tuple[Seen, ...] = ()
     provenance: Provenance

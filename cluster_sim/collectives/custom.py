@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+from numpy.typing import NDArray
 
 from cluster_sim.collectives.nccl import nccl
 from cluster_sim.collectives.reach import reach_sigma
@@ -18,7 +21,8 @@ def custom_all_reduce(fits: CollectiveFits, name: str, shape: Shape, message: Fl
 
     Model: one-shot, every rank reads all others: latency + S (n - 1) / B. Two-shot: latency + wire
     / B with 2 S (n - 1) / n, or S (1 + 1/n) where the switches do it. NCCL above the library's
-    limit, over several domains, over PCIe and on more than eight ranks.
+    limit, over several domains, over PCIe and on more than eight ranks. Never less than on fewer
+    ranks of the domain: limits differ, and single sizes were measured to be faster on more.
 
     Raises SpecError without constants.
     """
@@ -26,9 +30,29 @@ def custom_all_reduce(fits: CollectiveFits, name: str, shape: Shape, message: Fl
     if custom is None:
         have = ", ".join(fits.custom) or "none"
         raise SpecError(f"{fits.chip}: no constants of {name} (it has {have}); use nccl")
-    above = nccl(fits, shape, "all_reduce", message)
-    n = shape.ranks
-    if shape.domains > 1 or shape.pcie or n > MOST_RANKS or n == 1:
+    if shape.domains > 1:
+        found = nccl(fits, shape, "all_reduce", message)
+    else:
+        found = _alone(custom, fits, shape, message)
+    seconds, fewer = found.seconds, replace(shape, domains=1, hosts=1, in_network=False)
+    own = _by_kernel(found)
+    most = shape.per_domain + (shape.domains > 1)
+    for ranks in range(2, min(most, MOST_RANKS + 1)):
+        least = _alone(custom, fits, replace(fewer, ranks=ranks), message)
+        counts = own | _by_kernel(least)  # where neither is a kernel NCCL has said it itself
+        seconds = np.where(counts, np.maximum(seconds, least.seconds), seconds)
+    return replace(found, seconds=seconds)
+
+
+def _by_kernel(priced: Priced) -> NDArray[np.bool_]:
+    """Where an engine's own kernel is what is priced."""
+    return np.array([name in ("OneShot", "TwoShot") for name in priced.algorithm])
+
+
+def _alone(custom: Custom, fits: CollectiveFits, shape: Shape, message: FloatArray) -> Priced:
+    """What the kernels take on a number of ranks, whatever they take on fewer."""
+    above, n = nccl(fits, shape, "all_reduce", message), shape.ranks
+    if n == 1 or n > MOST_RANKS or shape.pcie:
         return above
     one_limit, two_limit = limits(custom, n)
     one, two = _shots(custom, shape, fits, message)

@@ -17,6 +17,7 @@ from cluster_sim.collectives.shape import (
     FloatArray,
     Priced,
     Shape,
+    hop_s,
     node_destinations,
     unique_destinations,
 )
@@ -76,7 +77,7 @@ def exchange(
     curve = getattr(library, kind)
     speed = shape.link_bytes_per_s / fits.link
     latency = curve.latency + curve.per_doubling * math.log2(shape.ranks)
-    latency += curve.per_expert * routing.experts / shape.ranks
+    latency += curve.per_expert * routing.experts
     sent = copies(library, shape, routing) + curve.local
     rate = curve.bandwidth * speed / shape.ranks**curve.crowding
     seconds = latency + unit * sent / rate
@@ -85,7 +86,8 @@ def exchange(
         over = getattr(library, f"{kind}_hosts")
         if over is None:
             raise SpecError(f"{name} works inside one scale-up domain, not on {shape.domains}")
-        latency = over.latency + over.per_doubling * math.log2(shape.ranks)
+        latency = hop_s(over.latency, _way(fits), shape)
+        latency += over.per_doubling * math.log2(shape.ranks)
         rate = _over_nics(fits, over, shape)
         out = latency + unit * copies_over_nics(library, shape, routing) / rate
         seconds, used = np.maximum(seconds, out), over
@@ -96,6 +98,13 @@ def exchange(
         provenance=used.provenance,
         far=reach_sigma(used.measured, shape.ranks, shape.domains, message),
     )
+
+
+def _way(fits: CollectiveFits) -> float:
+    """Latency of links and switches between the hosts that were measured."""
+    if fits.hosts is not None:
+        return fits.hosts.way
+    return 0.0 if fits.hccl is None else fits.hccl.way
 
 
 def _over_nics(fits: CollectiveFits, over: Exchange, shape: Shape) -> float:

@@ -109,7 +109,7 @@ class Hierarchy:
 class HostsRing:
     """A ring over several domains with the Simple protocol.
 
-    ``steps x (1 + growth c / (c + chunk)) x (1 + spread log2 N) + X + sqrt(X fill) / N``: c the
+    ``steps x (1 + growth c / (c + chunk)) x (1 + spread log2 N) + X + sqrt(X fill)``: c the
     bytes of one rank's step, X the bytes over the slower of the two networks.
     """
 
@@ -154,10 +154,13 @@ class Nccl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hosts:
-    """NCCL over several domains; rates are of machines with NICs of ``nic``."""
+    """NCCL over several domains: rates are with NICs of ``nic``, latencies where links and switches
+    took ``way`` from one host to another.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     nic: BytesPerSecond
+    way: SecondsOrZero = 0.0
     all_reduce: Hierarchy
     ring: HostsRing
     exchange: HostsDirect
@@ -184,8 +187,8 @@ class Custom:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """Dispatch or combine of experts: ``latency + per_doubling log2 n + per_expert E / n + (copies
-    + local) bytes of a token n^crowding / bandwidth``; ``crowding`` is how rates fall with ranks.
+    """Dispatch or combine of experts: ``latency + per_doubling log2 n + per_expert E + (copies +
+    local) bytes of a token n^crowding / bandwidth``; ``crowding`` is how rates fall with ranks.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -220,7 +223,8 @@ class ExpertLibrary:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hccl:
     """Huawei's collectives by alpha and beta: launch, time of a step and rate to ranks of the same
-    package, of the same host, of the same domain beyond, and over NICs.
+    package, of the same host, of the same domain beyond, and over NICs, with what links and
+    switches took of the latter (``way``).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -229,6 +233,7 @@ class Hccl:
     host: Line
     domain: Line
     nic: Line
+    way: SecondsOrZero = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cluster_sim.collectives.shape import Shape
-from cluster_sim.perf.train_groups import Network, network_of
+from cluster_sim.collectives.network import Axis, Network
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
 from cluster_sim.specs.load import load_topology
 from cluster_sim.specs.load_training import load_training
@@ -18,18 +17,18 @@ from cluster_sim.training.play import played_step
 from cluster_sim.training.priced import Priced, price
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Wires(Network):
     """A network whose collectives take the time of their bytes on the wire, and no latency."""
 
-    def seconds(self, operation: str, shape: Shape, message_bytes: float) -> float:
-        link, nic = self.moved(operation, shape, message_bytes)
+    def seconds(self, operation: str, axis: Axis, message_bytes: float) -> float:
+        link, nic = self.moved(operation, axis, message_bytes)
+        shape = axis.shape
         return link / shape.link_bytes_per_s + (nic / shape.nic_bytes_per_s if nic else 0.0)
 
 
 def wires(machine: TopologyInput) -> Wires:
-    real = network_of(machine)
-    return Wires(machine, real.fits, real.domain, real.nic_bytes_per_s)
+    return Wires(machine)
 
 
 def pod(chips: int, *changes: str) -> TopologyInput:

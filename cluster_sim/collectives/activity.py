@@ -1,14 +1,17 @@
-"""A collective on a machine as work for the clock: time alone, and bytes on every link."""
+"""A collective on a machine as work for the clock: time alone, and bytes on every link, of all
+groups that run it at the same time.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from cluster_sim.collectives.experts import Routing
-from cluster_sim.collectives.flows import flows_of
-from cluster_sim.collectives.group import Group
+from cluster_sim.collectives.flows import Flows, flows_of
+from cluster_sim.collectives.group import Group, by_domain
 from cluster_sim.collectives.shape import (
     EXPERT_OPERATIONS,
     LIBRARIES,
@@ -23,6 +26,7 @@ from cluster_sim.machine.routes import link_load
 from cluster_sim.work import Activity, Phase
 
 FLOWS_AT_ONCE = 32_768  # routed together: what fits into the processor's cache
+NEARLY = 1 - 1e-9  # shares from here on are sums that were rounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +63,38 @@ class Call:
 
 
 def alone(group: Group, call: Call, message: FloatArray) -> Priced:
-    """Seconds alone for each message size: those of the library's clock, and never less than the
-    fullest link needs.
+    """Seconds for each message size when nobody but the groups themselves is there.
+
+    Model: the library's formula at the rates of the ranks' links and NICs, what faults leave of
+    them, and never less than the fullest link of all routes needs for the bytes of all groups.
     """
     call = call.resolved(group)
-    priced = collective(
+    priced = _priced(group, call, message)
+    seconds = priced.seconds.copy()
+    for algorithm in dict.fromkeys(priced.algorithm):
+        mask = np.array([name == algorithm for name in priced.algorithm])
+        left = rates_left(group, call, algorithm)
+        if min(left) < 1:
+            slower = _priced(group, call, message[mask], *left).seconds
+            seconds[mask] = np.maximum(seconds[mask], slower)
+        floor = message[mask] * bound_s(group, call, algorithm)
+        seconds[mask] = np.maximum(seconds[mask], floor)
+    return replace(priced, seconds=seconds)
+
+
+def _priced(
+    group: Group, call: Call, message: FloatArray, inside: float = 1.0, outside: float = 1.0
+) -> Priced:
+    """What the library's formula says with shares of the rates into a domain and out of it."""
+    shape = group.shape
+    shape = replace(
+        shape,
+        link_bytes_per_s=inside * shape.link_bytes_per_s,
+        nic_bytes_per_s=outside * shape.nic_bytes_per_s,
+    )
+    return collective(
         group.fits,
-        group.shape,
+        shape,
         call.operation,
         message,
         library=call.library,
@@ -73,9 +102,34 @@ def alone(group: Group, call: Call, message: FloatArray) -> Priced:
         protocol=call.protocol,
         routing=call.routing,
     )
-    slowest = {name: bound_s(group, call, name) for name in dict.fromkeys(priced.algorithm)}
-    floor = message * np.array([slowest[name] for name in priced.algorithm])
-    return replace(priced, seconds=np.maximum(priced.seconds, floor))
+
+
+def rates_left(group: Group, call: Call, algorithm: str) -> tuple[float, float]:
+    """The shares that faults leave of the rates at which ranks send into their domains and out of
+    them.
+
+    Model: seconds of the fullest link without the faults over those with them, of links inside
+    domains and of those between NICs and leaves. What is slower farther on is shared, not an end.
+    """
+    machine = group.machine
+    whole = replace(group, machine=machine.healthy)
+    if whole.machine is machine:
+        return 1.0, 1.0
+    found = []
+    for ends in ((0, machine.first_outside), machine.nic_links or (0, 0)):
+        before, now = (_bound(one, call, algorithm, ends) for one in (whole, group))
+        found.append(1.0 if before >= NEARLY * now else before / now)
+    return found[0], found[1]
+
+
+def _bound(group: Group, call: Call, algorithm: str, ends: tuple[int, int]) -> float:
+    """Seconds of the fullest of the links between two numbers, over all phases."""
+    total = 0.0
+    for load in loads(group, call, algorithm):
+        here = (load.links >= ends[0]) & (load.links < ends[1])
+        bandwidth = group.machine.link_bandwidth[load.links[here]]
+        total += float((load.size[here] / bandwidth).max(initial=0.0))
+    return total
 
 
 def bound_s(group: Group, call: Call, algorithm: str) -> float:
@@ -84,10 +138,10 @@ def bound_s(group: Group, call: Call, algorithm: str) -> float:
 
 
 def loads(group: Group, call: Call, algorithm: str) -> list[Load]:
-    """Bytes on links by phase for one byte of message."""
+    """Bytes of all groups on links by phase, for one byte of message."""
     call = call.resolved(group)
     key = f"collective {call.operation} {call.library} {algorithm} {call.routing} {call.seed}"
-    key += f" {group.shape} {group.devices.tobytes().hex()}"
+    key += f" {group.key}"
     cache = group.machine.cache
     if key not in cache:
         cache[key] = _loads(group, call, algorithm)
@@ -100,13 +154,13 @@ def _loads(group: Group, call: Call, algorithm: str) -> list[Load]:
     if call.operation in EXPERT_OPERATIONS and experts is None:
         algorithm = "all_to_all"
     copies = experts.copies if experts is not None else "rank"
-    machine, found = group.machine, []
-    for name, flows in flows_of(group, call.operation, algorithm, call.routing, copies):
-        total = np.zeros(machine.n_links)
-        for first in range(0, len(flows.size), FLOWS_AT_ONCE):
-            part = slice(first, first + FLOWS_AT_ONCE)
-            source, target, size = flows.source[part], flows.target[part], flows.size[part]
-            total += link_load(machine, source, target, size, Routes(seed=call.seed))
+    machine, totals = group.machine, dict[str, Floats]()
+    for one, offsets in _alike(group):
+        for name, flows in flows_of(one, call.operation, algorithm, call.routing, copies):
+            mine = _routed(group, flows, offsets, call.seed)
+            totals[name] = totals[name] + mine if name in totals else mine
+    found = []
+    for name, total in totals.items():
         used = np.flatnonzero(total > 0)
         size = total[used]
         seconds = size / machine.link_bandwidth[used]
@@ -125,9 +179,37 @@ def _loads(group: Group, call: Call, algorithm: str) -> list[Load]:
     return found
 
 
+def _alike(group: Group) -> Iterator[tuple[Group, Ints]]:
+    """Groups that lie alike in their domains, as one of them and the offsets of all from it."""
+    rows, domain = group.rows, group.machine.devices_per_domain
+    offset = rows[:, 0] - rows[:, 0] % domain
+    lying, kind = np.unique(rows - offset[:, None], axis=0, return_inverse=True)
+    for number in range(len(lying)):
+        moves = offset[kind.reshape(-1) == number]
+        devices = lying[number] + moves[0]
+        members = by_domain(devices, domain)
+        same = len(members) == group.shape.domains and len(devices) == group.shape.ranks
+        shape = group.shape if same else replace(group.shape, domains=len(members))
+        yield replace(group, devices=devices, members=members, shape=shape), moves - moves[0]
+
+
+def _routed(group: Group, flows: Flows, offsets: Ints, seed: int) -> Floats:
+    """Bytes on each link of flows and of their copies at all offsets."""
+    machine = group.machine
+    total = np.zeros(machine.n_links)
+    step = max(1, FLOWS_AT_ONCE // max(1, len(offsets)))
+    moves = offsets[:, None]
+    for first in range(0, len(flows.size), step):
+        part = slice(first, first + step)
+        source, target = flows.source[part] + moves, flows.target[part] + moves
+        size = np.broadcast_to(flows.size[part], source.shape)
+        total += link_load(machine, source.ravel(), target.ravel(), size.ravel(), Routes(seed=seed))
+    return total
+
+
 def collective_activity(group: Group, call: Call, message_bytes: float) -> list[Phase]:
-    """The phases of one collective: its time alone split as the links need it, its bytes on every
-    directed link.
+    """The phases of one collective: its time alone split as the links need it, the bytes of all
+    groups on every directed link.
 
     Fairness counts the bytes on the link that is full longest. Limits: phases that libraries
     pipeline are one; a group of one rank has none.

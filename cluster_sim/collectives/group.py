@@ -1,26 +1,33 @@
-"""A group of ranks on a concrete machine: who shares a domain, and how a library sees it."""
+"""Ranks on a concrete machine: who shares a domain, how a library sees them, and which groups do
+the same at the same time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 
 from cluster_sim.collectives.shape import Shape
 from cluster_sim.errors import DoesNotFitError
-from cluster_sim.machine.board import nic_bandwidth
+from cluster_sim.machine.board import rank_nic_bandwidth
 from cluster_sim.machine.build import build_machine
 from cluster_sim.machine.classes import Ints, Machine
 from cluster_sim.machine.host import group_bandwidth
+from cluster_sim.machine.routes import Routing, paths
 from cluster_sim.specs.collective_fits import CollectiveFits
 from cluster_sim.specs.inputs import TopologyInput
+
+MOST_WAYS = 64  # domains that the latency of the way is asked of; their tiers repeat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """Ranks on devices of a machine. ``members`` are the devices of each domain in rank order;
-    ``fits`` the constants of the chip.
+    ``fits`` the constants of the chip; ``rows`` all groups that do the same at the same time, of
+    which this is one.
     """
 
     machine: Machine
@@ -28,6 +35,13 @@ class Group:
     members: tuple[Ints, ...]
     shape: Shape
     fits: CollectiveFits
+    rows: Ints
+
+    @property
+    def key(self) -> str:
+        """Tells groups on one machine apart."""
+        placed = blake2b(np.ascontiguousarray(self.rows).tobytes(), digest_size=16).hexdigest()
+        return f"{self.shape} {self.rows.shape} {placed}"
 
 
 def make_group(
@@ -43,50 +57,93 @@ def make_group(
     Raises DoesNotFitError for devices that are not there or are named twice, SpecError when the
     chip has no constants of collectives.
     """
+    return groups_at_once(topology, np.atleast_2d(devices), machine=machine, sharp=sharp)
+
+
+def groups_at_once(
+    topology: TopologyInput,
+    rows: Ints,
+    *,
+    machine: Machine | None = None,
+    sharp: bool = False,
+) -> Group:
+    """The group that stands in most domains of several, a row of devices each, that run the same
+    collective at the same time. Raises as ``make_group`` does.
+    """
     machine = machine or build_machine(topology)
-    ranks = np.asarray(devices, dtype=np.int64)
-    if not len(ranks) or ranks.min() < 0 or ranks.max() >= machine.devices:
+    rows = np.asarray(rows, dtype=np.int64)
+    if not rows.size or rows.min() < 0 or rows.max() >= machine.devices:
         raise DoesNotFitError(
-            f"a group of {len(ranks)} ranks on devices up to {int(ranks.max(initial=0))} does not "
-            f"fit on {machine.name}, which has {machine.devices}; take fewer ranks"
+            f"a group of {rows.shape[1]} ranks on devices up to {int(rows.max(initial=0))} does "
+            f"not fit on {machine.name}, which has {machine.devices}; take fewer ranks"
         )
-    if len(np.unique(ranks)) < len(ranks):
+    if (np.bincount(rows.ravel()) > 1).any():
         raise DoesNotFitError("two ranks on one device; name each device once")
-    domain = ranks // machine.devices_per_domain
-    order = np.argsort(domain, kind="stable")
-    _, starts = np.unique(domain[order], return_index=True)
-    members = tuple(np.split(ranks[order], starts[1:]))
+    worst = widest(rows, machine.devices_per_domain)
+    members = by_domain(worst, machine.devices_per_domain)
+    shape = shape_of(topology, worst, machine=machine, sharp=sharp)
     return Group(
         machine=machine,
-        devices=ranks,
+        devices=worst,
         members=members,
-        shape=_shape(topology, machine, members, sharp),
+        shape=shape,
         fits=topology.constants,
+        rows=rows,
     )
 
 
-def _shape(
-    topology: TopologyInput, machine: Machine, members: tuple[Ints, ...], sharp: bool
+def widest(rows: Ints, domain: int) -> Ints:
+    """The first of the rows that stand in most domains."""
+    homes = np.sort(rows // domain, axis=1)
+    spread = (np.diff(homes, axis=1) != 0).sum(axis=1)
+    found: Ints = rows[int(spread.argmax())]
+    return found
+
+
+def by_domain(ranks: Ints, domain: int) -> tuple[Ints, ...]:
+    """The devices of a group by scale-up domain, in rank order."""
+    home = ranks // domain
+    order = np.argsort(home, kind="stable")
+    _, starts = np.unique(home[order], return_index=True)
+    return tuple(np.split(ranks[order], starts[1:]))
+
+
+def shape_of(
+    topology: TopologyInput, ranks: Ints, *, machine: Machine | None = None, sharp: bool = False
 ) -> Shape:
-    scale_up, per_domain = topology.topology.scale_up, max(len(part) for part in members)
-    packages = np.concatenate(members) // machine.devices_per_chip
-    fabric = topology.topology.fabric
-    nic = 0.0
-    if fabric is not None and topology.topology.board is not None:
-        board = topology.topology.board
-        share = board.chips_per_nic * machine.devices_per_chip
-        nic = nic_bandwidth(topology.topology, topology.chip) / share
+    """How a library sees the ranks on some devices. The machine is asked for the way between
+    domains; without it that is as where constants were measured.
+    """
+    described, chip = topology.topology, topology.chip
+    scale_up, fabric = described.scale_up, described.fabric
+    dies = chip.devices_per_chip
+    domain, per_host = described.domain * dies, (described.chips_per_host or described.chips) * dies
+    inside = np.unique(ranks // domain, return_counts=True)[1]
+    packages = np.unique(ranks // dies, return_counts=True)[1] if dies > 1 else np.ones(1)
     return Shape(
-        ranks=sum(len(part) for part in members),
-        domains=len(members),
-        hosts=len(np.unique(np.concatenate(members) // machine.devices_per_host)),
-        link_bytes_per_s=group_bandwidth(topology, per_domain),
-        nic_bytes_per_s=nic,
+        ranks=len(ranks),
+        domains=len(inside),
+        hosts=len(np.unique(ranks // per_host)),
+        link_bytes_per_s=group_bandwidth(topology, int(inside.max())),
+        nic_bytes_per_s=rank_nic_bandwidth(described, chip),
         in_switch=scale_up.in_switch_reduction,
         in_network=sharp,
         mesh=scale_up.kind == "mesh",
         pcie=scale_up.kind == "host",
         technology=fabric.technology if fabric is not None else "",
-        architecture=topology.chip.architecture,
-        ranks_per_package=int(np.unique(packages, return_counts=True)[1].max()),
+        architecture=chip.architecture,
+        ranks_per_package=int(packages.max()),
+        way_s=way_s(machine, ranks) if machine is not None and len(inside) > 1 else None,
     )
+
+
+def way_s(machine: Machine, ranks: Ints) -> float:
+    """Latency of the links and switches between the first rank and the farthest other domain."""
+    members = by_domain(ranks, machine.devices_per_domain)
+    far = np.array([part[0] for part in members])
+    far = far[far // machine.devices_per_domain != ranks[0] // machine.devices_per_domain]
+    far = far[np.unique(np.linspace(0, len(far) - 1, min(MOST_WAYS, len(far))).astype(int))]
+    routes = paths(machine, np.full_like(far, ranks[0]), far, routing=Routing(mode="ecmp"))
+    latency = routes.shares * machine.link_latency_s[routes.links]
+    flows = np.repeat(np.arange(len(far)), np.diff(routes.rows))
+    return float(np.bincount(flows, weights=latency, minlength=len(far)).max())

@@ -42,6 +42,14 @@ def nic_bandwidth(topology: Topology, chip: Chip) -> float:
     return chip.nic * board.chips_per_nic
 
 
+def rank_nic_bandwidth(topology: Topology, chip: Chip) -> float:
+    """Bytes/s that a device can send out of its domain, its share of a NIC; 0 without a fabric."""
+    if topology.fabric is None or topology.board is None:
+        return 0.0
+    share = topology.board.chips_per_nic * chip.devices_per_chip
+    return nic_bandwidth(topology, chip) / share
+
+
 def add_board(
     draft: Draft, topology: Topology, chip: Chip, device: str, devices: int
 ) -> Nics | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from cluster_sim.errors import SpecError
+from cluster_sim.errors import SpecError, nearest
 from cluster_sim.machine.board import Nics, add_board
 from cluster_sim.machine.classes import Draft, Machine
 from cluster_sim.machine.scale_out import Dragonfly, Tree, add_scale_out
@@ -48,7 +49,8 @@ def _build(machine: TopologyInput) -> Machine:
     if fabric is not None and fabric.kind == "graph":
         from cluster_sim.machine.exchange import load_graph
 
-        return load_graph(fabric.file, topology.name)
+        drawn = load_graph(fabric.file, topology.name)
+        return drawn.with_faults(faulty(drawn, topology.faults)) if topology.faults else drawn
     draft = Draft()
     word = DEVICE_WORDS.get(chip.vendor, "gpu")
     per_chip, chips_per_host = chip.devices_per_chip, topology.chips_per_host or topology.chips
@@ -64,6 +66,7 @@ def _build(machine: TopologyInput) -> Machine:
         transit=topology.scale_up.inner is not None and topology.scale_up.inner.kind == "torus",
     )
     package, scale_up = add_scale_up(draft, topology, word, devices, per_chip)
+    outside = 2 * sum(link.count for link in draft.links)
     nics = add_board(draft, topology, chip, word, devices)
     scale_out = None
     if fabric is not None:
@@ -85,12 +88,39 @@ def _build(machine: TopologyInput) -> Machine:
         routing=fabric.routing if fabric is not None else "adaptive",
         pxn=fabric.pxn if fabric is not None else True,
         notes=tuple(draft.notes),
+        outside=outside,
     )
     if fabric is not None and fabric.routes:
         from cluster_sim.machine.routes import static_routes
 
-        return replace(result, static=static_routes(result, fabric.routes))
-    return result
+        result = replace(result, static=static_routes(result, fabric.routes))
+    return result.with_faults(faulty(result, topology.faults)) if topology.faults else result
+
+
+def faulty(machine: Machine, faults: Mapping[str, float]) -> dict[int, float]:
+    """Both directions of cables that are named by their ends, with the bandwidth that is left.
+
+    Raises SpecError for names of no cable, with the nearest, and for more than the cable has.
+    """
+    number = {name: link for link, name in enumerate(machine.link_names)}
+    found, problems = {}, []
+    for name, rate in faults.items():
+        ends, mark, copy = name.partition("#")
+        here, _, there = ends.partition(">")
+        ways = [number.get(f"{a}>{b}{mark}{copy}") for a, b in ((here, there), (there, here))]
+        links = [link for link in ways if link is not None]
+        if len(links) < len(ways):
+            near = nearest(name, number)
+            hint = f"; did you mean '{near[0]}'?" if near else "; write its ends as a>b"
+            problems.append(f"faults.{name}: no such cable in {machine.name}{hint}")
+            continue
+        whole = float(machine.link_bandwidth[links[0]])
+        if rate > whole:
+            problems.append(f"faults.{name}: the cable has {whole / 1e9:g} GB/s when whole")
+        found.update(dict.fromkeys(links, rate))
+    if problems:
+        raise SpecError(problems)
+    return found
 
 
 def _warn_bits(draft: Draft, machine: TopologyInput, key: str, bandwidth: float) -> None:

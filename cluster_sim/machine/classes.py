@@ -85,7 +85,8 @@ class Machine:
     """Devices, hosts, domains, links and their arithmetic.
 
     ``shape`` says how routes are found by index arithmetic; None where only a search can. Links
-    that are ``down`` carry nothing.
+    that are ``down`` carry nothing, ``slowed`` ones so many bytes/s. Links from ``outside`` on do
+    not belong to a scale-up domain (None: nothing says which).
     """
 
     name: str
@@ -101,6 +102,8 @@ class Machine:
     notes: tuple[str, ...] = ()
     static: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
     down: frozenset[int] = frozenset()
+    slowed: dict[int, float] = field(default_factory=dict)
+    outside: int | None = None
     cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def without(self, links: Iterable[int]) -> Machine:
@@ -108,6 +111,35 @@ class Machine:
         way that is left.
         """
         return replace(self, down=self.down | frozenset(links), cache={})
+
+    def with_faults(self, slowed: dict[int, float]) -> Machine:
+        """The machine with directed links that carry so many bytes/s; 0 is down."""
+        gone = {link for link, rate in slowed.items() if not rate}
+        left = {link: rate for link, rate in slowed.items() if rate}
+        return replace(self.without(gone), slowed={**self.slowed, **left}, cache={})
+
+    @property
+    def healthy(self) -> Machine:
+        """The same without faults."""
+        if not self.down and not self.slowed:
+            return self
+        if "healthy" not in self.cache:
+            self.cache["healthy"] = replace(self, down=frozenset(), slowed={}, cache={})
+        whole: Machine = self.cache["healthy"]
+        return whole
+
+    @property
+    def first_outside(self) -> int:
+        """The first link that is not part of a scale-up domain."""
+        return self.n_links if self.outside is None else self.outside
+
+    @property
+    def nic_links(self) -> tuple[int, int] | None:
+        """The first link between NICs and leaves, and the one after the last; None without."""
+        for link in self.links:
+            if link.a == "nic" and self.outside is not None:
+                return link.first, link.first + 2 * link.count
+        return None
 
     @property
     def chips(self) -> int:
@@ -177,7 +209,10 @@ class Machine:
     def link_bandwidth(self) -> Floats:
         """Bytes/s of each link."""
         values = [link.bandwidth_bytes_per_s for link in self.links]
-        return np.repeat(np.array(values, dtype=float), [2 * link.count for link in self.links])
+        found = np.repeat(np.array(values, dtype=float), [2 * link.count for link in self.links])
+        if self.slowed:
+            found[list(self.slowed)] = list(self.slowed.values())
+        return found
 
     @cached_property
     def link_latency_s(self) -> Floats:

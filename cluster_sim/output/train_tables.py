@@ -221,7 +221,8 @@ def explain_training(facts: TrainingFacts) -> str:
         lines.append(labelled("experts", software.experts.source))
     for name, text in software.sources.items():
         lines.append(labelled(name, text))
-    nccl = case.network.fits.nccl
+    constants = case.network.topology.collectives
+    nccl = constants.nccl if constants is not None else None
     if nccl is not None:
         text = f"[{nccl.gather.provenance}] {nccl.gather.source}"
         lines.append(labelled("NCCL", text))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cluster_sim.collectives.network import Network
 from cluster_sim.collectives.shape import unique_destinations
 from cluster_sim.perf.experts import group_imbalance
 from cluster_sim.perf.layout import Layout
-from cluster_sim.perf.train_groups import Groups, Network
+from cluster_sim.perf.train_groups import Groups
 from cluster_sim.perf.train_kernels import (
     LOGIT_BYTES,
     Kernels,

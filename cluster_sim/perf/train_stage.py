@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cluster_sim.collectives.shape import Shape
+from cluster_sim.collectives.network import Axis
 from cluster_sim.perf.counts import (
     attention_parameters,
     index_parameters,
@@ -240,15 +240,15 @@ def trained_parameters(
     return adapters * content.layers / case.plan.tp, 0.0
 
 
-def _call(case: Case, *calls: tuple[str, Shape, float]) -> Transfers:
+def _call(case: Case, *calls: tuple[str, Axis, float]) -> Transfers:
     """Collectives one after the other: operation, group and message."""
     network = case.network
     seconds = link = nic = 0.0
-    for operation, shape, message in calls:
-        if shape.ranks == 1 or message <= 0:
+    for operation, axis, message in calls:
+        if axis.ranks == 1 or message <= 0:
             continue
-        seconds += network.seconds(operation, shape, message)
-        into, out = network.moved(operation, shape, message)
+        seconds += network.seconds(operation, axis, message)
+        into, out = network.moved(operation, axis, message)
         link, nic = link + into, nic + out
     return Transfers(seconds, link, nic)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from cluster_sim.specs.constraints import Chips, Parts, Text
 from cluster_sim.specs.fabric import Board, Fabric, Inner
-from cluster_sim.units import BytesPerSecond, SecondsOrZero, WattsOrZero
+from cluster_sim.units import BytesPerSecond, BytesPerSecondOrZero, SecondsOrZero, WattsOrZero
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 # An NVSwitch passes a packet in about 0.1 us (recalled); forward error correction adds 0.2 us a
@@ -90,7 +90,8 @@ class Topology:
     """``chips`` chips of one kind with their scale-up links, ``chips_per_host`` in a host (default:
     all). ``host_power`` is all of the machine but its chips. What a file leaves out is taken from
     the chip's ``scale_up`` and ``host``. ``board`` is what else a host holds, ``fabric`` the
-    network between hosts.
+    network between hosts. ``faults`` are cables by their ends (``host3/nic2>rail2/leaf0``), each
+    with the bandwidth that is left in both directions; 0 is a cable that is gone.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -103,6 +104,7 @@ class Topology:
     host_power: WattsOrZero | None = None
     board: Board | None = None
     fabric: Fabric | None = None
+    faults: dict[Text, BytesPerSecondOrZero] = field(default_factory=dict)
     sources: dict[str, str]
 
     @property

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
+from cluster_sim.collectives.network import Network
 from cluster_sim.errors import ClusterSimError
 from cluster_sim.perf.train_flops import attention_flop, model_flop_per_token
-from cluster_sim.perf.train_groups import Network, network_of
 from cluster_sim.perf.train_kernels import peak_dtype
 from cluster_sim.perf.train_stage import cut_to
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
@@ -181,7 +181,7 @@ def _most_chunks(layers: int, pp: int) -> int:
 def machine_of(chip: str, chips: int) -> tuple[TopologyInput, Network]:
     """A pod of a chip with so many of them, and its network."""
     machine = load_topology(MACHINES[chip], [f"topology.chips={chips}"])
-    return machine, network_of(machine)
+    return machine, Network(machine)
 
 
 @cache

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import NoReturn
 
+from cluster_sim.collectives.network import Network
 from cluster_sim.errors import DoesNotFitError, SpecError, counted
 from cluster_sim.perf.layout import Layout, check_layout, divisors
 from cluster_sim.perf.operators import gemm_curve
-from cluster_sim.perf.train_groups import Network, groups_of, network_of
+from cluster_sim.perf.train_groups import groups_of
 from cluster_sim.perf.train_kernels import curve_of, kernels_of
 from cluster_sim.perf.train_layer import Case
 from cluster_sim.perf.train_stage import cut_to
@@ -95,7 +96,7 @@ def make_job(
             f"mtp: {model.name} has no layers that predict further tokens; leave it out"
         )
     micro_batches = _micro_batches(job, plan, dp, schedule)
-    net = network or network_of(machine)
+    net = network or Network(machine)
     dtypes = [job.precision, *job.precisions.values()]
     for dtype in dtypes:
         gemm_curve(machine, curve_of(dtype))
@@ -304,22 +305,22 @@ def _warnings(case: Case) -> list[str]:
     found = []
     groups, network = case.groups, case.network
     message = case.tokens * case.model.hidden * 2
-    for name, shape, operation, beside in (
+    for name, axis, operation, beside in (
         ("tp", groups.tp, "all_gather", 1),
         ("ep", groups.ep, "all_to_all", 1),
         ("cp", groups.cp, "send_recv", groups.tp.ranks),
     ):
-        if shape.domains == 1 or shape.ranks * beside > network.domain:
+        if axis.domains == 1 or axis.ranks * beside > network.domain:
             continue
-        inside = network.seconds(operation, network.shape(shape.ranks, 1), message)
-        across = network.seconds(operation, shape, message)
+        inside = network.seconds(operation, network.axis(axis.ranks, 1), message)
+        across = network.seconds(operation, axis, message)
         found.append(
-            f"{name} crosses scale-up domains although {shape.ranks} ranks fit into one of "
+            f"{name} crosses scale-up domains although {axis.ranks} ranks fit into one of "
             f"{network.domain}: a call takes {across / inside:.1f} times as long; "
             f"see plan.order"
         )
     if groups.tp.ranks > network.domain:
-        whole = network.seconds("all_gather", network.shape(network.domain, 1), message)
+        whole = network.seconds("all_gather", network.axis(network.domain, 1), message)
         across = network.seconds("all_gather", groups.tp, message)
         found.append(
             f"tp {groups.tp.ranks} is larger than a scale-up domain of {network.domain} devices: "

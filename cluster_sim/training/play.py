@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from cluster_sim.collectives.shape import Shape
+from cluster_sim.collectives.network import Axis
 from cluster_sim.perf.train_layer import Case
 from cluster_sim.perf.train_stage import Transfers
 from cluster_sim.training.closed import (
@@ -82,7 +82,7 @@ def _capacity(case: Case, stages: int) -> tuple[float, ...]:
     its package; in a mesh a pair alone has fewer.
     """
     network = case.network
-    links = max(network.shape(n, 1).link_bytes_per_s for n in (2, max(2, network.domain)))
+    links = max(network.axis(n, 1).shape.link_bytes_per_s for n in (2, max(2, network.domain)))
     one = (1.0, case.kernels.chip.device_bandwidth, links, network.nic_bytes_per_s)
     return one * stages
 
@@ -90,17 +90,17 @@ def _capacity(case: Case, stages: int) -> tuple[float, ...]:
 def _rates(case: Case) -> Rates:
     """Bytes/s of the collectives inside a pass, from one call of each."""
     groups, message = case.groups, case.tokens * case.model.hidden * 2
-    calls: tuple[tuple[str, str, Shape], ...] = (
+    calls: tuple[tuple[str, str, Axis], ...] = (
         ("tp", "all_gather", groups.tp),
         ("cp", "send_recv", groups.cp),
         ("ep", "all_to_all", groups.ep),
         ("dp", "all_gather", groups.sharded),
     )
     found = {}
-    for part, operation, shape in calls:
-        seconds = case.network.seconds(operation, shape, message)
+    for part, operation, axis in calls:
+        seconds = case.network.seconds(operation, axis, message)
         if seconds:
-            link, nic = case.network.moved(operation, shape, message)
+            link, nic = case.network.moved(operation, axis, message)
             found[part] = link / seconds, nic / seconds
     return found
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from cluster_sim.collectives.network import Axis
 from cluster_sim.perf.train_layer import Work
 from cluster_sim.perf.train_memory import stored_bytes
 from cluster_sim.perf.train_stage import Stage, Transfers, stages_of
@@ -73,7 +74,7 @@ def price(job: Job) -> Priced:
         sends=_sends(job),
         optimizer_s=tuple(optimizers[id(stage)] for stage in stages),
         barrier_s=case.network.seconds(
-            "all_reduce", case.network.shape(job.devices, 1), BARRIER_BYTES
+            "all_reduce", case.network.axis(job.devices, 1), BARRIER_BYTES
         ),
         host_s=software.step,
         spread=_spread(job),
@@ -139,9 +140,10 @@ def _sends(job: Job) -> tuple[Transfers, ...]:
         for here, there in dict.fromkeys(pairwise(homes))
         if here != there
     }
+    near, far = boundaries(job)
     seconds = {
-        near: network.seconds("send_recv", network.shape(2, 1 if near else network.domain), message)
-        for near in dict.fromkeys(inside.values())
+        here: network.seconds("send_recv", near if here else far, message)
+        for here in dict.fromkeys(inside.values())
     }
     return tuple(
         Transfers()
@@ -151,6 +153,15 @@ def _sends(job: Job) -> tuple[Transfers, ...]:
         else Transfers(seconds[False], 0.0, message)
         for here, there in pairwise(homes)
     )
+
+
+def boundaries(job: Job) -> tuple[Axis, Axis]:
+    """Neighbouring stages inside a domain, and across: all boundaries of all replicas at the same
+    time.
+    """
+    network, pp = job.case.network, job.plan.pp
+    far = network.axis(pp, job.case.groups.strides["pp"])
+    return network.axis(2, 1), far if far.domains > 1 else network.axis(2, network.domain)
 
 
 def _home(job: Job, part: int) -> int:

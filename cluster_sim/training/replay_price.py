@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_sim.collectives.activity import Call, alone, collective_activity
-from cluster_sim.collectives.group import make_group
-from cluster_sim.collectives.parallel import parallel_phases
+from cluster_sim.collectives.group import groups_at_once, make_group
 from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.machine.classes import Machine
 from cluster_sim.machine.routes import path
@@ -105,12 +104,8 @@ class Prices:
         call = Call(operation=node.operation, library=place.library)
         if len(parts[0]) == 1:
             return ()
-        if len(parts) == 1:
-            group = make_group(place.topology, parts[0], machine=place.machine)
-            phases = collective_activity(group, call, node.bytes)
-        else:
-            phases = parallel_phases(place.topology, place.machine, parts, call, node.bytes)
-        return tuple(phase.activity for phase in phases)
+        group = groups_at_once(place.topology, np.stack(parts), machine=place.machine)
+        return tuple(phase.activity for phase in collective_activity(group, call, node.bytes))
 
     def _send(self, node: Node) -> Phases:
         """One message: the time of a library's send and receive, its bytes on the links between."""

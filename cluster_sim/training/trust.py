@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from cluster_sim.collectives.network import Axis, Timing
 from cluster_sim.collectives.reach import weakest
-from cluster_sim.collectives.shape import Shape
 from cluster_sim.perf.operators import gemm_curve, kind_curves
-from cluster_sim.perf.train_groups import Timing
 from cluster_sim.perf.train_kernels import curve_of
 from cluster_sim.training.closed import Step
 from cluster_sim.training.job import Job
+from cluster_sim.training.priced import boundaries
 
 PROVENANCES = ("measured", "transferred", "extrapolated", "datasheet", "assumed")
 # Log-normal spread of measured step times around simulated ones, from runs whose whole source was
@@ -129,12 +129,11 @@ def _timing(job: Job, part: str) -> Timing | None:
     return job.case.network.timing(_groups(job, part))
 
 
-def _groups(job: Job, part: str) -> tuple[Shape, ...]:
+def _groups(job: Job, part: str) -> tuple[Axis, ...]:
     """The groups of ranks whose collectives are one part of a step."""
     groups = job.case.groups
     sharded = (groups.sharded, groups.outer, groups.expert_sharded, groups.expert_outer)
     of_experts = (groups.ep, groups.etp)
     if part == "pp":
-        network = job.case.network
-        return network.shape(2, 1), network.shape(2, network.domain)
+        return boundaries(job)
     return {"tp": (groups.tp,), "cp": (groups.cp,), "ep": of_experts, "dp": sharded}[part]

@@ -12,8 +12,7 @@ import pytest
 from trace_files import COMP, LAYER, LOAD, node, recv, reduce_, send, workload, write
 
 from cluster_sim.collectives.activity import Call, bound_s, collective_activity
-from cluster_sim.collectives.group import make_group
-from cluster_sim.collectives.parallel import parallel_phases
+from cluster_sim.collectives.group import groups_at_once, make_group
 from cluster_sim.errors import DoesNotFitError
 from cluster_sim.machine.build import build_machine
 from cluster_sim.specs.inputs import TopologyInput
@@ -247,17 +246,25 @@ def test_one_rank_for_all_equals_every_rank(tmp_path: Path, pod: Place, tp: int,
 
 
 @pytest.mark.parametrize("operation", ["all_reduce", "all_to_all", "broadcast"])
-def test_one_group_of_many_is_the_collective_itself(pod: Place, operation: str) -> None:
-    devices = np.arange(0, 16, 2)
-    group = make_group(pod.topology, devices, machine=pod.machine)
-    call = Call(operation=operation)
-    expected = collective_activity(group, call, 1 << 24)
-    found = parallel_phases(pod.topology, pod.machine, [devices], call, 1 << 24)
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert one.activity.resources == other.activity.resources
-        assert one.activity.alone_s == pytest.approx(other.activity.alone_s, rel=1e-12)
-        assert one.activity.demand == pytest.approx(other.activity.demand, rel=1e-12)
+def test_groups_at_once_put_the_bytes_of_each_on_the_links(pod: Place, operation: str) -> None:
+    rows, call = np.arange(16).reshape(8, 2).T, Call(operation=operation)
+    both = collective_activity(
+        groups_at_once(pod.topology, rows, machine=pod.machine), call, 1 << 24
+    )
+    singles = [
+        collective_activity(make_group(pod.topology, row, machine=pod.machine), call, 1 << 24)
+        for row in rows
+    ]
+    for together, *each in zip(both, *singles, strict=True):
+        total: dict[int, float] = {}
+        for phase in each:
+            activity = phase.activity
+            for link, size in zip(activity.resources, activity.demand, strict=True):
+                total[link] = total.get(link, 0.0) + size
+        found = dict(zip(together.activity.resources, together.activity.demand, strict=True))
+        assert found == pytest.approx(total, rel=1e-12)
+        least = max(phase.activity.alone_s for phase in each)
+        assert together.activity.alone_s >= least * (1 - 1e-12)
 
 
 def test_the_bubble_is_the_share_of_the_schedule(tmp_path: Path, pod: Place) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cluster_sim.collectives.nccl_beyond import through_switches, timed_ranks
 from cluster_sim.collectives.nccl_parts import family, far_of, norm, priced, ratio, speed_of, split
@@ -61,10 +62,8 @@ def _free(
 ) -> tuple[FloatArray, list[Choice]]:
     """What NCCL takes by itself: seconds and choices."""
     threshold = domain.switch * shape.ranks
-    ring = _rings_s(domain, fits, shape, operation, message)
-    for ranks in range(2, shape.ranks):
-        fewer = replace(shape, ranks=ranks)
-        ring = np.maximum(ring, _rings_s(domain, fits, fewer, operation, message))
+    ranks = np.arange(2, shape.ranks + 1)
+    ring = _rings_s(domain, speed_of(fits, shape), ranks, operation, message).max(axis=0)
     sizes = np.maximum(message, threshold)
     _, in_switch = _large_s(domain, fits, shape, operation, sizes)
     short = [choice for choice in choices if choice[1] != "Simple"]
@@ -79,14 +78,25 @@ def _free(
 
 
 def _rings_s(
-    domain: Domain, fits: CollectiveFits, shape: Shape, operation: str, message: FloatArray
+    domain: Domain, speed: float, ranks: NDArray[np.int64], operation: str, message: FloatArray
 ) -> FloatArray:
-    """Rings alone: the form of short messages below the size at which NCCL changes."""
-    threshold = domain.switch * shape.ranks
-    small = _small_s(domain.small, fits, shape, operation, message)
-    large, _ = _large_s(domain, fits, shape, operation, message)
-    at_switch, _ = _large_s(domain, fits, shape, operation, np.array([threshold]))
-    return np.where(message < threshold, np.minimum(small, float(at_switch[0])), large)
+    """Rings alone, by ranks and message: the form of short messages below the size at which NCCL
+    changes, never longer than at that size.
+    """
+    count = ranks[:, np.newaxis].astype(np.float64)
+    factor = np.array([[bus_factor(operation, n)] for n in ranks.tolist()])
+    passes = 2 if operation == "all_reduce" else 1
+    small, large = domain.small, domain.large
+
+    def simple_s(size: FloatArray) -> FloatArray:
+        wire = (factor + passes * large.copy) * size
+        latency = large.latency + large.per_peer * (count - 1)
+        return norm(latency, wire / (large.bandwidth * speed), large.power)
+
+    short = small.latency + small.per_peer * (count - 1)
+    short = short + factor * message / (small.bandwidth * speed)
+    threshold = domain.switch * count
+    return np.where(message < threshold, np.minimum(short, simple_s(threshold)), simple_s(message))
 
 
 def _beyond(

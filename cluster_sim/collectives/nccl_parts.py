@@ -14,7 +14,7 @@ from cluster_sim.specs.collective_fits import CollectiveFits, Domain, Hosts, Ncc
 from cluster_sim.specs.seen import Seen
 
 
-def norm(latency: float, work: FloatArray, power: float) -> FloatArray:
+def norm(latency: float | FloatArray, work: FloatArray, power: float) -> FloatArray:
     """Latency and work together: ``(L^p + W^p)^(1/p)``."""
     return np.asarray((latency**power + work**power) ** (1 / power), dtype=np.float64)
 

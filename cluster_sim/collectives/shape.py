@@ -30,6 +30,7 @@ LIBRARIES = (
     "nccl_torch",
     "trtllm_custom",
     "vllm_custom",
+    "sglang_custom",
     "deepep_normal",
     "deepep_low_latency",
     "trtllm_nvlink_one_sided",

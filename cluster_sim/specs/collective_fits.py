@@ -248,7 +248,9 @@ class CollectiveFits:
     link: BytesPerSecond
     nccl: Nccl | None = None
     hosts: Hosts | None = None
-    custom: dict[Literal["trtllm_custom", "vllm_custom"], Custom] = field(default_factory=dict)
+    custom: dict[Literal["trtllm_custom", "vllm_custom", "sglang_custom"], Custom] = field(
+        default_factory=dict
+    )
     experts: dict[
         Literal[
             "deepep_normal",

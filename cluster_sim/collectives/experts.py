@@ -17,11 +17,12 @@ from cluster_sim.collectives.shape import (
     FloatArray,
     Priced,
     Shape,
+    hop_s,
     node_destinations,
     unique_destinations,
 )
 from cluster_sim.errors import SpecError
-from cluster_sim.specs.collective_fits import CollectiveFits, ExpertLibrary
+from cluster_sim.specs.collective_fits import CollectiveFits, Exchange, ExpertLibrary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +77,18 @@ def exchange(
     curve = getattr(library, kind)
     speed = shape.link_bytes_per_s / fits.link
     latency = curve.latency + curve.per_doubling * math.log2(shape.ranks)
-    latency += curve.per_expert * routing.experts / shape.ranks
+    latency += curve.per_expert * routing.experts
     sent = copies(library, shape, routing) + curve.local
-    seconds = latency + unit * sent / (curve.bandwidth * speed)
+    rate = curve.bandwidth * speed / shape.ranks**curve.crowding
+    seconds = latency + unit * sent / rate
     used = curve
     if shape.domains > 1:
         over = getattr(library, f"{kind}_hosts")
-        if over is None or fits.hosts is None:
+        if over is None:
             raise SpecError(f"{name} works inside one scale-up domain, not on {shape.domains}")
-        latency = over.latency + over.per_doubling * math.log2(shape.ranks)
-        rate = over.bandwidth * shape.nic_bytes_per_s / fits.hosts.nic
+        latency = hop_s(over.latency, _way(fits), shape)
+        latency += over.per_doubling * math.log2(shape.ranks)
+        rate = _over_nics(fits, over, shape)
         out = latency + unit * copies_over_nics(library, shape, routing) / rate
         seconds, used = np.maximum(seconds, out), over
     return Priced(
@@ -95,3 +98,19 @@ def exchange(
         provenance=used.provenance,
         far=reach_sigma(used.measured, shape.ranks, shape.domains, message),
     )
+
+
+def _way(fits: CollectiveFits) -> float:
+    """Latency of links and switches between the hosts that were measured."""
+    if fits.hosts is not None:
+        return fits.hosts.way
+    return 0.0 if fits.hccl is None else fits.hccl.way
+
+
+def _over_nics(fits: CollectiveFits, over: Exchange, shape: Shape) -> float:
+    """Bytes/s of a rank over NICs: by the ratio to the NICs that were measured; where none were, no
+    more than the constant and the NIC.
+    """
+    if fits.hosts is None:
+        return min(over.bandwidth, shape.nic_bytes_per_s or over.bandwidth)
+    return over.bandwidth * shape.nic_bytes_per_s / fits.hosts.nic

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from cluster_sim.collectives.shape import FloatArray, Priced, Shape, bus_factor
+from cluster_sim.collectives.shape import FloatArray, Priced, Shape, bus_factor, hop_s
 from cluster_sim.errors import SpecError, nearest
 from cluster_sim.specs.collective_fits import CollectiveFits, Hccl, Line
 
@@ -79,7 +79,7 @@ def _pass_s(
     rate = min(line.bandwidth, shape.link_bytes_per_s)
     if shape.mesh:
         pair = line.bandwidth
-        rate = pair * (n - 1) if name == "Mesh" else pair
+        rate = min(pair * (n - 1), shape.link_bytes_per_s) if name == "Mesh" else pair
         if operation == "send_recv":
             rate = pair
     if n == 2 and name == "HD":
@@ -93,16 +93,17 @@ def _pass_s(
 def _across_s(constants: Hccl, shape: Shape, operation: str, message: FloatArray) -> FloatArray:
     """Ring or halving-doubling over the NICs on what one rank of a domain holds."""
     domains, nic = shape.domains, constants.nic
+    hop = hop_s(nic.latency, constants.way, shape)
     rate = min(nic.bandwidth, shape.nic_bytes_per_s or nic.bandwidth)
     if operation == "send_recv":
-        return nic.latency + message / rate
+        return hop + message / rate
     passes = 2 if operation == "all_reduce" else 1
     if operation == "all_to_all":
         out = message * (1 - shape.per_domain / shape.ranks)
-        return nic.latency + out / rate
+        return hop + out / rate
     share = message / shape.per_domain
     doublings = math.ceil(math.log2(domains))
     work = bus_factor(operation, domains) * share / rate
-    ring = passes * (domains - 1) * nic.latency + work
-    halving = passes * doublings * nic.latency + work
+    ring = passes * (domains - 1) * hop + work
+    halving = passes * doublings * hop + work
     return np.minimum(ring, halving)

@@ -186,6 +186,13 @@ def tuner_s(shape: Shape, operation: str, message: FloatArray, choice: Choice) -
     return (times + message / 1e3 / (bandwidth * share)) * 1e-6
 
 
+def against(shape: Shape, operation: str, choice: Choice, other: Choice) -> tuple[float, float]:
+    """Latency of a choice over that of another, and time for bytes likewise, by the tuner."""
+    latency = _latency_us(shape, operation, choice) / _latency_us(shape, operation, other)
+    rates = _bandwidth(shape, operation, choice), _bandwidth(shape, operation, other)
+    return latency, rates[1] / rates[0]
+
+
 def choose(
     shape: Shape, operation: str, message: FloatArray, choices: Iterable[Choice]
 ) -> list[Choice]:

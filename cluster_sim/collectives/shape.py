@@ -30,6 +30,7 @@ LIBRARIES = (
     "nccl_torch",
     "trtllm_custom",
     "vllm_custom",
+    "sglang_custom",
     "deepep_normal",
     "deepep_low_latency",
     "trtllm_nvlink_one_sided",
@@ -46,8 +47,8 @@ class Shape:
     ``link_bytes_per_s`` is what a rank can send into its domain, ``nic_bytes_per_s`` what it can
     send out of it. ``in_switch``: the switches of the domain reduce; ``in_network``: those of the
     fabric do. ``hosts``: hosts that the ranks stand on; ``rank_per_package``: ranks of the group
-    that share a package. ``way_s`` is the latency of links and switches between two domains; None
-    as where the constants were measured.
+    that share a package. ``way_s``: latency of links and switches from one domain to another; None:
+    that of the machines that were measured.
     """
 
     ranks: int
@@ -95,6 +96,15 @@ class Priced:
     def word(self, place: int) -> str:
         """The provenance at one of the sizes."""
         return word_of(self.provenance, self.reach(place))
+
+
+def hop_s(measured: float, way: float, shape: Shape) -> float:
+    """Seconds of a step between domains: as measured, with the way of the measured machines
+    replaced by the group's own.
+    """
+    if shape.way_s is None:
+        return measured
+    return max(measured - way, 0.0) + shape.way_s
 
 
 def bus_factor(operation: str, ranks: int) -> float:

@@ -20,7 +20,7 @@ from cluster_sim.errors import SpecError, nearest
 from cluster_sim.specs.collective_fits import CollectiveFits
 
 NCCL_CALLS = ("nccl", "nccl_2.18", "nccl_torch")
-CUSTOM = ("trtllm_custom", "vllm_custom")
+CUSTOM = ("trtllm_custom", "vllm_custom", "sglang_custom")
 
 
 def default_library(fits: CollectiveFits, operation: str) -> str:

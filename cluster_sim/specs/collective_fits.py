@@ -46,6 +46,14 @@ class Small:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs(Line):
+    """All-to-all inside one domain: as a ``Line``, or by ``short`` where that is faster."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    short: Small | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Large:
     """``(L^p + (bytes / bandwidth)^p)^(1/p)`` with ``L = latency + per_peer (n - 1)``.
 
@@ -101,7 +109,7 @@ class Hierarchy:
 class HostsRing:
     """A ring over several domains with the Simple protocol.
 
-    ``steps x (1 + growth c / (c + chunk)) x (1 + spread log2 N) + X + sqrt(X fill) / N``: c the
+    ``steps x (1 + growth c / (c + chunk)) x (1 + spread log2 N) + X + sqrt(X fill)``: c the
     bytes of one rank's step, X the bytes over the slower of the two networks.
     """
 
@@ -139,17 +147,20 @@ class Nccl:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     all_reduce: Domain
     gather: Domain
-    exchange: Line
+    exchange: Pairs
     send_recv: Line
     call: dict[str, SecondsOrZero] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hosts:
-    """NCCL over several domains; rates are of machines with NICs of ``nic``."""
+    """NCCL over several domains: rates are with NICs of ``nic``, latencies where links and switches
+    took ``way`` from one host to another.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     nic: BytesPerSecond
+    way: SecondsOrZero = 0.0
     all_reduce: Hierarchy
     ring: HostsRing
     exchange: HostsDirect
@@ -176,8 +187,8 @@ class Custom:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """Dispatch or combine of experts: ``latency + per_doubling log2 n + per_expert E / n + (copies
-    + local) bytes of a token / bandwidth``.
+    """Dispatch or combine of experts: ``latency + per_doubling log2 n + per_expert E + (copies +
+    local) bytes of a token n^crowding / bandwidth``; ``crowding`` is how rates fall with ranks.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -185,6 +196,7 @@ class Exchange:
     per_doubling: SecondsOrZero = 0.0
     per_expert: SecondsOrZero = 0.0
     local: FactorOrZero = 0.0
+    crowding: FactorOrZero = 0.0
     bandwidth: BytesPerSecond
     measured: tuple[Seen, ...] = ()
     provenance: Provenance
@@ -211,7 +223,8 @@ class ExpertLibrary:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hccl:
     """Huawei's collectives by alpha and beta: launch, time of a step and rate to ranks of the same
-    package, of the same host, of the same domain beyond, and over NICs.
+    package, of the same host, of the same domain beyond, and over NICs, with what links and
+    switches took of the latter (``way``).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -220,6 +233,7 @@ class Hccl:
     host: Line
     domain: Line
     nic: Line
+    way: SecondsOrZero = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +248,9 @@ class CollectiveFits:
     link: BytesPerSecond
     nccl: Nccl | None = None
     hosts: Hosts | None = None
-    custom: dict[Literal["trtllm_custom", "vllm_custom"], Custom] = field(default_factory=dict)
+    custom: dict[Literal["trtllm_custom", "vllm_custom", "sglang_custom"], Custom] = field(
+        default_factory=dict
+    )
     experts: dict[
         Literal[
             "deepep_normal",

@@ -31,10 +31,13 @@ FITTED_TOKENS = {  # tokens per rank that constants of expert exchanges were fit
     "trtllm_nvlink_one_sided": {128, 4096},
     "trtllm_nvlink_two_sided": {128, 4096},
 }
+# Ranks of DeepEP on Ascend, timed at one size each, that its constants were fitted to.
+FITTED_GROUPS = (8, 32, 128)
 FITTED_ASYMPTOTES = (8, 16, 32, 72)  # ranks whose largest messages constants were fitted to
 DEFAULT_NIC_BYTES_PER_S = 50e9  # one 400 Gb/s NIC a chip, where a row does not say
 AMPERE_NIC_BYTES_PER_S = 25e9  # HDR InfiniBand, the usual one of its time
-HOSTS_OF = {"gb200": 1}  # scale-up domains that span all ranks of a row, whatever the hosts
+# Scale-up domains that span all ranks of a row, whatever the hosts.
+DOMAINS_OF = {"gb200": 1, "ascend_910c": 1}
 OVER_NICS = "h800_sxm"  # its rows send everything over NICs, inside a host too
 
 
@@ -45,8 +48,8 @@ def constants(chip: str) -> CollectiveFits:
 
 
 @cache
-def _architecture(chip: str) -> str:
-    return load_spec("chip", chip, Chip)[1].architecture
+def _chip(name: str) -> Chip:
+    return load_spec("chip", name, Chip)[1]
 
 
 def shape_of(case: Case) -> Shape:
@@ -57,17 +60,20 @@ def shape_of(case: Case) -> Shape:
     if not ranks:
         raise SkippedError("number of chips not stated")
     per_host = case.count("chips_per_host", 0) or min(ranks, 8)
-    domains = HOSTS_OF.get(chip) or math.ceil(ranks / per_host)
+    hosts = math.ceil(ranks / per_host)
+    domains, devices = DOMAINS_OF.get(chip) or hosts, _chip(chip).devices_per_chip
     reduces = chip != "a100_80g_sxm" and case.number("in_switch_reduction") != 0
     return Shape(
-        ranks=ranks,
+        ranks=ranks * devices,
         domains=ranks if chip == OVER_NICS else domains,
+        hosts=hosts,
         link_bytes_per_s=constants(chip).link,
         nic_bytes_per_s=_nic(case),
         in_switch=reduces,
         in_network="SHARP" in case.text("library"),
         technology=case.text("scale_out"),
-        architecture=_architecture(chip),
+        architecture=_chip(chip).architecture,
+        ranks_per_package=devices,
     )
 
 
@@ -84,6 +90,8 @@ def fitted(case: Case) -> bool:
     if case.text("chip") == OVER_NICS:
         return True  # the rates of low-latency kernels over NICs, on all eight figures
     family = case.text("library_family")
+    if _on_ascend(case):
+        return case.count("n_chips", 0) * _chip(case.text("chip")).devices_per_chip in FITTED_GROUPS
     if family in FITTED_TOKENS:
         return case.count("tokens_per_rank", 0) in FITTED_TOKENS[family]
     size, ranks = case.number("message_bytes") or 1.0, case.count("n_chips")
@@ -92,13 +100,30 @@ def fitted(case: Case) -> bool:
 
 def _library(case: Case) -> str:
     family, printed = case.text("library_family") or "nccl", case.text("library")
+    if _on_ascend(case):
+        return "deepep_low_latency" if "low latency" in printed else "deepep_normal"
     if family == "nccl" and ("2.18" in printed or printed == "NCCL (nccl-tests)"):
         return "nccl_2.18"
     return family
 
 
+def _on_ascend(case: Case) -> bool:
+    return case.text("library").startswith("DeepEP-Ascend")
+
+
+def _scored(case: Case, operation: str) -> bool:
+    """Whether a row's metric is what can be told: bandwidths of expert exchanges are over bytes
+    that each library counts its own way; DeepEP on Ascend counts nominal ones (its test harness,
+    sgl-project/sgl-kernel-npu, tests/python/deepep), and where it prints times too they count.
+    """
+    metric = case.text("metric")
+    if metric == "algbw_gb_per_s" and operation.startswith("moe"):
+        return _on_ascend(case) and "primary" in case.flags
+    return metric == "time_us" or (metric == "busbw_gb_per_s" and not operation.startswith("moe"))
+
+
 def predicted(case: Case) -> float:
-    """A row's time in us, or bus bandwidth in GB/s; raises SkippedError."""
+    """A row's time in us, or bandwidth in GB/s; raises SkippedError."""
     for flag, reason in NOT_COMPARABLE.items():
         if flag in case.flags:
             raise SkippedError(reason)
@@ -109,7 +134,7 @@ def predicted(case: Case) -> float:
     if library not in LIBRARIES or operation not in OPERATIONS:
         raise SkippedError("library not modelled", f"{operation} of {library}")
     experts, metric = operation.startswith("moe"), case.text("metric")
-    if metric != "time_us" and (experts or metric == "algbw_gb_per_s"):
+    if not _scored(case, operation):
         raise SkippedError("metric not predicted", f"{metric} of {operation}")
     routing = None
     if experts:
@@ -123,4 +148,6 @@ def predicted(case: Case) -> float:
     seconds = float(priced.seconds[0])
     if metric == "time_us":
         return seconds * 1e6
+    if metric == "algbw_gb_per_s":
+        return size / seconds / 1e9
     return bus_factor(operation, shape.ranks) * size / seconds / 1e9

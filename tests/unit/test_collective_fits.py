@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster_sim.collectives.custom import kernels_of
+from cluster_sim.collectives.time import CUSTOM
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.collective_fits import load_collective_fits
 from cluster_sim.specs.find import names
@@ -64,7 +66,7 @@ def test_own_constants_stay_and_rates_over_nics_are_filled_in() -> None:
 
 
 def test_a_chip_without_a_file_takes_those_of_its_relative() -> None:
-    fits = load_collective_fits("mi300x", "h100_sxm")
+    fits = load_collective_fits("some_chip", "h100_sxm")
     assert fits.chip == "h100_sxm"
     assert fits.nccl is not None
     assert fits.nccl.all_reduce.provenance == "transferred"
@@ -82,3 +84,19 @@ def test_mistakes(tmp_path: Path) -> None:
         load_collective_fits("bare")
     assert "bare.yaml:2: link: a bare number has no unit" in str(caught.value)
     assert "bare.yaml:3: ncl: unknown key; did you mean 'nccl'?" in str(caught.value)
+
+
+def test_every_chip_has_constants_of_every_engines_all_reduce() -> None:
+    """Kernels of its own or of a relative, HCCL where there are none; SGLang's are vLLM's."""
+    for chip in names("chip"):
+        fits = load_collective_fits(chip)
+        assert fits.chip == chip
+        if fits.nccl is None:
+            assert fits.hccl is not None
+            continue
+        trtllm, like, own = (kernels_of(fits, name) for name in CUSTOM)
+        assert trtllm is not None
+        assert like is not None
+        assert own is not None
+        assert own.provenance in ("transferred", "assumed")
+        assert own.one_shot == like.one_shot

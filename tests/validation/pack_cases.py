@@ -2,10 +2,10 @@
 
     python tests/validation/pack_cases.py FOLDER
 
-FOLDER holds serving_cases.csv, op_cases.csv, collective_cases.csv and training_cases.csv with the
-columns that ``docs/reference.md`` names under "Measured cases". Notes are dropped but for limits
-and settings that a replay needs, which get columns of their own; columns that are always empty are
-dropped; the licence of each source is added.
+FOLDER holds the files of ``FILES`` with the columns that ``docs/reference.md`` names under
+"Measured cases". Notes are dropped but for limits and settings that a replay needs, which get
+columns of their own; columns that are always empty are dropped; the licence of each source is
+added.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FILES = {
-    "serving": "serving_cases.csv",
-    "operators": "op_cases.csv",
-    "collectives": "collective_cases.csv",
-    "training": "training_cases.csv",
+FILES: dict[str, tuple[str, ...]] = {
+    "serving": ("serving_cases.csv",),
+    "operators": ("op_cases.csv",),
+    "collectives": ("collective_cases.csv", "collective_cases_2026_11.csv"),
+    "training": ("training_cases.csv",),
 }
 # Licence of what each source publishes, by the beginning of its name; numbers alone were taken.
 LICENCES = {
@@ -52,6 +52,7 @@ LICENCES = {
 }
 AS_PUBLISHED = "as published"
 DROPPED = ("note", "split")
+DROPPED_FLAGS = ("released_after_blind",)  # of how a row came here, not of what it measures
 _LIMITS = re.compile(r"p99 limits TTFT / TPOT ([\d.]+) s / ([\d.]+) ms")
 _PEAK = re.compile(r"measured peak memory ([\d.]+) GiB")
 _KERNEL = re.compile(r"kernel (\w+)")
@@ -86,12 +87,15 @@ def from_note(kind: str, note: str) -> dict[str, str]:
 
 def packed_rows(kind: str, folder: Path) -> list[dict[str, str]]:
     """The rows of a packaged file, made from a folder of measured cases."""
-    text = (folder / FILES[kind]).read_text(encoding="utf-8")
     rows = []
-    for row in csv.DictReader(io.StringIO(text, newline="")):
-        kept = {name: cell for name, cell in row.items() if name not in DROPPED}
-        kept["licence"] = licence_of(row["source"])
-        rows.append({**kept, **from_note(kind, row["note"])})
+    for file in FILES[kind]:
+        text = (folder / file).read_text(encoding="utf-8")
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            kept = {name: cell for name, cell in row.items() if name not in DROPPED}
+            flags = [flag for flag in row["flags"].split(";") if flag not in DROPPED_FLAGS]
+            kept["flags"] = ";".join(flags)
+            kept["licence"] = licence_of(row["source"])
+            rows.append({**kept, **from_note(kind, row["note"])})
     names = list(dict.fromkeys(name for row in rows for name in row))
     used = [name for name in names if any(row.get(name) for row in rows)]
     return [{name: row.get(name, "") for name in used} for row in rows]

@@ -148,7 +148,9 @@ def resolve_machine(options: dict[str, Any]) -> tuple[TopologyInput, list[str]]:
 
 def note_shadows(files: Sequence[FileRecord]) -> None:
     """Say which files stand in for packaged ones."""
-    for file in files:
+    from cluster_sim.specs.find import every
+
+    for file in every(files):
         if file.shadows:
             click.echo(f"Note: {file.path} is used instead of the packaged one.", err=True)
 

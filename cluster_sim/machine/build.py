@@ -45,10 +45,10 @@ def locate(machine: TopologyInput, problem: str) -> str:
 def _build(machine: TopologyInput) -> Machine:
     topology, chip = machine.topology, machine.chip
     fabric = topology.fabric
-    if fabric is not None and fabric.kind == "graph":
-        from cluster_sim.machine.exchange import load_graph
+    if machine.graph is not None:
+        from cluster_sim.machine.exchange import parse_graph
 
-        return load_graph(fabric.file, topology.name)
+        return parse_graph(machine.graph.text, machine.graph.path, topology.name)
     draft = Draft()
     word = DEVICE_WORDS.get(chip.vendor, "gpu")
     per_chip, chips_per_host = chip.devices_per_chip, topology.chips_per_host or topology.chips

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from cluster_sim.errors import SpecError, UnknownNameError, warn
@@ -19,7 +21,7 @@ from cluster_sim.specs.effects import (
 )
 from cluster_sim.specs.engine_settings import apply_engine, rename_old_overhead, rename_old_steps
 from cluster_sim.specs.engines import engine_for, exists, refuse
-from cluster_sim.specs.find import FOLDERS, FileRecord, beside, find
+from cluster_sim.specs.find import FOLDERS, FileRecord, Files, beside, find, read_data
 from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened, with_watts
 from cluster_sim.specs.inline import with_chip_facts
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
@@ -28,6 +30,7 @@ from cluster_sim.specs.pod import merge, with_chips, with_host
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.topology import Topology
 from cluster_sim.specs.workload import Economics, Workload
+from cluster_sim.text_file import decoded
 from cluster_sim.units import parse_quantity
 
 ROOTS = ("topology", "chip", "workload", "plan", "engine", "economics")
@@ -70,15 +73,36 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     if network:
         astra.check_host(record.path, chip, data)
     topology = build(Topology, data, source, record.name)
+    graph = _graph(topology, record, source)
     fits, fits_records = load_fits(chip, tdp_w=_watts(file_tdp))
+    drawn = () if graph is None or graph is record else (graph,)
     collectives, collectives_records = find_collective_fits(chip.name, fits.borrows)
     return TopologyInput(
         topology=topology,
         chip=chip,
         fits=fits,
         collectives=collectives,
-        files=(record, *host_records, chip_record, *fits_records, *collectives_records),
+        graph=graph,
+        files=(record, *host_records, chip_record, *fits_records, *collectives_records, *drawn),
     )
+
+
+def _graph(topology: Topology, record: FileRecord, source: Source) -> FileRecord | None:
+    """The file of the graph that the fabric is, with its text; None for a fabric in counts."""
+    fabric = topology.fabric
+    if fabric is None or fabric.kind != "graph":
+        return None
+    if fabric.file == record.path:  # an ASTRA-sim network is both
+        return record
+    path = Path(fabric.file)
+    try:
+        if not os.path.lexists(path):
+            raise SpecError(f"{fabric.file}: no such file")
+        found: Files = {}
+        text = decoded(read_data(path, found), fabric.file)
+        return replace(found[str(path)], path=fabric.file, text=text)
+    except SpecError as error:
+        raise SpecError([source.problem(("fabric", "file"), p) for p in error.problems]) from None
 
 
 def refuse_graph(data: Mapping[str, Any], shown: str) -> None:
@@ -295,6 +319,7 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
         from cluster_sim.specs import checkpoint, hugging_face
 
         files = beside(record, checkpoint.BESIDE)
+        record = replace(record, more=tuple(files.values()))
         return record, hugging_face.parse(record.text, record.path, record.name, files), {}
     data, lines = parse(record.text, record.path)
     if family == "software":
@@ -306,13 +331,14 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
     if not isinstance(base, str):
         line = lines[("extends",)]
         raise SpecError(f"{record.path}:{line}: extends: must be a name (got {base!r})")
-    parent = find(family, base)
+    with Source(record.path, lines).naming("extends"):
+        parent = find(family, base)
     merged, _ = parse(parent.text, parent.path)
     if "extends" in merged:
         raise SpecError(
             f"{record.path}: extends: '{base}' extends another file itself; one level only"
         )
-    return record, merge(merged, data), lines
+    return replace(record, more=(parent,)), merge(merged, data), lines
 
 
 def split_overrides(overrides: Sequence[str]) -> dict[str, list[tuple[list[str], str]]]:

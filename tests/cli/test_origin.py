@@ -106,6 +106,13 @@ def test_commands_without_a_folder_tell_too(runner: CliRunner, command: str) -> 
     assert CONSTANTS in run(runner, line).stderr
 
 
+def test_fit_tells_of_files_that_stand_in(runner: CliRunner) -> None:
+    path = "workloads/software/vllm-0.19.yaml"
+    stand_in(path, (r"(max_num_seqs): \d+", r"\g<1>: 7"))
+    line = "fit --model qwen3-32b --chip ascend_910b3"  # on vllm-ascend, which extends it
+    assert f"Note: {path} is used instead" in run(runner, line).stderr
+
+
 _forbidden: list[str] | None = None
 
 

@@ -40,8 +40,7 @@ def read_traces(
     Raises SpecError for files that cannot be read, are broken, or do not go together, and for
     options that have no effect on them.
     """
-    read = ((path, read_data(path, records)) for path in paths)
-    files = sorted(read, key=lambda file: str(file[0]))
+    files = [(path, read_data(path, records)) for path in sorted(paths, key=str)]
     forms = {form or recognise(path, data) for path, data in files}
     if len(forms) > 1:
         raise SpecError(f"files of several formats ({', '.join(sorted(forms))}); play them apart")

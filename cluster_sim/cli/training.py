@@ -45,7 +45,7 @@ ONLY_SERVING = (
 
 def is_training(options: dict[str, Any]) -> bool:
     """Whether the workload is one of training; options of the other kind are errors."""
-    from cluster_sim.specs.load_training import kind_of
+    from cluster_sim.specs.load import kind_of
 
     training = kind_of(options["workload"]) == "training"
     for name in ONLY_SERVING if training else ONLY_TRAINING:

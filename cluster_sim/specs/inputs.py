@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.chip import Chip, Fits
@@ -15,9 +16,11 @@ from cluster_sim.specs.find import FileRecord
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.topology import Topology
-from cluster_sim.specs.training import TrainingWorkload
-from cluster_sim.specs.training_software import TrainingSoftware
 from cluster_sim.specs.workload import Workload
+
+if TYPE_CHECKING:  # a service needs neither
+    from cluster_sim.specs.training import TrainingWorkload
+    from cluster_sim.specs.training_software import TrainingSoftware
 
 Choose = Callable[[Workload, str], tuple[FileRecord, Software]]
 

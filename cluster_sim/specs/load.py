@@ -122,6 +122,12 @@ def _watts(text: object) -> float | None:
         return None
 
 
+def kind_of(name: str) -> str:
+    """Whether a workload is one of serving or of training."""
+    kind = read("workload", name)[1].get("kind", "serving")
+    return kind if isinstance(kind, str) else "serving"
+
+
 def load_workload(
     name: str,
     overrides: Sequence[str] = (),

@@ -98,11 +98,8 @@ def _group(options: dict[str, Any]) -> tuple[TopologyInput, Group]:
     from cluster_sim.perf.collective_group import make_group
     from cluster_sim.specs.load import load_topology
 
-    topology = load_topology(options["topo"], list(options["overrides"]))
     chips = options["chips"]
-    if topology.topology.fabric is not None and (chips or 0) > topology.topology.chips:
-        grown = [*options["overrides"], f"topology.chips={chips}"]  # a pod grows to it
-        topology = load_topology(options["topo"], grown)
+    topology = load_topology(options["topo"], options["overrides"], chips=chips, shrink=False)
     note_shadows(topology.files)
     machine = build_machine(topology)
     for note in machine.notes:

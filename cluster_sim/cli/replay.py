@@ -98,11 +98,8 @@ def _machine(options: dict[str, Any]) -> tuple[TopologyInput, Machine]:
     from cluster_sim.machine.build import build_machine
     from cluster_sim.specs.load import load_topology
 
-    topology = load_topology(options["topo"], list(options["overrides"]))
     chips = options["chips"]
-    if chips is not None and topology.topology.fabric is not None:
-        grown = [*options["overrides"], f"topology.chips={chips}"]
-        topology = load_topology(options["topo"], grown)
+    topology = load_topology(options["topo"], options["overrides"], chips=chips)
     machine = build_machine(topology)
     if chips is not None and chips > machine.chips:
         have = counted(machine.chips, "chip")

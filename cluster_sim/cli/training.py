@@ -65,7 +65,7 @@ def resolve_training(
     from cluster_sim.specs.load import load_economics
     from cluster_sim.specs.load_training import load_training
 
-    machine, overrides = resolve_machine(options)
+    machine, overrides = resolve_machine(options), options["overrides"]
     keys = [text.partition("=")[0].strip() for text in overrides]
     of_a_run = [key for key in keys if f"{key}.".startswith("workload.run.")]
     if of_a_run and options["until"] is None:

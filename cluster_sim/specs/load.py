@@ -13,6 +13,7 @@ from cluster_sim.specs import astra
 from cluster_sim.specs.build import Lines, Source, Spec, build, hint_at
 from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.collective_fits import find_collective_fits
+from cluster_sim.specs.constraints import MOST_CHIPS, is_count
 from cluster_sim.specs.effects import (
     refuse_idle_economics,
     refuse_idle_facts,
@@ -36,10 +37,13 @@ from cluster_sim.units import parse_quantity
 ROOTS = ("topology", "chip", "workload", "plan", "engine", "economics")
 
 
-def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
+def load_topology(
+    name: str, overrides: Sequence[str] = (), *, chips: int | None = None, shrink: bool = True
+) -> TopologyInput:
     """A topology by name, path or inline text (``4 x h200_sxm``), with its chip, curves and
-    constants of collectives; ``overrides`` are texts with the roots topology. and chip. An
-    ASTRA-sim network is one once ``topology.chip`` is set.
+    constants of collectives; ``overrides`` are texts with the roots topology. and chip. A pod
+    gets so many ``chips``, without ``shrink`` only if it has fewer. An ASTRA-sim network is a
+    topology once ``topology.chip`` is set.
     """
     record, data, lines = read("topology", name)
     source, parts = Source(record.path, lines), split_overrides(overrides)
@@ -68,8 +72,12 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
             f"{record.path}: the file of {chip.name} gives no scale-up links; "
             "write a topology with scale_up"
         )
-    data = with_chips(data, chip, source.problem)
-    data = with_chip_facts(data, chip, facts)
+    whole = with_chips(data, chip, source.problem)
+    if chips is not None and whole.get("fabric") is not None and _resized(whole, chips, shrink):
+        if network:
+            astra.refuse_keys(record.path, [["chips"]])
+        whole = with_chips(_sized(data, chips, source), chip, source.problem)
+    data = with_chip_facts(whole, chip, facts)
     if network:
         astra.check_host(record.path, chip, data)
     topology = build(Topology, data, source, record.name)
@@ -85,6 +93,18 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
         graph=graph,
         files=(record, *host_records, chip_record, *fits_records, *collectives_records, *drawn),
     )
+
+
+def _resized(data: Mapping[str, Any], chips: int, shrink: bool) -> bool:
+    """Whether a pod gets so many chips; one with a wrong number is refused as it is."""
+    return shrink or (is_count(data.get("chips"), MOST_CHIPS) and chips > data["chips"])
+
+
+def _sized(data: Mapping[str, Any], chips: int, source: Source) -> dict[str, Any]:
+    """The mapping of a pod with so many chips, in place of its hosts unless those are asked for."""
+    kept = {key: v for key, v in data.items() if key != "hosts" or "hosts" in source.options}
+    source.options["chips"] = "--chips"
+    return {**kept, "chips": chips}
 
 
 def _graph(topology: Topology, record: FileRecord, source: Source) -> FileRecord | None:

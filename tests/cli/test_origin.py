@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from cluster_sim.perf.collective_group import make_group
 from trace_files import COMP, node, reduce_, write
 
 from cluster_sim.cli import cli
+from cluster_sim.collectives.group import make_group
 from cluster_sim.errors import SpecError
 from cluster_sim.machine.build import build_machine
 from cluster_sim.origin import origin_of

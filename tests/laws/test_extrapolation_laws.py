@@ -16,7 +16,6 @@ from cluster_sim.collectives.nccl_beyond import timed_ranks
 from cluster_sim.collectives.reach import reach_sigma
 from cluster_sim.collectives.shape import Shape
 from cluster_sim.collectives.time import collective
-from cluster_sim.perf.collectives import all_reduce, all_reduce_provenance
 from cluster_sim.perf.families import operator_families
 from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.residuals import step_residuals
@@ -164,17 +163,18 @@ def test_distance_is_nought_inside_and_grows_outside(
         assert (reach_sigma(seen, ranks + further, 1, message) >= here - 1e-12).all()
 
 
-def test_engines_all_reduce_beyond_the_timings() -> None:
-    """The curves of serving: more ranks never take less, and say that they are extrapolated."""
-    machine = load_topology("gb200_nvl72")
-    algorithms = ("one_shot", "ring", "in_switch")
-    message = 2.0 ** np.arange(12, 27, 0.5)
-    times = [all_reduce(machine, algorithms, message, n)[0] for n in (4, 8, 16, 32, 64, 72)]
-    for fewer, more in zip(times, times[1:], strict=False):
-        assert (fewer <= more * ROUNDING).all()
-    assert (np.diff(times[-1]) >= 0).all()
-    assert all_reduce_provenance(machine, algorithms, 4) == "measured"
-    assert all_reduce_provenance(machine, algorithms, 72) == "extrapolated"
+@pytest.mark.parametrize("library", ["vllm_custom", "trtllm_custom", "sglang_custom"])
+def test_engines_all_reduce_beyond_the_timings(library: str) -> None:
+    """Kernels of engines: more ranks never take less, and say that they are extrapolated."""
+    fits = fits_of("gb200")
+    groups = [one_domain("gb200", n) for n in (4, 8, 16, 32, 64, 72)]
+    priced = [collective(fits, group, "all_reduce", SIZES, library=library) for group in groups]
+    for fewer, more in pairwise(priced):
+        assert (fewer.seconds <= more.seconds * ROUNDING).all()
+    assert (np.diff(priced[-1].seconds) >= 0).all()
+    few, many = priced[0], priced[-1]
+    assert few.word(10) == ("transferred" if library == "sglang_custom" else "measured")
+    assert many.word(10) == "extrapolated"
 
 
 @pytest.mark.parametrize(("software", "word"), [("trtllm", "measured"), ("vllm", "extrapolated")])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cluster_sim.capacity import Capacity, Saturation
 from cluster_sim.metrics import Targets, targets
+from cluster_sim.origin import Origin
 from cluster_sim.perf.memory import KvCache
 from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.plan import Choice
@@ -33,8 +34,7 @@ class Facts:
     load_of: str  # what the load of such traffic is a share of
     caching: bool  # a prefix cache has something to share
     trace_sha256: str | None
-    config_hash: str
-    version: str
+    origin: Origin
     others: tuple[str, ...] = ()  # who else was on the machine
 
     @property

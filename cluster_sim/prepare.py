@@ -31,6 +31,7 @@ from cluster_sim.serving.stepper import ReplicaSpec
 from cluster_sim.serving.trace_rows import TraceOptions
 from cluster_sim.serving.traces import read_trace
 from cluster_sim.specs.constraints import MOST_REQUESTS as MOST_OF_A_RUN
+from cluster_sim.specs.find import Files
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.workload import Workload
 
@@ -163,10 +164,12 @@ def refuse_if_none_fits(job: WorkloadInput, service: Service, trace: Requests | 
     )
 
 
-def read_requests(job: WorkloadInput, *, skip_bad_rows: bool = False) -> Requests | None:
+def read_requests(
+    job: WorkloadInput, *, skip_bad_rows: bool = False, files: Files | None = None
+) -> Requests | None:
     """The requests of a trace, at its speed, or without times where they come in another way; None
-    for traffic that is drawn. Raises SpecError where neither trace nor workload says when they come
-    or how long answers are.
+    for traffic that is drawn. The records of the trace's files go into ``files``. Raises SpecError
+    where neither trace nor workload says when they come or how long answers are.
     """
     wanted, arrivals = job.workload, job.workload.arrivals
     if not arrivals.replays:
@@ -187,7 +190,7 @@ def read_requests(job: WorkloadInput, *, skip_bad_rows: bool = False) -> Request
         turns=arrivals.trace_turns,
     )
     path = Path(arrivals.trace or "")
-    requests = read_trace(path, arrivals.trace_format, options)
+    requests = read_trace(path, arrivals.trace_format, options, files)
     if timed and not requests.timed:
         raise SpecError(
             f"{path}: its requests have no times; say how they come: --rate, --concurrency, or in "

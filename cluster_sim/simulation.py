@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster_sim import __version__
 from cluster_sim.capacity import (
     Capacity,
     Effort,
@@ -18,11 +16,11 @@ from cluster_sim.capacity import (
     find_saturation,
     sample_of,
 )
-from cluster_sim.errors import SpecError
 from cluster_sim.facts import Facts
 from cluster_sim.interrupts import hold_back
 from cluster_sim.memory_need import check_run_memory
 from cluster_sim.metrics import keeps_slo, latencies, targets
+from cluster_sim.origin import Origin, one_sha256, origin_of
 from cluster_sim.overload import trend
 from cluster_sim.prepare import (
     Prepared,
@@ -34,14 +32,14 @@ from cluster_sim.prepare import (
     refuse_if_none_fits,
     refuse_late,
 )
-from cluster_sim.result import Result, config_hash
+from cluster_sim.result import Result
 from cluster_sim.serving.event_driven import Live, Watcher
 from cluster_sim.serving.generators import planned
 from cluster_sim.serving.plan import Choice
 from cluster_sim.serving.records import Outcomes
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.service import Run, serve
-from cluster_sim.serving.traces import trace_digest
+from cluster_sim.specs.find import Files
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.specs.workload import Economics, Workload
@@ -89,15 +87,18 @@ def simulate(
         job = dataclasses.replace(job, workload=dataclasses.replace(job.workload, seed=seed))
     money = economics or Economics()
     job = job.on(machine.chip)
-    trace_sha256 = _digest(job.workload)
+    job = dataclasses.replace(job, workload=job.workload.plain())
+    traced: Files = {}
+    trace = read_requests(job, skip_bad_rows=skip_bad_rows, files=traced)
+    data = tuple(traced.values())
     others = (*background, *(getattr(one, "__qualname__", repr(one)) for one in processes))
-    hashed = config_hash(machine, job, money, trace_sha256, others)
+    origin = origin_of(machine, job, money, data=data, options={"others": others})
     facts = play(
         machine,
         job,
         economics=money,
+        trace=trace,
         step_by_step=step_by_step,
-        skip_bad_rows=skip_bad_rows,
         progress=progress,
         live=live,
         record=record,
@@ -106,7 +107,7 @@ def simulate(
         most_bytes=most_bytes,
     )
     hold_back()
-    facts = dataclasses.replace(facts, trace_sha256=trace_sha256, config_hash=hashed, others=others)
+    facts = dataclasses.replace(facts, trace_sha256=one_sha256(data), origin=origin, others=others)
     summary, table, manifest = summarise_run(facts)
     partial = facts.run.interrupted
     return Result(summary, table, manifest, partial, facts if record or keep else None)
@@ -117,8 +118,8 @@ def play(
     job: WorkloadInput,
     *,
     economics: Economics | None = None,
+    trace: Requests | None = None,
     step_by_step: bool = False,
-    skip_bad_rows: bool = False,
     progress: Progress | None = None,
     live: Live | None = None,
     record: bool = False,
@@ -127,13 +128,13 @@ def play(
     most_bytes: float | None = None,
     check_load: bool = True,
 ) -> Facts:
-    """What happens in a run, before anything is made of it and without what identifies it;
-    see ``simulate``. ``check_load``: a run that may be overloaded is held against saturation.
+    """What happens in a run, before anything is made of it and without what identifies it; see
+    ``simulate``. ``trace`` are the requests that are replayed. ``check_load``: a run that may be
+    overloaded is held against saturation.
     """
     job = job.on(machine.chip)
     job = dataclasses.replace(job, workload=job.workload.plain())
     wanted, size = job.workload, job.software.memory.block_tokens
-    trace = read_requests(job, skip_bad_rows=skip_bad_rows)
     known = len(trace) if trace is not None else wanted.stated_requests or 0
     check_run_memory(known, 0, most_bytes, record=record)
     weighed = planned(job, trace, block_tokens=size)
@@ -191,8 +192,7 @@ def play(
         asked_per_s=rate * len(requests) / requests.starts if rate else None,
         caching=service.caching and requests.prefixes is not None,
         trace_sha256=None,
-        config_hash="",
-        version=__version__,
+        origin=Origin(inputs={}, files=(), config_hash=""),
     )
 
 
@@ -216,16 +216,6 @@ def _in_doubt(job: WorkloadInput, run: Run, requests: Requests) -> bool:
     if wanted.limits and not keeps_slo(latencies(run, requests), wanted):
         return True
     return trend(run, requests, steady_window(run, requests).window).grows
-
-
-def _digest(wanted: Workload) -> str | None:
-    """What identifies the trace of a replay; None without one, or if it cannot be read."""
-    if not wanted.arrivals.replays:
-        return None
-    try:
-        return trace_digest(Path(wanted.arrivals.trace or ""))
-    except SpecError:
-        return None
 
 
 def _limits(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster_sim import __version__
 from cluster_sim.columns import PROVENANCE, SCHEMA, SUMMARY_COLUMNS, run_id
 from cluster_sim.economics import (
     machine_usd_per_hour,
@@ -113,7 +114,7 @@ def _identity(facts: Facts) -> dict[str, Any]:
     arrivals, topology = job.workload.arrivals, machine.topology
     load = arrivals.kind if arrivals.load is None else f"{arrivals.load:.0%} of {facts.load_of}"
     return {
-        "run_id": run_id(job.workload.name, topology.name, facts.config_hash),
+        "run_id": run_id(job.workload.name, topology.name, facts.origin.config_hash),
         "kind": job.workload.kind,
         "topology": topology.name,
         "chip": machine.chip.name,
@@ -139,8 +140,8 @@ def _identity(facts: Facts) -> dict[str, Any]:
         "seed": job.workload.seed,
         "slo": _describe_slos(facts),
         "schema": SCHEMA,
-        "version": facts.version,
-        "config_hash": facts.config_hash,
+        "version": __version__,
+        "config_hash": facts.origin.config_hash,
     }
 
 
@@ -289,7 +290,7 @@ def _manifest(
     seen: Latencies,
     row: dict[str, Any],
 ) -> dict[str, Any]:
-    machine, job = facts.machine, facts.job
+    machine = facts.machine
     usd_per_h, chips = row["chip_usd_per_h"], machine.topology.chips
     lost = {} if facts.run.visits is None else {"lost": ledger.lost_s}
 
@@ -301,19 +302,8 @@ def _manifest(
 
     return {
         "run_id": row["run_id"],
-        "version": facts.version,
         "schema": SCHEMA,
-        "config_hash": facts.config_hash,
-        "inputs": {
-            "topology": dataclasses.asdict(machine.topology),
-            "chip": dataclasses.asdict(machine.chip),
-            "fits": dataclasses.asdict(machine.fits),
-            "workload": dataclasses.asdict(job.workload),
-            "model": dataclasses.asdict(job.model),
-            "software": dataclasses.asdict(job.software),
-            "economics": dataclasses.asdict(facts.economics),
-        },
-        "files": [dataclasses.asdict(file) for file in (*machine.files, *job.files)],
+        **facts.origin.manifest(),
         "plan": {
             **dataclasses.asdict(facts.choice.layout),
             "replicas": facts.choice.replicas,

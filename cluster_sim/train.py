@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,10 +11,11 @@ from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS, run_id
 from cluster_sim.economics import how_to_price, machine_usd_per_hour, price_columns, wall_power_w
 from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.memory_need import check_step_memory
+from cluster_sim.origin import Origin, origin_of
 from cluster_sim.perf.power import chip_power_w
 from cluster_sim.perf.train_flops import attention_flop, head_flop, model_flop_per_token
 from cluster_sim.perf.train_kernels import peak_dtype
-from cluster_sim.result import Result, config_hash
+from cluster_sim.result import Result
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
 from cluster_sim.specs.load import load_topology
 from cluster_sim.specs.load_training import load_training
@@ -67,7 +67,7 @@ class TrainingFacts:
     memory: Memory
     schedule: Schedule
     trust: Trust
-    config_hash: str
+    origin: Origin
 
 
 def train(
@@ -87,7 +87,7 @@ def train(
     machine = load_topology(topology) if isinstance(topology, str) else topology
     given = load_training(workload) if isinstance(workload, str) else workload
     money = economics or Economics()
-    hashed = config_hash(machine, given, money)
+    origin = origin_of(machine, given, money)
     try:
         job = make_job(machine, given)
     except (SpecError, DoesNotFitError) as error:
@@ -110,7 +110,7 @@ def train(
         memory=memory,
         schedule=schedule_of(job),
         trust=trust_of(job, step),
-        config_hash=hashed,
+        origin=origin,
     )
     row = summary_row(facts)
     result = Result(
@@ -156,7 +156,7 @@ def summary_row(facts: TrainingFacts) -> dict[str, Any]:
     dtype = peak_dtype(workload.precision)
     row: dict[str, Any] = dict.fromkeys(SUMMARY_COLUMNS)
     row.update(
-        run_id=run_id(workload.name, topology.name, facts.config_hash),
+        run_id=run_id(workload.name, topology.name, facts.origin.config_hash),
         kind=workload.kind,
         topology=topology.name,
         chip=chip.name,
@@ -197,7 +197,7 @@ def summary_row(facts: TrainingFacts) -> dict[str, Any]:
         step_time_s_high=facts.trust.high_s,
         schema=SCHEMA,
         version=__version__,
-        config_hash=facts.config_hash,
+        config_hash=facts.origin.config_hash,
         **price_columns(chip, facts.economics),
     )
     for column, owners in SHARES.items():
@@ -259,23 +259,12 @@ MEMORY_USES = (
 
 
 def _manifest(facts: TrainingFacts, row: Mapping[str, Any]) -> dict[str, Any]:
-    machine, given, job = facts.machine, facts.given, facts.job
+    machine, job = facts.machine, facts.job
     memory = facts.memory.fullest
     return {
         "run_id": row["run_id"],
-        "version": __version__,
         "schema": SCHEMA,
-        "config_hash": facts.config_hash,
-        "inputs": {
-            "topology": dataclasses.asdict(machine.topology),
-            "chip": dataclasses.asdict(machine.chip),
-            "fits": dataclasses.asdict(machine.fits),
-            "workload": dataclasses.asdict(given.workload),
-            "model": dataclasses.asdict(given.model),
-            "software": dataclasses.asdict(given.software),
-            "economics": dataclasses.asdict(facts.economics),
-        },
-        "files": [dataclasses.asdict(file) for file in (*machine.files, *given.files)],
+        **facts.origin.manifest(),
         "plan": {
             "name": job.name,
             "dp": job.dp,

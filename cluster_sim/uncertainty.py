@@ -143,7 +143,7 @@ def _chance(facts: Facts, row: Mapping[str, Any], headline: str) -> list[Residua
         return []
     return [
         Residual(
-            key=f"sampling {headline} {facts.config_hash}",
+            key=f"sampling {headline} {facts.origin.config_hash}",
             sigma=error / Z95,
             provenance="measured",
             source="batch means of the run",

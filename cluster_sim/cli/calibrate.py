@@ -23,7 +23,8 @@ def calibrate(ops: Path, chip: str, framework: str | None, write: bool, debug: b
     from cluster_sim.output.fits_text import calibration_report, with_curves, write_fits
     from cluster_sim.specs.chip import Chip
     from cluster_sim.specs.find import FOLDERS, names
-    from cluster_sim.specs.load import load_fits, load_spec, read
+    from cluster_sim.specs.load import load_spec, read
+    from cluster_sim.specs.load_curves import load_fits
     from cluster_sim.studies.calibrate import calibrate as fitted
     from cluster_sim.studies.calibrate_rows import read_timings
     from cluster_sim.text_file import is_file, read_text

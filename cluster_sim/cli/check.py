@@ -46,8 +46,8 @@ def load_checked(family: str, name: str) -> Any:
     import cluster_sim.serving.scheduler  # noqa: F401  # they enter the names that files may have
     from cluster_sim.specs.chip import Chip
     from cluster_sim.specs.collective_fits import load_collective_fits
-    from cluster_sim.specs.load import load_own_fits, load_spec, load_workload
-    from cluster_sim.specs.load_training import kind_of
+    from cluster_sim.specs.load import kind_of, load_spec, load_workload
+    from cluster_sim.specs.load_curves import load_own_fits
     from cluster_sim.specs.model import Model
     from cluster_sim.specs.software import Software
     from cluster_sim.specs.training_software import TrainingSoftware

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster_sim.cli.options import max_memory, set_machine
+from cluster_sim.cli.options import max_memory, note_shadows, set_machine
 from cluster_sim.cli.params import Amount, FilePath, Name, Whole
 from cluster_sim.specs.constraints import MOST_CHIPS, MOST_PARTS, MOST_SEED
 
@@ -98,11 +98,9 @@ def _group(options: dict[str, Any]) -> tuple[TopologyInput, Group]:
     from cluster_sim.perf.background import parse_ranks
     from cluster_sim.specs.load import load_topology
 
-    topology = load_topology(options["topo"], list(options["overrides"]))
     chips = options["chips"]
-    if topology.topology.fabric is not None and (chips or 0) > topology.topology.chips:
-        grown = [*options["overrides"], f"topology.chips={chips}"]  # a pod grows to it
-        topology = load_topology(options["topo"], grown)
+    topology = load_topology(options["topo"], options["overrides"], chips=chips, shrink=False)
+    note_shadows(topology.files)
     machine = build_machine(topology)
     for note in machine.notes:
         click.echo(f"Note: {note}", err=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster_sim.cli.options import WEIGHTS, model_like
+from cluster_sim.cli.options import WEIGHTS, model_like, note_shadows
 from cluster_sim.cli.params import Name, Whole
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.constraints import MOST_CHIPS, MOST_TOKENS
@@ -51,6 +51,7 @@ def fit(**options: Any) -> None:
         {} if most is None else {"max_model_len": most},
         like=options["model_like"],
     )
+    note_shadows(inputs.files)
     chip, model = inputs.chip, inputs.model
     degrees = list(dict.fromkeys(options["tp"]))
     devices = _devices(inputs, options["chips"], degrees)

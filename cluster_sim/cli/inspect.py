@@ -8,7 +8,13 @@ import click
 
 from cluster_sim.cli.again import Remembering, next_line
 from cluster_sim.cli.check import SPECS, load_checked
-from cluster_sim.cli.options import model_like, resolve_inputs, run_options, set_machine
+from cluster_sim.cli.options import (
+    model_like,
+    note_shadows,
+    resolve_inputs,
+    run_options,
+    set_machine,
+)
 from cluster_sim.cli.params import FilePath, Whole
 from cluster_sim.cli.topology import print_file, show_topology
 from cluster_sim.cli.training import is_training, resolve_training
@@ -108,10 +114,13 @@ def explain(**options: Any) -> None:
         from cluster_sim.output.train_tables import explain_training
         from cluster_sim.train import train
 
-        _, facts = train(*resolve_training(options)[:2])
+        inputs, given, _ = resolve_training(options)
+        note_shadows((*inputs.files, *given.files))
+        _, facts = train(inputs, given)
         click.echo(f"{explain_training(facts)}\n{next_line(run)}")
         return
     machine, job, economics = resolve_inputs(options)
+    note_shadows((*machine.files, *job.files))
     skip = options["skip_bad_rows"]
     click.echo(f"{explain_run(machine, job, economics, skip_bad_rows=skip)}\n\n{next_line(run)}")
 

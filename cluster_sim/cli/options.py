@@ -134,21 +134,19 @@ def run_options(command: Command) -> Command:
     return command
 
 
-def resolve_machine(options: dict[str, Any]) -> tuple[TopologyInput, list[str]]:
-    """The topology with ``--set`` and ``--chips`` applied, and the overrides that say both."""
+def resolve_machine(options: dict[str, Any]) -> TopologyInput:
+    """The topology with ``--set`` and ``--chips`` applied."""
     from cluster_sim.specs.load import load_topology
 
-    overrides = list(options["overrides"])
-    machine = load_topology(options["topo"], overrides)
-    if machine.topology.fabric is not None and options["chips"] is not None:
-        overrides = [*overrides, f"topology.chips={options['chips']}"]  # a pod grows and shrinks
-        machine = load_topology(options["topo"], overrides)
-    return with_chips(machine, options["chips"]), overrides
+    machine = load_topology(options["topo"], options["overrides"], chips=options["chips"])
+    return with_chips(machine, options["chips"])
 
 
 def note_shadows(files: Sequence[FileRecord]) -> None:
     """Say which files stand in for packaged ones."""
-    for file in files:
+    from cluster_sim.specs.find import every
+
+    for file in every(files):
         if file.shadows:
             click.echo(f"Note: {file.path} is used instead of the packaged one.", err=True)
 
@@ -167,7 +165,7 @@ def resolve_inputs(
         refuse_idle_network(
             [[root, *keys] for root in ("topology", "chip") for keys, _ in parts[root]]
         )
-    machine, overrides = resolve_machine(options)
+    machine, overrides = resolve_machine(options), options["overrides"]
     job = load_workload(
         options["workload"], overrides, _replacements(options), vendor=machine.chip.vendor
     )

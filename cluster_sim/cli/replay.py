@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster_sim.cli.live import Bar
-from cluster_sim.cli.options import max_memory, set_machine
+from cluster_sim.cli.options import max_memory, note_shadows, set_machine
 from cluster_sim.cli.params import FilePath, Name, Whole
 from cluster_sim.cli.rows import end_interrupted, note, print_rows
 from cluster_sim.columns import run_id
@@ -18,6 +18,7 @@ from cluster_sim.specs.constraints import MOST_CHIPS
 
 if TYPE_CHECKING:
     from cluster_sim.machine.classes import Machine
+    from cluster_sim.specs.find import Files
     from cluster_sim.specs.inputs import TopologyInput
     from cluster_sim.training.replay import Replay
     from cluster_sim.training.task_graph import TaskGraph
@@ -62,9 +63,12 @@ def replay(files: tuple[Path, ...], **options: Any) -> None:
     bar, started = Bar(options["quiet"]), time.perf_counter()
     try:
         topology, machine = _machine(options)
-        for text in () if options["quiet"] else machine.notes:
-            note(text)
-        played = _played(files, options, topology, machine, bar)
+        if not options["quiet"]:
+            note_shadows(topology.files)
+            for text in machine.notes:
+                note(text)
+        records: Files = {}
+        played = _played(files, options, topology, machine, bar, records)
         hold_back()
     except KeyboardInterrupt:
         bar.close()
@@ -72,7 +76,7 @@ def replay(files: tuple[Path, ...], **options: Any) -> None:
         raise SystemExit(EXIT_INTERRUPTED) from None
     finally:
         bar.close()
-    tables, manifest, text, timeline = _results(files, options, played)
+    tables, manifest, text, timeline = _results(files, options, played, records)
     log = {"simulated_s": f"{time.perf_counter() - started:.3f}"}
     row = tables["replay.csv"][1][0]
     folder = ResultWriter(options["out"], note).write_tables(
@@ -94,11 +98,8 @@ def _machine(options: dict[str, Any]) -> tuple[TopologyInput, Machine]:
     from cluster_sim.machine.build import build_machine
     from cluster_sim.specs.load import load_topology
 
-    topology = load_topology(options["topo"], list(options["overrides"]))
     chips = options["chips"]
-    if chips is not None and topology.topology.fabric is not None:
-        grown = [*options["overrides"], f"topology.chips={chips}"]
-        topology = load_topology(options["topo"], grown)
+    topology = load_topology(options["topo"], options["overrides"], chips=chips)
     machine = build_machine(topology)
     if chips is not None and chips > machine.chips:
         have = counted(machine.chips, "chip")
@@ -112,9 +113,9 @@ def _played(
     topology: TopologyInput,
     machine: Machine,
     bar: Bar,
+    records: Files,
 ) -> Replay:
     from cluster_sim.output.results import check_writable
-    from cluster_sim.text_file import read_text
     from cluster_sim.training.chakra import read_groups
     from cluster_sim.training.replay import replay as play
     from cluster_sim.training.replay_price import Place
@@ -128,17 +129,18 @@ def _played(
         devices=devices,
         form=options["trace_format"],
         ranks=options["ranks"],
-        groups=read_groups(groups, read_text(groups)) if groups else None,
+        groups=read_groups(groups, records) if groups else None,
         cut=options["cut"],
         repeat=options["repeat"],
         folded=not options["unfold"],
         most_bytes=options["max_memory"],
         sizes=dict(map(_size, options["sizes"])),
+        records=records,
     )
     check_writable(options["out"], f"{_name(graph, files)}@{topology.topology.name}")
     placed = tuple(range(devices))
     if options["placed"]:
-        placed = read_map(options["placed"], graph.ranks)
+        placed = read_map(options["placed"], graph.ranks, records)
     place = Place(
         topology=topology,
         machine=machine,
@@ -157,10 +159,13 @@ def _size(text: str) -> tuple[str, int]:
     return group.strip(), int(members)
 
 
-def _results(files: tuple[Path, ...], options: dict[str, Any], played: Replay) -> Any:
+def _results(
+    files: tuple[Path, ...], options: dict[str, Any], played: Replay, records: Files
+) -> Any:
     """The tables, the manifest, the page and the timeline of a replay."""
     from dataclasses import asdict, fields
 
+    from cluster_sim.origin import origin_of
     from cluster_sim.output.replay_text import replay_report
     from cluster_sim.training.replay_price import roofline_words
     from cluster_sim.training.replay_rows import (
@@ -177,10 +182,11 @@ def _results(files: tuple[Path, ...], options: dict[str, Any], played: Replay) -
     lanes = spans(played)
     ranks, calls = rank_rows(played, lanes), collective_rows(played)
     graph, topology = played.graph, played.place.topology
-    manifest = _manifest(files, played) | {"notes": list(notes(played))}
+    decides = _options(options, played)
+    origin = origin_of(topology, data=tuple(records.values()), options=decides)
     name = _name(graph, files)
     found = {
-        "run_id": run_id(name, topology.topology.name, manifest["config_hash"]),
+        "run_id": run_id(name, topology.topology.name, origin.config_hash),
         "kind": "replay",
         "topology": topology.topology.name,
         "chip": topology.chip.name,
@@ -194,10 +200,15 @@ def _results(files: tuple[Path, ...], options: dict[str, Any], played: Replay) -
         "compute_source": roofline_words(graph, topology),
         "ideal_network": played.place.ideal_network,
         "partial": played.partial,
-        "config_hash": manifest["config_hash"],
+        "config_hash": origin.config_hash,
     }
     row = {column: found[column] for column in REPLAY_COLUMNS}
-    manifest["summary"] = row
+    manifest = origin.manifest() | {
+        "traces": {file.name: records[str(file)].sha256 for file in files},
+        "options": decides,
+        "notes": list(notes(played)),
+        "summary": row,
+    }
     tables = {
         "replay.csv": (REPLAY_COLUMNS, [row]),
         "ranks.csv": ([field.name for field in fields(RankRow)], [asdict(one) for one in ranks]),
@@ -225,35 +236,18 @@ def _name(graph: TaskGraph, files: tuple[Path, ...]) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in stem)
 
 
-def _manifest(files: tuple[Path, ...], played: Replay) -> dict[str, Any]:
-    """What the replay was made from, and the hash of all that decides its numbers."""
-    import hashlib
-    import json
-    from dataclasses import asdict
-
-    from cluster_sim import __version__
-    from cluster_sim.text_file import digest
-
+def _options(options: dict[str, Any], played: Replay) -> dict[str, Any]:
+    """The options that decide the numbers of a replay."""
     graph, place = played.graph, played.place
-    ordered = sorted(files, key=lambda file: file.name)
-    hashes = {file.name: digest(file) for file in ordered}
-    options = {
+    return {
         "form": graph.form,
         "ranks": graph.ranks,
         "cut": graph.cut,
         "folded": graph.folded,
+        "repeat": options["repeat"],
+        "sizes": dict(map(_size, options["sizes"])),
         "groups": {name: parts for name, parts in graph.groups.items() if not graph.folded},
         "devices": list(place.devices[: graph.ranks]),
         "library": place.library,
         "ideal_network": place.ideal_network,
-    }
-    machine = [asdict(part) for part in (place.topology.topology, place.topology.chip)]
-    machine.append(asdict(place.topology.fits))
-    text = json.dumps([__version__, machine, sorted(hashes.values()), options], sort_keys=True)
-    return {
-        "version": __version__,
-        "config_hash": hashlib.sha256(text.encode()).hexdigest(),
-        "traces": hashes,
-        "options": options,
-        "files": [asdict(file) for file in place.topology.files],
     }

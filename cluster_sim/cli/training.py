@@ -45,7 +45,7 @@ ONLY_SERVING = (
 
 def is_training(options: dict[str, Any]) -> bool:
     """Whether the workload is one of training; options of the other kind are errors."""
-    from cluster_sim.specs.load_training import kind_of
+    from cluster_sim.specs.load import kind_of
 
     training = kind_of(options["workload"]) == "training"
     for name in ONLY_SERVING if training else ONLY_TRAINING:
@@ -65,7 +65,7 @@ def resolve_training(
     from cluster_sim.specs.load import load_economics
     from cluster_sim.specs.load_training import load_training
 
-    machine, overrides = resolve_machine(options)
+    machine, overrides = resolve_machine(options), options["overrides"]
     keys = [text.partition("=")[0].strip() for text in overrides]
     of_a_run = [key for key in keys if f"{key}.".startswith("workload.run.")]
     if of_a_run and options["until"] is None:

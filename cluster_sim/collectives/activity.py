@@ -11,7 +11,8 @@ import numpy as np
 
 from cluster_sim.collectives.experts import Routing
 from cluster_sim.collectives.flows import Flows, flows_of
-from cluster_sim.collectives.group import Group, by_domain
+from cluster_sim.collectives.group import Group
+from cluster_sim.collectives.ranks import by_domain
 from cluster_sim.collectives.shape import (
     EXPERT_OPERATIONS,
     LIBRARIES,

@@ -90,14 +90,16 @@ def expert_exchange(
     copy_bytes: tuple[FloatArray, FloatArray],
     routing: Routing,
 ) -> InStep:
-    """Dispatch and combine by the faster of the engine's libraries that the chip has constants of;
-    ``copy_bytes`` are one copy of all tokens of a device on the way there and back.
+    """Dispatch and combine by the fastest of the engine's libraries that the chip has constants of,
+    the vendor's all-to-all only where there is none for experts; ``copy_bytes`` are one copy of all
+    tokens of a device on the way there and back.
 
     Raises SpecError where there is none.
     """
     fits = topology.constants
     found: InStep | None = None
-    for library in chosen_libraries(topology, wanted, "experts"):
+    usable = chosen_libraries(topology, wanted, "experts")
+    for library in [name for name in usable if name in fits.experts] or usable[:1]:
         call = _Call(fits, shape, library, routing)
         there, back = (
             call.priced(operation, size * routing.top_k).seconds

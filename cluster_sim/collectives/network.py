@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cluster_sim.collectives.activity import Call, alone
-from cluster_sim.collectives.group import Group, groups_at_once, shape_of, widest
+from cluster_sim.collectives.group import Group, groups_at_once
+from cluster_sim.collectives.ranks import shape_of, widest
 from cluster_sim.collectives.shape import Shape, bus_factor
 from cluster_sim.collectives.time import collective
 from cluster_sim.machine.board import rank_nic_bandwidth

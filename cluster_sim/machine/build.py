@@ -46,10 +46,10 @@ def locate(machine: TopologyInput, problem: str) -> str:
 def _build(machine: TopologyInput) -> Machine:
     topology, chip = machine.topology, machine.chip
     fabric = topology.fabric
-    if fabric is not None and fabric.kind == "graph":
-        from cluster_sim.machine.exchange import load_graph
+    if machine.graph is not None:
+        from cluster_sim.machine.exchange import parse_graph
 
-        drawn = load_graph(fabric.file, topology.name)
+        drawn = parse_graph(machine.graph.text, machine.graph.path, topology.name)
         return drawn.with_faults(faulty(drawn, topology.faults)) if topology.faults else drawn
     draft = Draft()
     word = DEVICE_WORDS.get(chip.vendor, "gpu")

@@ -101,7 +101,12 @@ def load_graph(file: str, name: str = "") -> Machine:
     path = Path(file)
     if not os.path.lexists(path):
         raise SpecError(f"{file}: no such file")
-    text = read_text(path, shown=file)
+    return parse_graph(read_text(path, shown=file), file, name)
+
+
+def parse_graph(text: str, file: str, name: str = "") -> Machine:
+    """A machine from the text of a file, as ``load_graph``."""
+    path = Path(file)
     network = '"npus_count"' in text and '"nodes"' not in text  # of ASTRA-sim, as JSON
     if not network and (path.suffix == ".json" or text.lstrip().startswith("{")):
         return from_node_link(text, file, name or path.stem)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster_sim import __version__
 from cluster_sim.errors import SpecError
 from cluster_sim.facts import Facts
 from cluster_sim.output.timeline_counters import COUNTERS, counter_events, power_w
@@ -195,7 +196,7 @@ def _about(
     return {
         "notes": notes,
         "run_id": result.summary["run_id"],
-        "version": facts.version,
+        "version": __version__,
         "seed": facts.job.workload.seed,
         "span_s": [first_s, last_s],
         "windows_s": [list(window) for window in choice.windows],

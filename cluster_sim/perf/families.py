@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_sim.collectives.experts import Routing
-from cluster_sim.collectives.group import shape_of
 from cluster_sim.collectives.in_step import (
     InStep,
     all_reduce,
@@ -17,6 +16,7 @@ from cluster_sim.collectives.in_step import (
     expert_exchange,
     handoff,
 )
+from cluster_sim.collectives.ranks import shape_of
 from cluster_sim.collectives.reach import weakest, word_of
 from cluster_sim.collectives.shape import Shape
 from cluster_sim.perf.attention import decode_attention, prompt_attention, provenance

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from cluster_sim.collectives.experts import Routing
-from cluster_sim.collectives.group import shape_of
 from cluster_sim.collectives.in_step import USUAL_BYTES, InStep, all_reduce, expert_exchange
+from cluster_sim.collectives.ranks import shape_of
 from cluster_sim.collectives.reach import weakest
 from cluster_sim.collectives.shape import Shape
 from cluster_sim.perf.attention import untimed

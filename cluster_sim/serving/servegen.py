@@ -19,6 +19,7 @@ from cluster_sim.errors import SpecError
 from cluster_sim.serving.requests import FloatArray, IntArray, Requests
 from cluster_sim.serving.trace_rows import TraceOptions, read_text, refuse_bad, seconds, whole
 from cluster_sim.specs.constraints import MOST_REQUESTS
+from cluster_sim.specs.find import Files
 from cluster_sim.text_file import csv_rows, parse_json
 
 DEFAULT_REQUESTS = 10_000  # of two weeks of traffic, unless a number or a duration is given
@@ -105,7 +106,7 @@ def chunk_files(folder: Path) -> list[tuple[Path, Path]]:
     return [(t, t.with_name(t.name.removesuffix("trace.csv") + "dataset.json")) for t in traces]
 
 
-def read_servegen(folder: Path, options: TraceOptions) -> Requests:
+def read_servegen(folder: Path, options: TraceOptions, files: Files | None = None) -> Requests:
     """Requests of all clients together, in order of time, as many as are wanted.
 
     Model: each client's gaps are drawn from the family and shape of the window, scaled to its rate
@@ -119,10 +120,9 @@ def read_servegen(folder: Path, options: TraceOptions) -> Requests:
     streams = np.random.SeedSequence(options.seed).spawn(len(pairs))
     for (trace, dataset), stream in zip(pairs, streams, strict=True):
         try:
-            windows = _read_windows(trace)
-            clients.append(
-                _Client(windows, _read_histograms(dataset), np.random.default_rng(stream))
-            )
+            windows = _read_windows(trace, files)
+            histograms = _read_histograms(dataset, files)
+            clients.append(_Client(windows, histograms, np.random.default_rng(stream)))
         except SpecError as error:
             problems.append(str(error))
     bad = refuse_bad(problems, options)
@@ -179,9 +179,9 @@ def _play(
     return at_s[:keep], isl[:keep], osl[:keep]
 
 
-def _read_windows(path: Path) -> list[_Window]:
+def _read_windows(path: Path, files: Files | None) -> list[_Window]:
     found: list[tuple[float, float, str, float]] = []
-    for number, row in csv_rows(read_text(path), str(path)):
+    for number, row in csv_rows(read_text(path, files), str(path)):
         try:
             found.append(_window_cells(row))
             if len(found) > 1 and found[-1][0] <= found[-2][0]:
@@ -213,9 +213,9 @@ def _window_cells(row: list[str]) -> tuple[float, float, str, float]:
     return start, rate, family, shape
 
 
-def _read_histograms(path: Path) -> dict[str, list[tuple[float, str]]]:
+def _read_histograms(path: Path, files: Files | None) -> dict[str, list[tuple[float, str]]]:
     """Per field: the windows whose histogram is not empty, with its text."""
-    data = parse_json(read_text(path), str(path))
+    data = parse_json(read_text(path, files), str(path))
     if not isinstance(data, dict):
         raise SpecError(f"{path}: must be an object of windows (got a {type(data).__name__})")
     filled: dict[str, list[tuple[float, str]]] = {"input_tokens": [], "output_tokens": []}

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from cluster_sim import text_file
 from cluster_sim.errors import SpecError
 from cluster_sim.serving.json_rows import short
+from cluster_sim.specs.find import Files, read_data
 from cluster_sim.specs.workload import Lengths, TimeUnit, TrafficClass, Turns
+from cluster_sim.text_file import decoded
 
 Cells = TypeVar("Cells")
 Order = Literal["rising", "sessions", "none"]  # of the times of a trace
@@ -104,11 +105,11 @@ class Rows:
         return row
 
 
-def read_text(path: Path) -> str:
-    """A trace as text; raises SpecError for what is none."""
+def read_text(path: Path, files: Files | None = None) -> str:
+    """A trace as text, its record in ``files``; raises SpecError for what is none."""
     if not os.path.lexists(path):
         raise SpecError(f"{path}: no such trace file")
-    text = text_file.read_text(path)
+    text = decoded(read_data(path, files), str(path))
     if not text.strip():
         raise SpecError(f"{path}: empty file")
     return text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,10 +35,10 @@ from cluster_sim.serving.json_traces import (
 )
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.result_traces import read_aiperf, read_benchmark
-from cluster_sim.serving.servegen import chunk_files, read_servegen
+from cluster_sim.serving.servegen import read_servegen
 from cluster_sim.serving.text_traces import read_prompts, read_sharegpt
 from cluster_sim.serving.trace_rows import TraceOptions, read_text
-from cluster_sim.text_file import read_bytes
+from cluster_sim.specs.find import Files
 
 Reader = Callable[[Path, str, TraceOptions], Requests]
 Keys = Mapping[str, Any]
@@ -100,8 +99,11 @@ SERVEGEN = "servegen (a folder of chunk-*-trace.csv with chunk-*-dataset.json)"
 STATISTICS = ("time_to_first_token", "request_throughput", "input_sequence_length")
 
 
-def read_trace(path: Path, form: str | None, options: TraceOptions) -> Requests:
-    """The requests of a trace; the format is told from what it holds unless given.
+def read_trace(
+    path: Path, form: str | None, options: TraceOptions, files: Files | None = None
+) -> Requests:
+    """The requests of a trace; the format is told from what it holds unless given. The records of
+    the files that it is in go into ``files``.
 
     Raises SpecError with file, line, key and value for what is broken; with ``skip_bad_rows`` such
     rows are left out and counted. A trace may lack times, and lengths of answers (0 unless the
@@ -110,11 +112,11 @@ def read_trace(path: Path, form: str | None, options: TraceOptions) -> Requests:
     if os.path.isdir(path):
         if form not in (None, "servegen"):
             raise SpecError(f"{path}: is a folder, not a trace file; only servegen is a folder")
-        requests = read_servegen(path, options)
+        requests = read_servegen(path, options, files)
     elif form == "servegen" and os.path.exists(path):
         raise SpecError(f"{path}: is a file; servegen is a folder of chunk-*-trace.csv files")
     else:
-        text = read_text(path)
+        text = read_text(path, files)
         requests = FORMATS[form or recognise(path, text)].reader(path, text, options)
     if not options.timed:
         return dataclasses.replace(requests, arrival_s=np.zeros(len(requests)), timed=False)
@@ -188,14 +190,3 @@ def _unknown(
         f"{path}:1: unknown trace format (got {shown!r}); known are {'; '.join(tried)} as {what}; "
         f"{len(FORMATS) - len(tried)} more as {others}; {SERVEGEN}"
     )
-
-
-def trace_digest(path: Path) -> str:
-    """SHA-256 of what a trace holds, so that results name their input."""
-    files = [path]
-    if os.path.isdir(path):
-        files = [file for pair in chunk_files(path) for file in pair]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(read_bytes(file))
-    return digest.hexdigest()

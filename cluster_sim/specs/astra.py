@@ -97,13 +97,7 @@ def as_topology(
 
     ``keys`` are those that the user sets; raises SpecError for one that the file itself gives.
     """
-    for key in keys:
-        if key[0] not in OPEN:
-            option = "--chips" if list(key) == ["chips"] else f"--set topology.{'.'.join(key)}"
-            raise SpecError(
-                f"{option}: {shown} is an ASTRA-sim network, which says that itself; change it "
-                f"there (--set may give {', '.join(OPEN)})"
-            )
+    refuse_keys(shown, keys)
     found = dimensions(data, lines, shown)
     inner = domain_dimensions(found)
     outer = [one for one in found if one.size > 1][len(inner) :]
@@ -121,6 +115,17 @@ def as_topology(
         nic = {"nic": "outer dimensions", "nic_bandwidth": f"{slowest!r} B/s", "chips_per_nic": 1}
         made["board"] = nic
     return made
+
+
+def refuse_keys(shown: str, keys: Sequence[Sequence[str]]) -> None:
+    """Raise SpecError for a key of a topology that a network file itself gives."""
+    for key in keys:
+        if key[0] not in OPEN:
+            option = "--chips" if list(key) == ["chips"] else f"--set topology.{'.'.join(key)}"
+            raise SpecError(
+                f"{option}: {shown} is an ASTRA-sim network, which says that itself; change it "
+                f"there (--set may give {', '.join(OPEN)})"
+            )
 
 
 def check_chip(shown: str, chip: object) -> None:

@@ -35,13 +35,15 @@ FOLDERS = {
 }
 PATH_VARIABLE = "CLUSTER_SIM_PATH"
 HUGGING_FACE_FILE = "config.json"
+DATA = "data"  # where files come from that are no specs
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
     """A file that a run was made from. ``path`` is never absolute for packaged data; it
-    ``shadows`` a packaged file that says something else.
+    ``shadows`` a packaged file that says something else. ``more`` are the files that it is read
+    with: the one that it extends, those beside a config.
     """
 
     name: str
@@ -50,6 +52,26 @@ class FileRecord:
     origin: str
     shadows: bool = False
     text: str = field(default="", repr=False, compare=False)
+    more: tuple[FileRecord, ...] = ()
+
+
+def every(files: Iterable[FileRecord]) -> tuple[FileRecord, ...]:
+    """All of some files and those that they are read with, each once, in order."""
+    return tuple(dict.fromkeys(one for file in files for one in (file, *every(file.more))))
+
+
+Files = dict[str, FileRecord]
+
+
+def read_data(path: Path, files: Files | None = None) -> bytes:
+    """The bytes of a file of data (a trace, a graph, a map), whose record, without text, goes into
+    ``files``; raises SpecError as ``read_bytes``.
+    """
+    data, shown = read_bytes(path), str(path)
+    if files is not None:
+        found = hashlib.sha256(data).hexdigest()
+        files[shown] = FileRecord(name=path.name, path=shown, sha256=found, origin=DATA)
+    return data
 
 
 def names(family: str) -> list[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.chip import Chip, Fits
@@ -15,9 +16,11 @@ from cluster_sim.specs.find import FileRecord
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.topology import Topology
-from cluster_sim.specs.training import TrainingWorkload
-from cluster_sim.specs.training_software import TrainingSoftware
 from cluster_sim.specs.workload import Workload
+
+if TYPE_CHECKING:  # a service needs neither
+    from cluster_sim.specs.training import TrainingWorkload
+    from cluster_sim.specs.training_software import TrainingSoftware
 
 Choose = Callable[[Workload, str], tuple[FileRecord, Software]]
 
@@ -25,13 +28,14 @@ Choose = Callable[[Workload, str], tuple[FileRecord, Software]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopologyInput:
     """A topology with its chip, the chip's fitted curves and the constants of its collectives, None
-    where neither the chip nor a relative has any.
+    where neither the chip nor a relative has any. ``graph`` is the file of a fabric of that kind.
     """
 
     topology: Topology
     chip: Chip
     fits: Fits
     collectives: CollectiveFits | None
+    graph: FileRecord | None
     files: tuple[FileRecord, ...]
 
     @property
@@ -65,7 +69,7 @@ class WorkloadInput:
 
     def on(self, chip: Chip) -> WorkloadInput:
         """The same with the engine that the workload's software stands for on a chip, and the
-        limits that it chooses there.
+        limits that it chooses there; what it chose stays.
 
         Raises SpecError for an engine that does not exist on chips of the vendor.
         """
@@ -74,11 +78,15 @@ class WorkloadInput:
             if self.choose is None:
                 raise refuse(self.software.name, chip.vendor)
             record, software = self.choose(self.workload, chip.vendor)
-            job = replace(self, software=software, files=(*self.files[:-1], record))
+            job = self._with(record, software)
         elif self.workload.software == AUTO and chip.vendor not in DEFAULTS and self.choose:
             record, software = self.choose(self.workload, chip.vendor)
-            job = replace(self, software=software, files=(*self.files[:-1], record))
+            job = self._with(record, software)
         return replace(job, software=job.software.on_device(chip.device_memory, chip.name))
+
+    def _with(self, record: FileRecord, software: Software) -> WorkloadInput:
+        files = (*self.files[:-1], record)
+        return replace(self, software=software, files=files, choose=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

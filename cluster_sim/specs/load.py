@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from cluster_sim.errors import SpecError, UnknownNameError, warn
+from cluster_sim.errors import SpecError, warn
 from cluster_sim.specs import astra
 from cluster_sim.specs.build import Lines, Source, Spec, build, hint_at
-from cluster_sim.specs.chip import Chip, Fits
+from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.collective_fits import find_collective_fits
+from cluster_sim.specs.constraints import MOST_CHIPS, is_count
 from cluster_sim.specs.effects import (
     refuse_idle_economics,
     refuse_idle_facts,
@@ -19,24 +22,28 @@ from cluster_sim.specs.effects import (
 )
 from cluster_sim.specs.engine_settings import apply_engine, rename_old_overhead, rename_old_steps
 from cluster_sim.specs.engines import engine_for, exists, refuse
-from cluster_sim.specs.find import FOLDERS, FileRecord, beside, find
-from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened, with_watts
+from cluster_sim.specs.find import FileRecord, Files, beside, find, read_data
 from cluster_sim.specs.inline import with_chip_facts
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
+from cluster_sim.specs.load_curves import load_fits
 from cluster_sim.specs.load_model import load_model
 from cluster_sim.specs.pod import merge, with_chips, with_host
 from cluster_sim.specs.software import Software
 from cluster_sim.specs.topology import Topology
 from cluster_sim.specs.workload import Economics, Workload
+from cluster_sim.text_file import decoded
 from cluster_sim.units import parse_quantity
 
 ROOTS = ("topology", "chip", "workload", "plan", "engine", "economics")
 
 
-def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
+def load_topology(
+    name: str, overrides: Sequence[str] = (), *, chips: int | None = None, shrink: bool = True
+) -> TopologyInput:
     """A topology by name, path or inline text (``4 x h200_sxm``), with its chip, curves and
-    constants of collectives; ``overrides`` are texts with the roots topology. and chip. An
-    ASTRA-sim network is one once ``topology.chip`` is set.
+    constants of collectives; ``overrides`` are texts with the roots topology. and chip. A pod
+    gets so many ``chips``, without ``shrink`` only if it has fewer. An ASTRA-sim network is a
+    topology once ``topology.chip`` is set.
     """
     record, data, lines = read("topology", name)
     source, parts = Source(record.path, lines), split_overrides(overrides)
@@ -65,20 +72,57 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
             f"{record.path}: the file of {chip.name} gives no scale-up links; "
             "write a topology with scale_up"
         )
-    data = with_chips(data, chip, source.problem)
-    data = with_chip_facts(data, chip, facts)
+    whole = with_chips(data, chip, source.problem)
+    if chips is not None and whole.get("fabric") is not None and _resized(whole, chips, shrink):
+        if network:
+            astra.refuse_keys(record.path, [["chips"]])
+        whole = with_chips(_sized(data, chips, source), chip, source.problem)
+    data = with_chip_facts(whole, chip, facts)
     if network:
         astra.check_host(record.path, chip, data)
     topology = build(Topology, data, source, record.name)
+    graph = _graph(topology, record, source)
     fits, fits_records = load_fits(chip, tdp_w=_watts(file_tdp))
+    drawn = () if graph is None or graph is record else (graph,)
     collectives, collectives_records = find_collective_fits(chip.name, fits.borrows)
     return TopologyInput(
         topology=topology,
         chip=chip,
         fits=fits,
         collectives=collectives,
-        files=(record, *host_records, chip_record, *fits_records, *collectives_records),
+        graph=graph,
+        files=(record, *host_records, chip_record, *fits_records, *collectives_records, *drawn),
     )
+
+
+def _resized(data: Mapping[str, Any], chips: int, shrink: bool) -> bool:
+    """Whether a pod gets so many chips; one with a wrong number is refused as it is."""
+    return shrink or (is_count(data.get("chips"), MOST_CHIPS) and chips > data["chips"])
+
+
+def _sized(data: Mapping[str, Any], chips: int, source: Source) -> dict[str, Any]:
+    """The mapping of a pod with so many chips, in place of its hosts unless those are asked for."""
+    kept = {key: v for key, v in data.items() if key != "hosts" or "hosts" in source.options}
+    source.options["chips"] = "--chips"
+    return {**kept, "chips": chips}
+
+
+def _graph(topology: Topology, record: FileRecord, source: Source) -> FileRecord | None:
+    """The file of the graph that the fabric is, with its text; None for a fabric in counts."""
+    fabric = topology.fabric
+    if fabric is None or fabric.kind != "graph":
+        return None
+    if fabric.file == record.path:  # an ASTRA-sim network is both
+        return record
+    path = Path(fabric.file)
+    try:
+        if not os.path.lexists(path):
+            raise SpecError(f"{fabric.file}: no such file")
+        found: Files = {}
+        text = decoded(read_data(path, found), fabric.file)
+        return replace(found[str(path)], path=fabric.file, text=text)
+    except SpecError as error:
+        raise SpecError([source.problem(("fabric", "file"), p) for p in error.problems]) from None
 
 
 def refuse_graph(data: Mapping[str, Any], shown: str) -> None:
@@ -98,78 +142,10 @@ def _watts(text: object) -> float | None:
         return None
 
 
-def load_fits(
-    chip: Chip, own: FileRecord | None = None, *, tdp_w: float | None = None
-) -> tuple[Fits, tuple[FileRecord, ...]]:
-    """The curves of a chip, what it borrows from relatives included, and the files; from another
-    file of its own than the one of its name if given. ``tdp_w`` is the TDP that its own watts were
-    measured at if that is not the chip's: they go with it.
-
-    Raises SpecError for an unknown relative, a circle, and a chain that is too long.
-    """
-    data, lender, records, source = _with_relatives(chip, (), own)
-    if lender is not chip:
-        data = with_watts(data, chip.tdp, lender.tdp)
-    elif tdp_w is not None and tdp_w != chip.tdp:
-        data = with_watts(data, chip.tdp, tdp_w)
-    return build(Fits, data, source), records
-
-
-def load_own_fits(name: str) -> Fits:
-    """The curves of a file by path, or of a chip by name, what it borrows included: of the chip
-    that the file names, else of the one that the file is named after.
-    """
-    record, data, _ = read("fits", name)
-    chip = load_spec("chip", str(data.get("chip") or record.name), Chip)[1]
-    return load_fits(chip, record)[0]
-
-
-def _with_relatives(
-    chip: Chip, lenders: tuple[str, ...], own: FileRecord | None = None
-) -> tuple[dict[str, Any], Chip, tuple[FileRecord, ...], Source]:
-    """The curves in file form, the chip whose watts they have, the files, and the place of the
-    first. ``lenders`` are the chips that borrow from this one, nearest last.
-    """
-    try:
-        record, data, lines = _parsed(own) if own else read("fits", chip.name)
-    except UnknownNameError:
-        raise SpecError(
-            f"{chip.name}: no curves; write {FOLDERS['fits']}/{chip.name}.yaml, for example with "
-            "'borrows: h100_sxm'"
-        ) from None
-    source = Source(record.path, lines)
-    data = in_engine({"chip": chip.name, **data})
-    if not data.get("borrows"):
-        return _likened(data, {}, "other", source), chip, (record,), source
-    chain = (*lenders, chip.name)
-    with source.naming("borrows"):
-        found, relative = load_spec("chip", str(data["borrows"]), Chip)
-    if relative.name in chain:
-        circle = " > ".join((*chain, relative.name))
-        raise SpecError(source.problem(("borrows",), f"goes round in a circle: {circle}"))
-    if len(chain) > MOST_RELATIVES:
-        text = f"the chain {' > '.join((*chain, relative.name))} is too long; borrow from a "
-        raise SpecError(source.problem(("borrows",), text + "chip with curves of its own"))
-    lent, lender, more, _ = _with_relatives(relative, chain)
-    watts_of = chip if "power" in data else lender
-    distance = chip.distance(relative)
-    data = _likened(data, lent, distance, source)
-    return borrowed(data, lent, relative.name, distance), watts_of, (record, *more, found), source
-
-
-def _parsed(record: FileRecord) -> tuple[FileRecord, dict[str, Any], Lines]:
-    from cluster_sim.specs.yaml_text import parse
-
-    return record, *parse(record.text, record.path)
-
-
-def _likened(
-    data: dict[str, Any], relative: dict[str, Any], distance: str, source: Source
-) -> dict[str, Any]:
-    try:
-        return likened(data, relative, distance)
-    except ValueError as error:
-        raise SpecError(source.problem(*error.args)) from None
+def kind_of(name: str) -> str:
+    """Whether a workload is one of serving or of training."""
+    kind = read("workload", name)[1].get("kind", "serving")
+    return kind if isinstance(kind, str) else "serving"
 
 
 def load_workload(
@@ -295,6 +271,7 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
         from cluster_sim.specs import checkpoint, hugging_face
 
         files = beside(record, checkpoint.BESIDE)
+        record = replace(record, more=tuple(files.values()))
         return record, hugging_face.parse(record.text, record.path, record.name, files), {}
     data, lines = parse(record.text, record.path)
     if family == "software":
@@ -306,13 +283,14 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
     if not isinstance(base, str):
         line = lines[("extends",)]
         raise SpecError(f"{record.path}:{line}: extends: must be a name (got {base!r})")
-    parent = find(family, base)
+    with Source(record.path, lines).naming("extends"):
+        parent = find(family, base)
     merged, _ = parse(parent.text, parent.path)
     if "extends" in merged:
         raise SpecError(
             f"{record.path}: extends: '{base}' extends another file itself; one level only"
         )
-    return record, merge(merged, data), lines
+    return replace(record, more=(parent,)), merge(merged, data), lines
 
 
 def split_overrides(overrides: Sequence[str]) -> dict[str, list[tuple[list[str], str]]]:

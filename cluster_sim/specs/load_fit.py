@@ -12,6 +12,7 @@ from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.effects import refuse_idle_facts
 from cluster_sim.specs.engine_settings import apply_settings
 from cluster_sim.specs.engines import AUTO, engine_for, exists, refuse
+from cluster_sim.specs.find import FileRecord
 from cluster_sim.specs.load import (
     apply_overrides,
     change_chip,
@@ -33,6 +34,7 @@ class FitInput:
     chip: Chip
     model: Model
     engines: tuple[Software, ...]
+    files: tuple[FileRecord, ...]
 
 
 def load_fit(
@@ -62,22 +64,24 @@ def load_fit(
     found = build(Chip, facts, source, record.name)
     wanted: dict[str, Any] = {}
     apply_overrides(wanted, parts, "engine", source)
-    engines = (_engine(name, found, wanted, settings or {}) for name in software or (AUTO,))
+    engines = [_engine(name, found, wanted, settings or {}) for name in software or (AUTO,)]
+    model_record, known = load_model(model, like)
     return FitInput(
         chip=found,
-        model=load_model(model, like)[1],
-        engines=tuple({engine.name: engine for engine in engines}.values()),
+        model=known,
+        engines=tuple({engine.name: engine for _, engine in engines}.values()),
+        files=(record, model_record, *(profile for profile, _ in engines)),
     )
 
 
 def _engine(
     name: str, chip: Chip, wanted: Mapping[str, Any], settings: Mapping[str, Any]
-) -> Software:
-    """An engine with what ``--set`` wants and with ``settings``; SpecError where both say the same
-    key.
+) -> tuple[FileRecord, Software]:
+    """The file of an engine, and it with what ``--set`` wants and with ``settings``; SpecError
+    where both say the same key.
     """
     profile = engine_for(name, chip.vendor)
-    _, base = load_spec("software", profile, Software)
+    record, base = load_spec("software", profile, Software)
     if not exists(base.vendors, chip.vendor):
         raise refuse(base.name, chip.vendor)
     for flag in wanted:
@@ -86,4 +90,4 @@ def _engine(
             option = f"--{ours.replace('_', '-')}"
             raise SpecError(f"--set engine.{flag}: {option} says it already; leave one of them out")
     software = apply_settings(base, read("software", profile)[1], {**settings, **wanted})
-    return software.on_device(chip.device_memory, chip.name)
+    return record, software.on_device(chip.device_memory, chip.name)

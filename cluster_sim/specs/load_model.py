@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from cluster_sim.errors import SpecError
@@ -33,4 +34,6 @@ def read_like(name: str, like: str) -> tuple[FileRecord, dict[str, Any]]:
     record = find("model", name)
     if not record.path.endswith(".json"):
         raise SpecError(f"--model-like {like}: has no effect on {record.path}, which says it all")
-    return record, parse(record.text, record.path, record.name, beside(record, BESIDE), like)
+    files = beside(record, BESIDE)
+    data = parse(record.text, record.path, record.name, files, like)
+    return replace(record, more=tuple(files.values())), data

@@ -20,12 +20,6 @@ DEGREES = ("tp", "pp", "vpp", "cp", "ep", "etp", "dp")
 PLAN_FORM = "tp8-pp16-vpp8-dp128"
 
 
-def kind_of(name: str) -> str:
-    """Whether a workload is one of serving or of training."""
-    kind = read("workload", name)[1].get("kind", "serving")
-    return kind if isinstance(kind, str) else "serving"
-
-
 def load_training(
     name: str,
     overrides: Sequence[str] = (),

@@ -4,7 +4,9 @@ nesting and aliases; and the line of every key.
 
 from __future__ import annotations
 
+import pickle
 import re
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -20,6 +22,7 @@ except ImportError:  # PyYAML without libyaml
 Key = tuple[str | int, ...]
 # Values in a file, those that aliases repeat counted each time: the largest packaged file has 900.
 MOST_VALUES = 100_000
+MOST_KEPT = 256  # texts of which what they hold is kept
 _CORE = "tag:yaml.org,2002:"
 _TAGS = frozenset(
     _CORE + name for name in ("null", "bool", "int", "float", "str", "map", "seq", "merge")
@@ -69,6 +72,15 @@ _StrictLoader.add_constructor("tag:yaml.org,2002:float", _plain_float)
 
 def parse(text: str, shown: str) -> tuple[dict[str, Any], dict[Key, int]]:
     """The mapping in a YAML text and the line of each key; SpecError for anything else."""
+    found: tuple[dict[str, Any], dict[Key, int]] = pickle.loads(_parsed(text, shown))
+    return found
+
+
+@lru_cache(maxsize=MOST_KEPT)
+def _parsed(text: str, shown: str) -> bytes:
+    """What ``parse`` gives, as bytes: a file is asked for several times in a run, and whoever asks
+    changes what he gets.
+    """
     if len(text) > MOST_SPEC_BYTES:
         raise SpecError(f"{shown}: has {len(text):,} characters, at most {MOST_SPEC_BYTES:,} here")
     loader = _loader(text, shown)
@@ -91,7 +103,7 @@ def parse(text: str, shown: str) -> tuple[dict[str, Any], dict[Key, int]]:
         raise SpecError(f"{shown}: not valid YAML: {error}") from None
     finally:
         loader.dispose()
-    return value, walk.lines
+    return pickle.dumps((value, walk.lines))
 
 
 _TOO_DEEP = f"nested more than {MOST_DEPTH} levels deep"

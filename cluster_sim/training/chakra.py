@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster_sim.errors import SpecError
-from cluster_sim.text_file import json_value, parse_json
+from cluster_sim.specs.find import Files, read_data
+from cluster_sim.text_file import decoded, json_value, parse_json
 from cluster_sim.training.chakra_messages import read_messages
 from cluster_sim.training.task_graph import (
     EVERYBODY,
@@ -347,9 +348,9 @@ def _plain(row: _Raw) -> str:
     return COLLECTIVES.get(names[int(kind)] if kind.isdigit() and int(kind) < 10 else kind, "")
 
 
-def read_groups(path: Path, text: str) -> dict[str, tuple[int, ...]]:
+def read_groups(path: Path, records: Files | None = None) -> dict[str, tuple[int, ...]]:
     """Groups of ranks as ASTRA-sim writes them: a JSON object of lists by name."""
-    tree = parse_json(text, str(path))
+    tree = parse_json(decoded(read_data(path, records), str(path)), str(path))
     if not isinstance(tree, dict):
         raise SpecError(f'{path}: must be an object such as {{"0": [0, 1], "1": [2, 3]}}')
     found = {}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cluster_sim.errors import SpecError
 from cluster_sim.memory_need import check_replay_memory
-from cluster_sim.text_file import read_bytes, read_text
+from cluster_sim.specs.find import Files, read_data
+from cluster_sim.text_file import decoded
 from cluster_sim.training.aicb import POLICIES, read_workload
 from cluster_sim.training.aicb_csv import read_calls
 from cluster_sim.training.chakra import read_chakra
@@ -29,15 +30,17 @@ def read_traces(
     folded: bool = True,
     most_bytes: float | None = None,
     sizes: Mapping[str, int] | None = None,
+    records: Files | None = None,
 ) -> TaskGraph:
     """The graph of some files, in whatever order they are given: one a rank, or one workload.
     ``sizes``: ranks of groups that a list of calls does not give. ``devices`` are as many ranks as
-    a text workload has that does not say so (None: as few as its degrees need).
+    a text workload has that does not say so (None: as few as its degrees need). The records of the
+    files go into ``records``.
 
     Raises SpecError for files that cannot be read, are broken, or do not go together, and for
     options that have no effect on them.
     """
-    files = sorted(((path, read_bytes(path)) for path in paths), key=lambda file: str(file[0]))
+    files = [(path, read_data(path, records)) for path in sorted(paths, key=str)]
     forms = {form or recognise(path, data) for path, data in files}
     if len(forms) > 1:
         raise SpecError(f"files of several formats ({', '.join(sorted(forms))}); play them apart")
@@ -58,7 +61,7 @@ def read_traces(
         raise SpecError(
             f"{len(files)} text workloads; each stands for all ranks, so play them one by one"
         )
-    path, text = files[0][0], read_text(files[0][0])
+    path, text = files[0][0], decoded(files[0][1], str(files[0][0]))
     if not text.strip():
         raise SpecError(f"{path}: an empty file")
     if form == "simai":
@@ -90,10 +93,11 @@ def recognise(path: Path, data: bytes) -> str:
     return "chakra"
 
 
-def read_map(path: Path, ranks: int) -> tuple[int, ...]:
+def read_map(path: Path, ranks: int, records: Files | None = None) -> tuple[int, ...]:
     """Devices of the ranks from lines ``rank device``; raises SpecError."""
     found: dict[int, int] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    text = decoded(read_data(path, records), str(path))
+    for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].replace(",", " ").split()
         if not words:
             continue

@@ -13,7 +13,8 @@ from conftest import ROOT
 
 from cluster_sim.cli import cli
 from cluster_sim.specs.chip import Chip
-from cluster_sim.specs.load import load_fits, load_spec, load_topology
+from cluster_sim.specs.load import load_spec, load_topology
+from cluster_sim.specs.load_curves import load_fits
 from cluster_sim.studies import calibrate as study
 
 DECODE = {"floor": 10e-6, "memory": 0.5}

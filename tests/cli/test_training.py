@@ -17,8 +17,8 @@ from cluster_sim.cli import cli
 from cluster_sim.cli import training as training_cli
 from cluster_sim.cli.options import with_chips
 from cluster_sim.specs.find import names
-from cluster_sim.specs.load import load_topology
-from cluster_sim.specs.load_training import kind_of, load_training
+from cluster_sim.specs.load import kind_of, load_topology
+from cluster_sim.specs.load_training import load_training
 from cluster_sim.train import MEMORY_USES
 from cluster_sim.training.closed import OWNERS, step_of
 from cluster_sim.training.job import make_job

@@ -18,7 +18,8 @@ from cluster_sim.perf.operators import gemm_kernel_s
 from cluster_sim.perf.transformer import kv_heads_per_device
 from cluster_sim.specs.chip import PEAK_OF, Chip, DecodeCurve, GemmCurve, LatentCurve
 from cluster_sim.specs.inputs import TopologyInput
-from cluster_sim.specs.load import load_fits, load_spec, load_workload
+from cluster_sim.specs.load import load_spec, load_workload
+from cluster_sim.specs.load_curves import load_fits
 from cluster_sim.specs.model import Mla
 from cluster_sim.studies.calibrate import calibrate
 from cluster_sim.studies.calibrate_fit import Parameter, Points, fit, left_out_errors

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster_sim.collectives.in_step import all_reduce
 from cluster_sim.collectives.nccl_beyond import timed_ranks
+from cluster_sim.collectives.ranks import shape_of
 from cluster_sim.collectives.reach import reach_sigma
 from cluster_sim.collectives.shape import Shape
 from cluster_sim.collectives.time import collective
@@ -164,7 +166,7 @@ def test_distance_is_nought_inside_and_grows_outside(
 
 
 @pytest.mark.parametrize("library", ["vllm_custom", "trtllm_custom", "sglang_custom"])
-def test_engines_all_reduce_beyond_the_timings(library: str) -> None:
+def test_kernels_of_engines_beyond_the_timings(library: str) -> None:
     """Kernels of engines: more ranks never take less, and say that they are extrapolated."""
     fits = fits_of("gb200")
     groups = [one_domain("gb200", n) for n in (4, 8, 16, 32, 64, 72)]
@@ -175,6 +177,23 @@ def test_engines_all_reduce_beyond_the_timings(library: str) -> None:
     few, many = priced[0], priced[-1]
     assert few.word(10) == ("transferred" if library == "sglang_custom" else "measured")
     assert many.word(10) == "extrapolated"
+
+
+def test_engines_all_reduce_beyond_the_timings() -> None:
+    """The curves of serving: more ranks never take less, and say that they are extrapolated."""
+    machine = load_topology("gb200_nvl72")
+    message = 2.0 ** np.arange(12, 27, 0.5)
+    counts = (4, 8, 16, 32, 64, 72)
+    found = [
+        all_reduce(machine, ("vllm_custom",), shape_of(machine, np.arange(n)), message)
+        for n in counts
+    ]
+    times = [one.seconds for one in found]
+    for fewer, more in zip(times, times[1:], strict=False):
+        assert (fewer <= more * ROUNDING).all()
+    assert (np.diff(times[-1]) >= 0).all()
+    assert found[0].word == "measured"
+    assert found[-1].word == "extrapolated"
 
 
 @pytest.mark.parametrize(("software", "word"), [("trtllm", "measured"), ("vllm", "extrapolated")])

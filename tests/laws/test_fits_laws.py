@@ -10,7 +10,8 @@ import pytest
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.chip import PEAK_OF, Chip, Fits
 from cluster_sim.specs.find import names
-from cluster_sim.specs.load import load_fits, load_spec
+from cluster_sim.specs.load import load_spec
+from cluster_sim.specs.load_curves import load_fits
 
 BY_DTYPE = ("gemm", "moe", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode")
 MEASURED = ("a100_80g_sxm", "h100_sxm", "h200_sxm", "b200", "gb200", "h100_pcie")

@@ -10,7 +10,7 @@ import pytest
 from cluster_sim.collectives.activity import Call, alone
 from cluster_sim.collectives.experts import Routing
 from cluster_sim.collectives.flows import flows_of
-from cluster_sim.collectives.group import make_group, shape_of
+from cluster_sim.collectives.group import make_group
 from cluster_sim.collectives.in_step import (
     all_reduce,
     everywhere,
@@ -18,6 +18,7 @@ from cluster_sim.collectives.in_step import (
     handoff,
     link_bytes,
 )
+from cluster_sim.collectives.ranks import shape_of
 from cluster_sim.collectives.shape import Shape
 from cluster_sim.errors import SpecError
 from cluster_sim.machine.host import domain_devices

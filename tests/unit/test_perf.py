@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cluster_sim.collectives.group import shape_of
 from cluster_sim.collectives.in_step import all_reduce
+from cluster_sim.collectives.ranks import shape_of
 from cluster_sim.errors import DoesNotFitError
 from cluster_sim.output.tables import FAMILY_WORDS
 from cluster_sim.perf.layout import Layout, recipe

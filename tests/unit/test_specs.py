@@ -8,8 +8,8 @@ import pytest
 
 from cluster_sim.errors import OldFormWarning, SpecError
 from cluster_sim.specs.find import find, names
-from cluster_sim.specs.load import load_economics, load_topology, load_workload
-from cluster_sim.specs.load_training import kind_of, load_training
+from cluster_sim.specs.load import kind_of, load_economics, load_topology, load_workload
+from cluster_sim.specs.load_training import load_training
 from cluster_sim.specs.schema import KINDS, forms, json_schema
 
 

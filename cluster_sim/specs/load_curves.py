@@ -1,0 +1,89 @@
+"""The fitted curves of a chip, with what it borrows from relatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster_sim.errors import SpecError, UnknownNameError
+from cluster_sim.specs.build import Lines, Source, build
+from cluster_sim.specs.chip import Chip, Fits
+from cluster_sim.specs.find import FOLDERS, FileRecord
+from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened, with_watts
+
+
+def load_fits(
+    chip: Chip, own: FileRecord | None = None, *, tdp_w: float | None = None
+) -> tuple[Fits, tuple[FileRecord, ...]]:
+    """The curves of a chip, what it borrows from relatives included, and the files; from another
+    file of its own than the one of its name if given. ``tdp_w`` is the TDP that its own watts were
+    measured at if that is not the chip's: they go with it.
+
+    Raises SpecError for an unknown relative, a circle, and a chain that is too long.
+    """
+    data, lender, records, source = _with_relatives(chip, (), own)
+    if lender is not chip:
+        data = with_watts(data, chip.tdp, lender.tdp)
+    elif tdp_w is not None and tdp_w != chip.tdp:
+        data = with_watts(data, chip.tdp, tdp_w)
+    return build(Fits, data, source), records
+
+
+def load_own_fits(name: str) -> Fits:
+    """The curves of a file by path, or of a chip by name, what it borrows included: of the chip
+    that the file names, else of the one that the file is named after.
+    """
+    from cluster_sim.specs.load import load_spec, read
+
+    record, data, _ = read("fits", name)
+    chip = load_spec("chip", str(data.get("chip") or record.name), Chip)[1]
+    return load_fits(chip, record)[0]
+
+
+def _with_relatives(
+    chip: Chip, lenders: tuple[str, ...], own: FileRecord | None = None
+) -> tuple[dict[str, Any], Chip, tuple[FileRecord, ...], Source]:
+    """The curves in file form, the chip whose watts they have, the files, and the place of the
+    first. ``lenders`` are the chips that borrow from this one, nearest last.
+    """
+    from cluster_sim.specs.load import load_spec, read
+
+    try:
+        record, data, lines = _parsed(own) if own else read("fits", chip.name)
+    except UnknownNameError:
+        raise SpecError(
+            f"{chip.name}: no curves; write {FOLDERS['fits']}/{chip.name}.yaml, for example with "
+            "'borrows: h100_sxm'"
+        ) from None
+    source = Source(record.path, lines)
+    data = in_engine({"chip": chip.name, **data})
+    if not data.get("borrows"):
+        return _likened(data, {}, "other", source), chip, (record,), source
+    chain = (*lenders, chip.name)
+    with source.naming("borrows"):
+        found, relative = load_spec("chip", str(data["borrows"]), Chip)
+    if relative.name in chain:
+        circle = " > ".join((*chain, relative.name))
+        raise SpecError(source.problem(("borrows",), f"goes round in a circle: {circle}"))
+    if len(chain) > MOST_RELATIVES:
+        text = f"the chain {' > '.join((*chain, relative.name))} is too long; borrow from a "
+        raise SpecError(source.problem(("borrows",), text + "chip with curves of its own"))
+    lent, lender, more, _ = _with_relatives(relative, chain)
+    watts_of = chip if "power" in data else lender
+    distance = chip.distance(relative)
+    data = _likened(data, lent, distance, source)
+    return borrowed(data, lent, relative.name, distance), watts_of, (record, *more, found), source
+
+
+def _parsed(record: FileRecord) -> tuple[FileRecord, dict[str, Any], Lines]:
+    from cluster_sim.specs.yaml_text import parse
+
+    return record, *parse(record.text, record.path)
+
+
+def _likened(
+    data: dict[str, Any], relative: dict[str, Any], distance: str, source: Source
+) -> dict[str, Any]:
+    try:
+        return likened(data, relative, distance)
+    except ValueError as error:
+        raise SpecError(source.problem(*error.args)) from None

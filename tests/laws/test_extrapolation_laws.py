@@ -165,6 +165,20 @@ def test_distance_is_nought_inside_and_grows_outside(
         assert (reach_sigma(seen, ranks + further, 1, message) >= here - 1e-12).all()
 
 
+@pytest.mark.parametrize("library", ["vllm_custom", "trtllm_custom", "sglang_custom"])
+def test_kernels_of_engines_beyond_the_timings(library: str) -> None:
+    """Kernels of engines: more ranks never take less, and say that they are extrapolated."""
+    fits = fits_of("gb200")
+    groups = [one_domain("gb200", n) for n in (4, 8, 16, 32, 64, 72)]
+    priced = [collective(fits, group, "all_reduce", SIZES, library=library) for group in groups]
+    for fewer, more in pairwise(priced):
+        assert (fewer.seconds <= more.seconds * ROUNDING).all()
+    assert (np.diff(priced[-1].seconds) >= 0).all()
+    few, many = priced[0], priced[-1]
+    assert few.word(10) == ("transferred" if library == "sglang_custom" else "measured")
+    assert many.word(10) == "extrapolated"
+
+
 def test_engines_all_reduce_beyond_the_timings() -> None:
     """The curves of serving: more ranks never take less, and say that they are extrapolated."""
     machine = load_topology("gb200_nvl72")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -55,6 +56,7 @@ from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
 
 FloatArray = NDArray[np.float64]
+EACH, KNOTS_A_FOLD = 64, 30  # knots of tables: below each number, then so many an e-fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,15 +386,27 @@ def _all_reduce_family(case: _Case) -> Family:
     if model.state_space is not None and (inside := summed_elements(model.state_space)):
         kinds.append((model.state_space.layers, inside))
     for count, elements in kinds:
-        message = case.tokens * (elements * ACTIVATION_BYTES)
+        at = knots(len(case.tokens))
+        message = at * (elements * ACTIVATION_BYTES)
         alone = all_reduce(case.machine, case.software.all_reduce, case.group(layout.tp), message)
         seconds = launched_s(case.machine, alone) * in_situ.all_reduce_factor
-        tokens += count * (seconds + in_situ.all_reduce_skew)
-        sent += count * alone.sent
+        tokens += count * (np.interp(case.tokens, at, seconds) + in_situ.all_reduce_skew)
+        sent += count * np.interp(case.tokens, at, alone.sent)
         words.append(alone.word)
     tokens[0] = 0.0
     use = Family("all_reduce", "", sent)
     return Family("all_reduce", weakest(words), tokens, use=use)
+
+
+def knots(count: int) -> FloatArray:
+    """Where a table of so many whole numbers from 0 is priced, and straight lines drawn between:
+    each of the first 64, then about one in thirty.
+    """
+    most = count - 1
+    folds = max(0.0, math.log(max(1, most) / EACH))
+    beyond = np.rint(np.geomspace(EACH, max(EACH, most), 1 + round(KNOTS_A_FOLD * folds)))
+    first = np.arange(min(EACH, most) + 1)
+    return np.unique(np.concatenate([first, beyond[beyond <= most], [most]]))
 
 
 def launched_s(machine: TopologyInput, alone: InStep) -> FloatArray:
@@ -445,7 +459,9 @@ def _exchange_family(case: _Case, counts: FloatArray) -> Family:
     ranks = layout.stage_devices
     shares = case.shares("experts", model.moe.layers)
     width = sum(layers * _sent_bytes(dtype) for dtype, layers in shares) / model.moe.layers
-    copy = np.ceil(counts / ranks) * model.expert_input
+    own = np.ceil(counts / ranks).astype(np.int64)  # tokens of a device
+    at = knots(int(own[-1]) + 1)
+    copy = at * model.expert_input
     copies = (copy * width, copy * ACTIVATION_BYTES)
     if layout.ep == 1:
         alone = everywhere(case.machine, case.group(ranks), copies)
@@ -454,9 +470,10 @@ def _exchange_family(case: _Case, counts: FloatArray) -> Family:
         routing = Routing(top_k=model.moe.top_k * slices, experts=model.moe.experts * slices)
         libraries = case.software.experts
         alone = expert_exchange(case.machine, libraries, case.group(ranks), copies, routing)
-    shared = model.moe.layers * launched_s(case.machine, alone)
+    shared = model.moe.layers * np.interp(own, at, launched_s(case.machine, alone))
     shared[0] = 0.0
-    use = Family("expert_exchange", "", shared_s=model.moe.layers * alone.sent)
+    sent = model.moe.layers * np.interp(own, at, alone.sent)
+    use = Family("expert_exchange", "", shared_s=sent)
     return Family("expert_exchange", alone.word, shared_s=shared, use=use)
 
 
@@ -467,9 +484,11 @@ def _sent_bytes(dtype: str) -> float:
 
 def _handoff_family(case: _Case) -> Family:
     """Activations from stage to stage and the sampled tokens back to the first: pp hand-offs."""
-    message = case.tokens * (case.model.hidden * ACTIVATION_BYTES / case.layout.tp)
-    alone = handoff(case.machine, case.group(2, apart=True), message)
-    tokens = case.layout.pp * alone.seconds
+    at = knots(len(case.tokens))
+    width = case.model.hidden * ACTIVATION_BYTES / case.layout.tp
+    alone = handoff(case.machine, case.group(2, apart=True), at * width)
+    message = case.tokens * width
+    tokens = case.layout.pp * np.interp(case.tokens, at, alone.seconds)
     tokens[0] = 0.0
     use = Family("handoff", "", case.layout.pp * message)
     return Family("handoff", alone.word, tokens, use=use)

@@ -22,9 +22,11 @@ from cluster_sim.collectives.ranks import shape_of
 from cluster_sim.collectives.shape import Shape
 from cluster_sim.errors import SpecError
 from cluster_sim.machine.host import domain_devices
+from cluster_sim.perf.families import knots, operator_families
+from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.specs.find import names
 from cluster_sim.specs.inputs import TopologyInput
-from cluster_sim.specs.load import load_topology
+from cluster_sim.specs.load import load_topology, load_workload
 
 SIZES = np.array([2.0**power for power in range(10, 31, 4)])
 SUMS = ("vllm_custom", "nccl", "hccl")
@@ -132,3 +134,31 @@ def test_what_a_sum_rests_on() -> None:
     found = all_reduce(rack, ("nccl",), side_by_side(rack, 64), SIZES)
     assert found.word == "extrapolated"
     assert found.far > 0
+
+
+@pytest.mark.parametrize(("name", "library"), [("h200_nvl8", "vllm"), ("ascend_910b_8", "vllm")])
+def test_tables_are_lines_between_knots(name: str, library: str) -> None:
+    """Within half a percent of the price itself, but for a few sizes beside a change of kernel."""
+    machine = load_topology(name)
+    job = load_workload("llama70b", [f"workload.software={library}"]).on(machine.chip)
+    dtypes = Recipe("bf16", "bf16", "bf16", "bf16", "bf16")
+    families = operator_families(machine, job.model, job.software, Layout(tp=8), dtypes)
+    table = next(family.tokens_s for family in families if family.name == "all_reduce")
+    assert table is not None
+    in_situ, tokens = job.software.in_situ, np.arange(1.0, len(table))
+    message = tokens * job.model.hidden * 2
+    exact = all_reduce(machine, job.software.all_reduce, side_by_side(machine, 8), message)
+    seconds = exact.seconds * in_situ.all_reduce_factor + in_situ.all_reduce_skew
+    off = np.abs(table[1:] / (job.model.summed_blocks * seconds) - 1)
+    assert np.quantile(off, 0.95) < 0.005
+    assert off.max() < 0.35
+
+
+def test_knots_hold_every_small_number_and_both_ends() -> None:
+    for count in (1, 2, 50, 65, 66, 1000, 100_000):
+        found = knots(count)
+        assert found[0] == 0
+        assert found[-1] == count - 1
+        assert (np.diff(found) > 0).all()
+        assert set(range(min(count, 65))) <= set(found.tolist())
+    assert len(knots(100_000)) < 300

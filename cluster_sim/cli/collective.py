@@ -123,9 +123,18 @@ def _group(options: dict[str, Any]) -> tuple[TopologyInput, Group]:
 
 
 def _refuse_without_effect(options: dict[str, Any], group: Group) -> None:
-    """What only ranks of several domains read: hashed paths, and switches between domains."""
+    """What no price reads, and what only ranks of several domains do: hashed paths, and switches
+    between domains.
+    """
     from click.core import ParameterSource
 
+    from cluster_sim.specs.effects import refuse_idle_links
+    from cluster_sim.specs.load import split_overrides
+
+    parts = split_overrides(options["overrides"])
+    given_keys = [[root, *keys] for root in ("topology", "chip") for keys, _ in parts[root]]
+    if not options["background"]:
+        refuse_idle_links(given_keys, spans=group.shape.domains > 1)
     if group.shape.domains > 1:
         return
     source = click.get_current_context().get_parameter_source("seed")

@@ -62,11 +62,14 @@ def resolve_training(
     options: dict[str, Any],
 ) -> tuple[TopologyInput, TrainingInput, Economics]:
     """Load what the options name, with their changes applied."""
+    from cluster_sim.specs.effects import refuse_idle_links
     from cluster_sim.specs.load import load_economics
     from cluster_sim.specs.load_training import load_training
 
     machine, overrides = resolve_machine(options), options["overrides"]
     keys = [text.partition("=")[0].strip() for text in overrides]
+    links = [key.split(".") for key in keys if key.startswith(("topology.", "chip."))]
+    refuse_idle_links(links, spans=machine.topology.chips > machine.topology.domain)
     of_a_run = [key for key in keys if f"{key}.".startswith("workload.run.")]
     if of_a_run and options["until"] is None:
         raise click.UsageError(

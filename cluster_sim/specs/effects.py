@@ -32,8 +32,26 @@ _BETWEEN_HOSTS = (
     ("topology", "scale_up", "switch_latency"),
     ("topology", "scale_up", "link_latency"),
     ("topology", "scale_up", "package_latency"),
+    ("topology", "faults"),
     ("chip", "nic"),
     ("chip", "host", "board"),
+)
+# Inside a domain collectives are timed ones, which hold its latencies; the rest is shown alone.
+_NO_PRICE = (
+    ("topology", "scale_up", "switch_latency"),
+    ("topology", "scale_up", "link_latency"),
+    ("topology", "scale_up", "package_latency"),
+    ("topology", "scale_up", "inner", "uplink_latency"),
+    ("topology", "board", "cpus"),
+    ("topology", "board", "cpu"),
+    ("topology", "board", "cpu_interconnect"),
+    ("topology", "board", "nic"),
+)
+_OUTSIDE = (
+    ("topology", "fabric"),
+    ("topology", "board", "nic_bandwidth"),
+    ("topology", "board", "pcie_latency"),
+    ("chip", "nic"),
 )
 _OWNED = ("electricity", "life_years", "wacc", "host_share", "colocation_usd_per_kw_month")
 
@@ -100,6 +118,24 @@ def refuse_idle_network(keys: Sequence[Sequence[str]]) -> None:
         for key in keys
         if any(tuple(key[: len(start)]) == start for start in _BETWEEN_HOSTS)
     ]
+    if problems:
+        raise SpecError(problems)
+
+
+def refuse_idle_links(keys: Sequence[Sequence[str]], *, spans: bool) -> None:
+    """Raise SpecError for keys (root first) that no price of a training step or of a collective is
+    made of; ``spans``: its ranks stand in several scale-up domains.
+    """
+    problems = []
+    for key in keys:
+        where = f"--set {'.'.join(key)}: has no effect: "
+        if any(tuple(key[: len(start)]) == start for start in _NO_PRICE):
+            problems.append(
+                f"{where}no price reads it; collectives inside a domain are timed ones, between "
+                "hosts topology.fabric.switch_latency and link_latency are read"
+            )
+        elif not spans and any(tuple(key[: len(start)]) == start for start in _OUTSIDE):
+            problems.append(f"{where}all ranks lie in one scale-up domain")
     if problems:
         raise SpecError(problems)
 

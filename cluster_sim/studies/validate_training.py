@@ -1,4 +1,4 @@
-"""Measured training steps against the step in closed form."""
+"""Measured training steps against the step that a run shows."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from cluster_sim.specs.training import Lora, TrainDtype, TrainingPlan, TrainingW
 from cluster_sim.specs.training_software import TrainingSoftware
 from cluster_sim.studies.validate_cases import Case
 from cluster_sim.studies.validate_jobs import SkippedError
-from cluster_sim.training.closed import Step, step_of
+from cluster_sim.training.closed import Step
 from cluster_sim.training.job import make_job
+from cluster_sim.training.play import played_step
 from cluster_sim.training.priced import price
 
 # Flags of rows that say nothing about a step of a known shape, and why.
@@ -216,7 +217,7 @@ def step(run: TrainingRun) -> Step:
     """The step of a run; raises SkippedError for degrees that cannot be placed."""
     machine, network = machine_of(run.chip, run.n_chips)
     try:
-        return step_of(price(make_job(machine, input_of(run), network=network)))
+        return played_step(price(make_job(machine, input_of(run), network=network)))[0]
     except ClusterSimError as error:
         raise SkippedError("the plan does not fit the machine", str(error)) from None
 

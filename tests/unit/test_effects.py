@@ -179,11 +179,34 @@ def test_facts_that_no_figure_follows_from(key: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("topology.scale_up.link_latency=5 us", "no price reads it"),
+        ("topology.scale_up.switch_latency=5 us", "no price reads it"),
+        ("topology.board.cpus=4", "no price reads it"),
+        ("topology.fabric.oversubscription=4", "all ranks lie in one scale-up domain"),
+        ("topology.board.nic_bandwidth=10 GB/s", "all ranks lie in one scale-up domain"),
+    ],
+)
+def test_what_no_price_of_training_and_collectives_reads(
+    runner: CliRunner, change: str, why: str
+) -> None:
+    pod = ["--topo", "h200_superpod", "--chips", "8", "--set", change]
+    for words in (
+        ["collective", *pod, "--bytes", "1GiB"],
+        ["run", *pod, "--workload", "llama3_8b_train"],
+    ):
+        done = runner.invoke(cli, words)
+        assert done.exit_code != 0
+        text = f"{done.output}{done.exception}"
+        assert f"--set {change.split('=')[0]}: has no effect: {why}" in text
+
+
+@pytest.mark.parametrize(
     "change",
     [
         "topology.fabric.switch_latency=5 us",
         "topology.board.nic_bandwidth=10 GB/s",
-        "topology.scale_up.link_latency=5 us",
         "chip.nic=10 GB/s",
     ],
 )

@@ -400,13 +400,13 @@ def _all_reduce_family(case: _Case) -> Family:
 
 def knots(count: int) -> FloatArray:
     """Where a table of so many whole numbers from 0 is priced, and straight lines drawn between:
-    each of the first 64, then about one in thirty.
+    each of the first 64, then about one in thirty, the last at or beyond the end. Longer tables
+    have the same knots and more.
     """
-    most = count - 1
-    folds = max(0.0, math.log(max(1, most) / EACH))
-    beyond = np.rint(np.geomspace(EACH, max(EACH, most), 1 + round(KNOTS_A_FOLD * folds)))
-    first = np.arange(min(EACH, most) + 1)
-    return np.unique(np.concatenate([first, beyond[beyond <= most], [most]]))
+    folds = math.log(max(1.0, (count - 1) / EACH))
+    steps = np.arange(1, 2 + math.ceil(KNOTS_A_FOLD * folds))
+    beyond = np.rint(EACH * np.exp(steps / KNOTS_A_FOLD))
+    return np.unique(np.concatenate([np.arange(EACH + 1), beyond]))
 
 
 def launched_s(machine: TopologyInput, alone: InStep) -> FloatArray:

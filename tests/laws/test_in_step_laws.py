@@ -154,11 +154,11 @@ def test_tables_are_lines_between_knots(name: str, library: str) -> None:
     assert off.max() < 0.35
 
 
-def test_knots_hold_every_small_number_and_both_ends() -> None:
-    for count in (1, 2, 50, 65, 66, 1000, 100_000):
+def test_knots_of_longer_tables_are_the_same_and_more() -> None:
+    long = knots(100_000)
+    assert len(long) < 300
+    for count in (1, 2, 50, 65, 66, 1000):
         found = knots(count)
-        assert found[0] == 0
-        assert found[-1] == count - 1
-        assert (np.diff(found) > 0).all()
-        assert set(range(min(count, 65))) <= set(found.tolist())
-    assert len(knots(100_000)) < 300
+        assert found[-1] >= count - 1
+        assert (found == long[: len(found)]).all()
+        assert found[:65].tolist() == list(range(65))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cluster_sim.collectives.custom import custom_all_reduce
+from cluster_sim.collectives.custom import custom_all_reduce, kernels_of
 from cluster_sim.collectives.experts import Routing, exchange
 from cluster_sim.collectives.hccl import hccl
 from cluster_sim.collectives.nccl import nccl
@@ -32,8 +32,9 @@ def default_library(fits: CollectiveFits, operation: str) -> str:
 
 def available_libraries(fits: CollectiveFits) -> tuple[str, ...]:
     """The libraries that there are constants of."""
+    custom = [name for name in CUSTOM if kernels_of(fits, name) is not None]
     own = [("nccl",) if fits.nccl is not None else (), ("hccl",) if fits.hccl is not None else ()]
-    return tuple(name for names in (fits.custom, fits.experts, *own) for name in names)
+    return tuple(name for names in (custom, fits.experts, *own) for name in names)
 
 
 def collective(

@@ -29,7 +29,7 @@ SchedulerName = Annotated[str, Registered("scheduler")]
 RouterName = Annotated[str, Registered("router")]
 Utilisation = Annotated[float, Number(0.001, 1)]
 StepTokens = Annotated[int, Count(MOST_TOKENS, 16)]  # a step; engines take far more
-AllReduceLibrary = Literal["vllm_custom", "trtllm_custom", "nccl", "hccl"]
+AllReduceLibrary = Literal["vllm_custom", "trtllm_custom", "sglang_custom", "nccl", "hccl"]
 ExpertLibrary = Literal[
     "deepep_low_latency",
     "deepep_normal",

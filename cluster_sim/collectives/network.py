@@ -107,12 +107,13 @@ class Network:
         block = ranks * stride
         if block > len(places):  # more than there is: priced as if the machine went on
             return np.arange(ranks, dtype=np.int64)[None] * stride
-        rows = places[: len(places) // block * block].reshape(-1, ranks, stride)
-        rows = rows.transpose(0, 2, 1).reshape(-1, ranks)
+        blocks = places[: len(places) // block * block].reshape(-1, ranks, stride)
+        rows: Ints = blocks.transpose(0, 2, 1).reshape(-1, ranks)
         if self.devices or block > self.domain:
             return rows
         # What fits into a domain is laid into one, whatever is left over there.
-        return rows[rows[:, 0] // self.domain == rows[:, -1] // self.domain]
+        inside: Ints = rows[rows[:, 0] // self.domain == rows[:, -1] // self.domain]
+        return inside
 
     def seconds(self, operation: str, axis: Axis, message_bytes: float) -> float:
         """Seconds of a collective of all groups of an axis, nobody else there; the message follows

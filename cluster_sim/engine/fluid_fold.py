@@ -1,5 +1,5 @@
-"""Folding of symmetric activities: those that no difference tells apart run at the same rate, so
-one of them stands for all.
+"""Folding: activities that no difference tells apart run at the same rate, so one of them stands
+for all; resources that every activity loads alike set the same limit, so one of them is enough.
 
 Model: colour refinement. Activities begin with a colour each for kind, time alone, size and weight,
 resources for their capacity; then each is told apart by the amounts and colours that it is joined
@@ -9,14 +9,17 @@ another capacity, a path that collides, an activity of a user on one chip.
 
 Source: Grohe, Kersting, Mladenov and Selman, Dimension reduction via colour refinement, ESA 2014.
 
+``alike`` needs no refinement: it looks at which share of a resource each activity takes, whenever
+that runs.
+
 Limits: colours are hashes of 64 bits; that two classes of n are mixed up has a probability of about
 n^2 / 2^64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +28,7 @@ from cluster_sim.engine.fluid_solver import Floats, Ints, Problem, totals
 from cluster_sim.work import Activity
 
 Hashes = NDArray[np.uint64]
+DIGITS = 12  # to which an activity loads two resources alike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,44 @@ def _folding(
         resource_class=resource_class,
         activities=activities,
         resources=resources,
+    )
+
+
+def alike(activities: Iterable[Activity], capacity: Floats, apart: Iterable[int] = ()) -> Ints:
+    """For each resource the first that every activity loads alike, relative to its capacity; those
+    ``apart`` are with nobody. -1: nobody uses it.
+    """
+    code, used = np.zeros(len(capacity), np.uint64), np.zeros(len(capacity), np.bool_)
+    number = 0
+    for activity in activities:
+        if not activity.resources:
+            continue
+        number += 1
+        at = np.array(activity.resources)
+        share = np.array(activity.demand) / capacity[at]
+        scale = 10.0 ** (DIGITS - 1 - np.floor(np.log10(share)))
+        value = _mix(_bits(np.rint(share * scale) / scale), np.full(len(at), number, np.uint64))
+        code[at], used[at] = _mix(code[at], value), True
+    for number, resource in enumerate(apart):
+        code[resource] = _mix(code[[resource]], np.full(1, number, np.uint64))[0]
+    there = np.flatnonzero(used)
+    _, first, kind = np.unique(code[there], return_index=True, return_inverse=True)
+    shown = np.full(len(capacity), -1)
+    shown[there] = there[first[kind]]
+    return shown
+
+
+def on_fewer(activity: Activity, shown: Ints, number: Ints) -> Activity:
+    """The activity on the resources that are ``shown``, by their new numbers."""
+    pairs = [
+        (int(number[one]), amount)
+        for one, amount in zip(activity.resources, activity.demand, strict=True)
+        if shown[one] == one
+    ]
+    return replace(
+        activity,
+        resources=tuple(one for one, _ in pairs),
+        demand=tuple(amount for _, amount in pairs),
     )
 
 

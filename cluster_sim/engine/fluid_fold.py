@@ -29,6 +29,7 @@ from cluster_sim.work import Activity
 
 Hashes = NDArray[np.uint64]
 DIGITS = 12  # to which an activity loads two resources alike
+EQUAL = 1e-12  # relative difference of loads that are the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,18 +110,18 @@ def _folding(
     )
 
 
-def alike(activities: Iterable[Activity], capacity: Floats, apart: Iterable[int] = ()) -> Ints:
-    """For each resource the first that every activity loads alike, relative to its capacity; those
-    ``apart`` are with nobody. -1: nobody uses it.
+def alike(
+    loads: Iterable[tuple[Sequence[int] | Ints, Sequence[float] | Floats]],
+    capacity: Floats,
+    apart: Iterable[int] = (),
+) -> Ints:
+    """For each resource the first that all loads (resources, and amounts on them) load alike,
+    relative to its capacity; those ``apart`` are with nobody. -1: nobody uses it.
     """
     code, used = np.zeros(len(capacity), np.uint64), np.zeros(len(capacity), np.bool_)
-    number = 0
-    for activity in activities:
-        if not activity.resources:
-            continue
-        number += 1
-        at = np.array(activity.resources)
-        share = np.array(activity.demand) / capacity[at]
+    for number, (resources, demand) in enumerate(loads):
+        at = np.asarray(resources, dtype=np.int64)
+        share = np.asarray(demand, dtype=np.float64) / capacity[at]
         scale = 10.0 ** (DIGITS - 1 - np.floor(np.log10(share)))
         value = _mix(_bits(np.rint(share * scale) / scale), np.full(len(at), number, np.uint64))
         code[at], used[at] = _mix(code[at], value), True
@@ -131,6 +132,26 @@ def alike(activities: Iterable[Activity], capacity: Floats, apart: Iterable[int]
     shown = np.full(len(capacity), -1)
     shown[there] = there[first[kind]]
     return shown
+
+
+def fullest(
+    loads: Sequence[tuple[Ints, Floats]], capacity: Floats, among: Ints
+) -> NDArray[np.bool_]:
+    """Which of some resources can be full first: of the others each is never fuller, by any of the
+    loads, than one of these, which therefore sets the limit.
+    """
+    place = np.full(len(capacity), -1)
+    place[among] = np.arange(len(among))
+    share = np.zeros((len(among), len(loads)))
+    for number, (resources, amounts) in enumerate(loads):
+        at = place[resources]
+        share[at[at >= 0], number] = (amounts / capacity[resources])[at >= 0]
+    kept = np.zeros((0, len(loads)))
+    found = np.zeros(len(among), np.bool_)
+    for one in np.argsort(-share.sum(axis=1), kind="stable").tolist():
+        if not (kept >= share[one] * (1 - EQUAL)).all(axis=1).any():
+            kept, found[one] = np.concatenate([kept, share[[one]]]), True
+    return found
 
 
 def on_fewer(activity: Activity, shown: Ints, number: Ints) -> Activity:

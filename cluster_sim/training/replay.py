@@ -114,7 +114,8 @@ def replay(graph: TaskGraph, place: Place, progress: Progress | None = None) -> 
 def _folded(prices: Prices, capacity: FloatArray) -> tuple[dict[int, Work], list[float]]:
     """Each phases' task (by id) on as few resources as show all limits, and what those carry."""
     known = prices.known.values()
-    shown = alike((phase.activity for phases in known for phase in phases), capacity)
+    activities = [phase.activity for phases in known for phase in phases]
+    shown = alike([(one.resources, one.demand) for one in activities], capacity)
     kept = np.flatnonzero(shown == np.arange(len(shown)))
     number = np.full(len(shown), -1)
     number[kept] = np.arange(len(kept))

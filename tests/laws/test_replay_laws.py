@@ -108,7 +108,7 @@ def test_links_that_are_loaded_alike_can_be_one(
 ) -> None:
     paths = random_trace(tmp_path, seed)
     folded = play(paths, board)
-    every = lambda activities, capacity: np.arange(len(capacity))  # noqa: E731
+    every = lambda loads, capacity: np.arange(len(capacity))  # noqa: E731
     monkeypatch.setattr(replay_module, "alike", every)
     whole = play(paths, board)
     assert folded.resources < whole.resources

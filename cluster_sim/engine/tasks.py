@@ -3,8 +3,8 @@ machine with whatever runs beside it.
 
 Model: a task is a list of phases, one after the other or in alternation as the layers of a model
 are (``mixed``). Tasks of a lane run one at a time, in the order in which they become ready. What is
-known never to share is one instant on the clock, without the engine. Limits: a task that runs
-is not interrupted.
+known never to share is one instant on the clock, without the engine. A graph may be replaced on the
+way by a finer one, in which several tasks do what one stood for.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from functools import partial
 from simpy.events import Event
 
 from cluster_sim.engine.clock import ARRIVAL_RANK, END_RANK, call_at, instant
-from cluster_sim.engine.fluid import FluidEngine, Handle
-from cluster_sim.engine.fluid_play import play
+from cluster_sim.engine.fluid import FluidEngine, Handle, Running
+from cluster_sim.engine.fluid_play import NOTHING, Play, Rest
 from cluster_sim.errors import SimulationError
 from cluster_sim.work import Phase
 
 MOST_NAMED = 6  # tasks that an error names
+ALL = Rest(left=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,10 +79,9 @@ class Player:
         self.start_s, self.end_s = [math.nan] * count, [math.nan] * count
         self.ended: list[int] = []
         self._missing = [len(after) for after in graph.after]
-        self._then: list[list[int]] = [[] for _ in range(count)]
-        for number, after in enumerate(graph.after):
-            for before in after:
-                self._then[before].append(number)
+        self._then = _followers(graph)
+        # What the engine runs: the phase, and the share of it that was left when it began.
+        self._handles: dict[int, tuple[Handle, int, float]] = {}
         self._waiting: list[deque[int]] = [deque() for _ in range(graph.groups)]
         self._taken = [False] * graph.groups
         self._loud = [0] * graph.groups  # of each group, how many the engine runs
@@ -93,6 +93,52 @@ class Player:
                 self._missing[number] += 1
                 call_at(self.env, at_s, ARRIVAL_RANK, partial(self._come, number))
         self._start([number for number, count in enumerate(self._missing) if not count])
+
+    def replace(self, graph: Graph, same: Sequence[int]) -> None:
+        """Go on with a graph in which task n does what ``same[n]`` of this one did up to now. What
+        runs goes on with what is left of it; nothing may be an instant.
+        """
+        copies: dict[int, list[int]] = {}
+        for number, old in enumerate(same):
+            copies.setdefault(old, []).append(number)
+        running, self._handles = self._handles, {}
+        self.graph, self._then = graph, _followers(graph)
+        self.start_s = [self.start_s[old] for old in same]
+        self.end_s = [self.end_s[old] for old in same]
+        self.ended = [number for old in self.ended for number in copies[old]]
+        self._missing = [
+            sum(math.isnan(self.end_s[before]) for before in after) for after in graph.after
+        ]
+        self._waiting = [
+            deque(number for old in waiting for number in copies[old]) for waiting in self._waiting
+        ]
+        for group in range(graph.groups):
+            self._loud[group] = 0
+        for old, (handle, phase, left) in running.items():
+            if isinstance(handle, Play):
+                rest = handle.stop()
+            elif handle.triggered:
+                rest = Rest(left=0.0)
+            else:
+                rest = Rest(left=left - handle.cancel())
+            if handle.callbacks is not None:
+                handle.callbacks.clear()
+            for number in copies[old]:
+                self._go_on(number, phase, rest)
+
+    def _go_on(self, number: int, phase: int, rest: Rest) -> None:
+        task = self.graph.tasks[number]
+        if task.group is not None:
+            self._loud[task.group] += 1
+        if rest.left > NOTHING:
+            self._run(number, phase, rest)
+            return
+        ending = Running(self.engine, task.phases[phase].activity, 1.0, 0)
+        self._handles[number] = (ending, phase, 0.0)
+        last = task.mixed or phase + 1 == len(task.phases)
+        then = partial(self._end, number) if last else partial(self._next, number, phase + 1)
+        _after(ending, then)
+        ending.succeed()
 
     def check(self) -> None:
         """Raise SimulationError for tasks that never ended, with the names of some."""
@@ -152,23 +198,31 @@ class Player:
             return
         if task.group is not None:
             self._loud[task.group] += 1
-        if task.mixed:
-            _after(play(self.engine, [task.phases]), then)
-        else:
-            self._go_on(number, 0)
+        self._run(number, 0, ALL)
 
-    def _go_on(self, number: int, phase: int) -> None:
-        phases = self.graph.tasks[number].phases
-        last = phase + 1 == len(phases)
-        then = partial(self._end, number) if last else partial(self._next, number, phase + 1)
-        _after(self.engine.start(phases[phase].activity), then)
+    def _run(self, number: int, phase: int, rest: Rest) -> None:
+        """Let the engine run what is left of a phase, of a mixed task of all."""
+        task = self.graph.tasks[number]
+        then = partial(self._end, number)
+        handle: Handle
+        if task.mixed:
+            handle = series = Play(self.engine, [task.phases], rest.left)
+            _after(handle, then)
+            self._handles[number] = (handle, phase, rest.left)
+            series.begin_with(rest)
+            return
+        if phase + 1 < len(task.phases):
+            then = partial(self._next, number, phase + 1)
+        handle = self.engine.start(task.phases[phase].activity, rest.left)
+        _after(handle, then)
+        self._handles[number] = (handle, phase, rest.left)
 
     def _next(self, number: int, phase: int, event: Event) -> None:
-        self._go_on(number, phase)
+        self._run(number, phase, ALL)
 
     def _end(self, number: int, event: Event) -> None:
         task = self.graph.tasks[number]
-        if task.group is not None and isinstance(event, Handle):
+        if self._handles.pop(number, None) is not None and task.group is not None:
             self._loud[task.group] -= 1
         self._start(self._finish(number, task))
 
@@ -189,6 +243,15 @@ class Player:
             if not missing[one]:
                 ready.append(one)
         return ready
+
+
+def _followers(graph: Graph) -> list[list[int]]:
+    """By task those that wait for it."""
+    found: list[list[int]] = [[] for _ in graph.tasks]
+    for number, after in enumerate(graph.after):
+        for before in after:
+            found[before].append(number)
+    return found
 
 
 def _after(event: Event, then: Callable[[Event], None]) -> None:

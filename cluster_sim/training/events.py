@@ -15,7 +15,7 @@ from simpy.core import Environment
 
 from cluster_sim.engine.fluid import FluidEngine
 from cluster_sim.engine.tasks import Player
-from cluster_sim.training.step_graph import StepGraph, step_graph
+from cluster_sim.training.step_graph import ColumnTasks, StepGraph, step_graph
 from cluster_sim.training.step_work import Record, StageSeconds, StepWork
 
 # Rounds of the phases of an operation beside something else. Source: against 80 rounds, random
@@ -35,58 +35,71 @@ class PlayedStep:
 
 def play(work: StepWork, *, instants: bool = True) -> PlayedStep:
     """Play a step. Without ``instants`` all of it goes through the engine, with the same result."""
-    env = Environment()
-    step = step_graph(work, instants=instants)
-    player = Player(FluidEngine(env, work.capacity, alternations=ALTERNATIONS), step.graph)
+    engine = FluidEngine(Environment(), work.capacity, alternations=ALTERNATIONS)
+    return play_on(engine, work, instants=instants)
+
+
+def play_on(engine: FluidEngine, work: StepWork, *, instants: bool) -> PlayedStep:
+    """Play a step on an engine."""
+    step = step_graph([work], instants=instants)
+    player = Player(engine, step.graph)
     player.begin()
-    env.run()
+    engine.env.run()
     player.check()
     return played(work, step, player)
 
 
-def played(work: StepWork, step: StepGraph, player: Player) -> PlayedStep:
-    """What was played, with the books closed."""
-    start_s, end_s = player.start_s, player.end_s
-    over_s = max([end_s[step.barrier], *(end_s[number] for number in step.optimizers.values())])
+def played(work: StepWork, step: StepGraph, player: Player, column: int = 0) -> PlayedStep:
+    """What was played of a column, with the books closed."""
+    start_s, end_s, tasks = player.start_s, player.end_s, step.columns[column]
+    over_s = max(
+        [end_s[step.barrier], *(end_s[n] for one in step.columns for n in one.optimizers.values())]
+    )
     return PlayedStep(
-        records=tuple(step.records(player.ended, start_s, end_s)),
-        stages=_books(work, step, start_s, end_s, over_s),
+        records=tuple(step.records(column, player.ended, start_s, end_s)),
+        stages=_books(work, step, tasks, start_s, end_s, over_s),
         end_s=over_s,
     )
 
 
 def _books(
-    work: StepWork, step: StepGraph, start_s: list[float], end_s: list[float], over_s: float
+    work: StepWork,
+    step: StepGraph,
+    tasks: ColumnTasks,
+    start_s: list[float],
+    end_s: list[float],
+    over_s: float,
 ) -> tuple[StageSeconds, ...]:
     """Where the time of each stage went: operation by operation, then what is not known otherwise,
     the bubble.
     """
-    plan, after, first = work.schedule, step.graph.after, step.operations
+    plan, after, first = work.schedule, step.graph.after, tasks.operations
+    buckets = step.columns[0].sends  # the first tasks
     busy_s, slowed_s, gather_s, p2p_s, last_s = ([0.0] * plan.stages for _ in range(5))
     for number, (stage, _, doing, virtual, _, _) in enumerate(plan.nodes):
         # When all that it waited for was done, and had arrived.
         done_s = here_s = 0.0
         for way in after[first + number]:
-            if way >= step.sends:
+            if way >= buckets:
                 gone_s, come_s = start_s[way] if way < first else end_s[way], end_s[way]
                 done_s = gone_s if gone_s > done_s else done_s
                 here_s = come_s if come_s > here_s else here_s
-        begun_s, now_s = start_s[first + number], end_s[step.last[number]]
+        begun_s, now_s = start_s[first + number], end_s[tasks.last[number]]
         gather_s[stage] += begun_s - here_s
         p2p_s[stage] += here_s - done_s
         took_s = now_s - begun_s
-        if number in step.parts:
-            paused_s = _paused_s(step.parts[number], start_s, end_s)
+        if number in tasks.parts:
+            paused_s = _paused_s(tasks.parts[number], start_s, end_s)
             gather_s[stage] += paused_s
             took_s -= paused_s
         busy_s[stage] += took_s
-        slowed_s[stage] += took_s - step.seconds[doing, virtual]
+        slowed_s[stage] += took_s - tasks.seconds[doing, virtual]
         last_s[stage] = now_s
     found = []
     for stage in range(plan.stages):
         lane_s = max((end_s[number] for number in step.buckets[stage]), default=0.0)
         exposed_s = max(lane_s - last_s[stage], 0.0)
-        update = step.optimizers.get(stage)
+        update = tasks.optimizers.get(stage)
         optimizer_s = 0.0 if update is None else end_s[update] - start_s[update]
         known_s = busy_s[stage] + gather_s[stage] + exposed_s + work.barrier_s
         found.append(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from cluster_sim.engine.cluster import Process
 from cluster_sim.training.closed import (
     STEADY,
     Step,
@@ -16,6 +18,7 @@ from cluster_sim.training.closed import (
 )
 from cluster_sim.training.events import PlayedStep, play
 from cluster_sim.training.jitter import straggler_s
+from cluster_sim.training.machine_use import Seen, seen
 from cluster_sim.training.priced import Priced, schedule_of
 from cluster_sim.training.schedule import Schedule
 from cluster_sim.training.step_loads import work_of
@@ -36,8 +39,34 @@ def played_step(priced: Priced, *, whole: bool = False) -> tuple[Step, PlayedSte
     if extra and middle is None:
         plan = schedule_of(job)
         played = play(work_of(priced, plan))
-    end_s = played.end_s
-    spent = [
+    end_s, spent = played.end_s, _spent(played)
+    if middle is not None:
+        again = extra / plan.stages
+        end_s += again * middle.round_s
+        for own, slowed_s, p2p_s in zip(spent, middle.slowed_s, middle.p2p_s, strict=True):
+            own["dp"] += again * slowed_s
+            own["pp"] += again * p2p_s
+    return _closed(priced, plan, end_s, spent), played
+
+
+def shared_step(priced: Priced, processes: Sequence[Process]) -> tuple[Step, Seen]:
+    """Play a step beside processes of a user, and close its books: what a stage spends is the mean
+    of its replicas.
+    """
+    found = seen(priced, processes)
+    plan = schedule_of(priced.job)
+    spent: list[dict[str, float]] = [{} for _ in range(plan.stages)]
+    for replicas, played in zip(found.columns, found.steps, strict=True):
+        share = len(replicas) / priced.job.dp
+        for total, own in zip(spent, _spent(played), strict=True):
+            for owner, seconds in own.items():
+                total[owner] = total.get(owner, 0.0) + share * seconds
+    return _closed(priced, plan, found.steps[0].end_s, spent), found
+
+
+def _spent(played: PlayedStep) -> list[dict[str, float]]:
+    """What each stage spends beside its passes."""
+    return [
         {
             "dp": seconds.gather_exposed_s
             + seconds.gradient_exposed_s
@@ -48,18 +77,18 @@ def played_step(priced: Priced, *, whole: bool = False) -> tuple[Step, PlayedSte
         }
         for seconds in played.stages
     ]
-    if middle is not None:
-        again = extra / plan.stages
-        end_s += again * middle.round_s
-        for own, slowed_s, p2p_s in zip(spent, middle.slowed_s, middle.p2p_s, strict=True):
-            own["dp"] += again * slowed_s
-            own["pp"] += again * p2p_s
+
+
+def _closed(
+    priced: Priced, plan: Schedule, end_s: float, spent: Sequence[Mapping[str, float]]
+) -> Step:
+    job = priced.job
     sigma, seed = job.case.job.jitter, job.case.job.seed
     if sigma is None:
         straggler = priced.spread * (end_s + priced.host_s)
     else:
         straggler = straggler_s(priced, sigma, seed)
-    return books(priced, plan, end_s, straggler, spent), played
+    return books(priced, plan, end_s, straggler, spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

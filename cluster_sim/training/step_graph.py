@@ -26,24 +26,32 @@ _Label = tuple[int, Lane, str, int, int]  # a record without its times
 
 
 @dataclass(slots=True, kw_only=True)
-class StepGraph:
-    """The graph, and which tasks are what, by number: the first ones are buckets (``buckets`` by
-    stage), from ``sends`` on sends, from ``operations`` on the schedule's operations in order,
-    those of several ``parts`` by their first.
+class ColumnTasks:
+    """The tasks of a column, by number: from ``sends`` on sends, from ``operations`` on the
+    schedule's operations in order, those of several ``parts`` by their first; ``last`` is the last
+    part of each. ``seconds`` are those of what operations do.
+    """
 
-    ``labels`` are the records that the end of a task gives.
+    seconds: dict[Does, float]
+    sends: int = 0
+    operations: int = 0
+    last: list[int] = field(default_factory=list)
+    parts: dict[int, list[int]] = field(default_factory=dict)
+    optimizers: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class StepGraph:
+    """The graph of a step of one column of replicas or several, and which tasks are what: the first
+    ones are ``buckets`` by stage, of all columns. ``labels`` are the records that the end of a task
+    gives.
     """
 
     graph: Graph
-    labels: list[tuple[_Label, ...]]
     buckets: list[list[int]]
-    sends: int
-    operations: int
-    last: list[int]
-    parts: dict[int, list[int]]
-    seconds: dict[Does, float]
+    labels: list[tuple[_Label, ...]] = field(default_factory=list)
+    columns: list[ColumnTasks] = field(default_factory=list)
     barrier: int = -1
-    optimizers: dict[int, int] = field(default_factory=dict)
 
     def name(self, number: int) -> str:
         """What a task is, in words."""
@@ -54,15 +62,42 @@ class StepGraph:
         return f"{lane} {kind}{of} on stage {stage}"
 
     def records(
-        self, ended: Sequence[int], start_s: Sequence[float], end_s: Sequence[float]
+        self, column: int, ended: Sequence[int], start_s: Sequence[float], end_s: Sequence[float]
     ) -> list[Record]:
-        """What happened, in order of ends."""
-        begun = {parts[-1]: parts[0] for parts in self.parts.values()}
+        """What happened in a column, in order of ends."""
+        tasks = self.columns[column]
+        begun = {parts[-1]: parts[0] for parts in tasks.parts.values()}
+        if len(self.columns) > 1:
+            mine = set(self._tasks_of(column))
+            ended = [number for number in ended if number in mine]
         return [
             Record(*label, start_s[begun.get(number, number)], end_s[number])
             for number in ended
             for label in self.labels[number]
         ]
+
+    def _tasks_of(self, column: int) -> list[int]:
+        """Its own, and the buckets of all; the norm has no records."""
+        buckets, optimizers = range(self.columns[0].sends), self.columns[column].optimizers
+        return [*buckets, *range(*self._own(column)), *optimizers.values()]
+
+    def _own(self, column: int) -> tuple[int, int]:
+        """The first of the sends and operations of a column, and what comes after the last."""
+        last = column + 1 == len(self.columns)
+        after = self.barrier if last else self.columns[column + 1].sends
+        return self.columns[column].sends, after
+
+    def same(self, before: StepGraph, columns: Sequence[int]) -> list[int]:
+        """For each task that of a coarser graph which did its work, where column c was a part of
+        ``columns[c]``.
+        """
+        found = list(range(self.columns[0].sends))
+        for old in columns:
+            found += range(*before._own(old))
+        found.append(before.barrier)
+        for old in columns:
+            found += before.columns[old].optimizers.values()
+        return found
 
     def add(self, task: Task, labels: tuple[_Label, ...], after: Sequence[int]) -> int:
         """One more task, with its records."""
@@ -70,34 +105,40 @@ class StepGraph:
         return self.graph.add(task, after)
 
 
-def step_graph(work: StepWork, *, instants: bool) -> StepGraph:
-    """The graph of a step; with ``instants`` what never shares needs no engine."""
-    plan, wiring = work.schedule, wire(work.schedule)
+def step_graph(works: Sequence[StepWork], *, instants: bool) -> StepGraph:
+    """The graph of a step of columns of replicas, which reduce and gather together (as the first of
+    them says); with ``instants`` what never shares needs no engine, for one column.
+    """
+    work, plan = works[0], works[0].schedule
+    wiring = wire(plan)
+    step = StepGraph(
+        graph=Graph(tasks=[], after=[], groups=2 * plan.stages),
+        buckets=[[] for _ in range(plan.stages)],
+    )
+    step.graph.name = step.name
+    gathered = _add_buckets(step, plan, "gather", work.gathers, wiring.first_forward)
+    reduced = _add_buckets(step, plan, "gradient", work.gradients, wiring.last_gradient)
+    for work in works:
+        _add_column(step, work, _parts_of(work, wiring), instants=instants and len(works) == 1)
+    _wait_for_buckets(step, works[0], wiring, gathered, reduced)
+    _finish(step, works)
+    return step
+
+
+def _add_column(
+    step: StepGraph, work: StepWork, counts: Mapping[int, int], *, instants: bool
+) -> None:
+    plan = work.schedule
     phases: dict[Does, Phases] = {}
     for node in plan.nodes:
         if (node.doing, node.virtual) not in phases:
             phases[node.doing, node.virtual] = phases_of(work, node)
     seconds = {does: alone_s(some) for does, some in phases.items()}
     free = exclusive(work, phases, seconds) if instants else Exclusive()
-    step = StepGraph(
-        graph=Graph(tasks=[], after=[], groups=2 * plan.stages),
-        labels=[],
-        buckets=[[] for _ in range(plan.stages)],
-        sends=0,
-        operations=0,
-        last=[],
-        parts={},
-        seconds=seconds,
-    )
-    step.graph.name = step.name
-    gathered = _add_buckets(step, plan, "gather", work.gathers, wiring.first_forward)
-    reduced = _add_buckets(step, plan, "gradient", work.gradients, wiring.last_gradient)
-    counts = _parts_of(work, wiring)
     tasks = {does: _operation(plan, free, does, some, seconds) for does, some in phases.items()}
-    _add_operations(step, plan, tasks, _send_tasks(work, free), counts)
-    _wait_for_buckets(step, work, wiring, gathered, reduced)
-    _finish(step, work)
-    return step
+    column = ColumnTasks(seconds=seconds)
+    step.columns.append(column)
+    _add_operations(step, column, plan, tasks, _send_tasks(work, free), counts)
 
 
 def _add_buckets(
@@ -159,6 +200,7 @@ def _operation(
 
 def _add_operations(
     step: StepGraph,
+    column: ColumnTasks,
     plan: Schedule,
     does: Mapping[Does, Task],
     sent: Mapping[tuple[str, int], Task],
@@ -166,15 +208,15 @@ def _add_operations(
 ) -> None:
     """Sends, then operations: so numbered, what starts together starts in this order."""
     graph, nodes = step.graph, plan.nodes
-    step.sends = len(graph.tasks)
+    column.sends = len(graph.tasks)
     sends = sum((kind, boundary) in sent for node in nodes for _, boundary, kind in node.needs)
-    step.operations = first = step.sends + sends
+    column.operations = first = column.sends + sends
     more = first + len(nodes)
-    step.last = list(range(first, more))
+    column.last = list(range(first, more))
     for number, count in counts.items():
         parts = [first + number, *range(more, more := more + count - 1)]
-        step.parts[number], step.last[number] = parts, parts[-1]
-    last, tasks, after = step.last, list[Task](), list[list[int]]()
+        column.parts[number], column.last[number] = parts, parts[-1]
+    last, tasks, after = column.last, list[Task](), list[list[int]]()
     for _, _, doing, virtual, before, needs in nodes:
         ways = []
         for source, boundary, kind in needs:
@@ -196,13 +238,13 @@ def _add_operations(
         tuple([(stage, "compute", op.kind, op.micro_batch, op.chunk) for op in ops])
         for stage, ops, *_ in nodes
     ]
-    _cut(step)
+    _cut(step, column)
 
 
-def _cut(step: StepGraph) -> None:
+def _cut(step: StepGraph, column: ColumnTasks) -> None:
     """Cut operations into their parts; the last one gives the records."""
     graph, cut = step.graph, dict[tuple[int, int], Task]()
-    for first, *others in step.parts.values():
+    for first, *others in column.parts.values():
         count, whole, labels = len(others) + 1, graph.tasks[first], step.labels[first]
         key = (id(whole), count)
         if key not in cut:
@@ -221,40 +263,41 @@ def _wait_for_buckets(
     gathered: Mapping[int, list[int]],
     reduced: Mapping[int, list[int]],
 ) -> None:
-    """Operations wait for parameters, buckets of gradients for operations."""
+    """Operations wait for parameters, buckets of gradients for the operations of all columns."""
     after, ends = step.graph.after, last_nodes(work.schedule)
-
-    def parts_of(number: int) -> list[int]:
-        return step.parts.get(number, [step.last[number]])
-
     for virtual, buckets in gathered.items():
-        parts = parts_of(wiring.first_forward[virtual])
-        if work.gathers_needed == "before":
-            buckets = buckets[-1:]
-        for part, bucket in zip(parts, buckets, strict=False):
-            after[part] = [*after[part], bucket]
+        number = wiring.first_forward[virtual]
+        needed = buckets[-1:] if work.gathers_needed == "before" else buckets
+        for column in step.columns:
+            parts = column.parts.get(number, [column.operations + number])
+            for part, bucket in zip(parts, needed, strict=False):
+                after[part] = [*after[part], bucket]
     for virtual, buckets in reduced.items():
         number = wiring.last_gradient[virtual]
-        if work.gradients_ready == "during":
-            ready = parts_of(number)
-        elif work.gradients_ready == "after":
-            ready = [step.last[number]]
-        else:
-            ready = [step.last[ends[work.schedule.home(virtual)[0]]]]
+        if work.gradients_ready == "end":
+            number = ends[work.schedule.home(virtual)[0]]
         for place, bucket in enumerate(buckets):
-            after[bucket] = (ready[min(place, len(ready) - 1)],)
+            ready = []
+            for column in step.columns:
+                parts = [column.last[number]]
+                if work.gradients_ready == "during":
+                    parts = column.parts.get(number, parts)
+                ready.append(parts[min(place, len(parts) - 1)])
+            after[bucket] = ready
 
 
-def _finish(step: StepGraph, work: StepWork) -> None:
+def _finish(step: StepGraph, works: Sequence[StepWork]) -> None:
     """The norm of all gradients, and the optimizers."""
     waits = [number for buckets in step.buckets for number in buckets]
-    waits += [step.last[number] for number in last_nodes(work.schedule)]
-    step.barrier = step.add(_one("norm", pause(work.barrier_s)), (), waits)
-    for stage, activity in enumerate(work.optimizer or ()):
-        if activity is not None and activity.alone_s:
-            label: _Label = (stage, "compute", "optimizer", -1, 0)
-            task = _one("optimizer", activity)
-            step.optimizers[stage] = step.add(task, (label,), (step.barrier,))
+    for work, column in zip(works, step.columns, strict=True):
+        waits += [column.last[number] for number in last_nodes(work.schedule)]
+    step.barrier = step.add(_one("norm", pause(works[0].barrier_s)), (), waits)
+    for work, column in zip(works, step.columns, strict=True):
+        for stage, activity in enumerate(work.optimizer or ()):
+            if activity is not None and activity.alone_s:
+                label: _Label = (stage, "compute", "optimizer", -1, 0)
+                task = _one("optimizer", activity)
+                column.optimizers[stage] = step.add(task, (label,), (step.barrier,))
 
 
 def _parts_of(work: StepWork, wiring: Wiring) -> dict[int, int]:

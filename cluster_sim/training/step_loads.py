@@ -12,9 +12,9 @@ import numpy as np
 
 from cluster_sim.collectives.network import Axis
 from cluster_sim.engine.fluid_fold import alike, fullest
-from cluster_sim.machine.classes import Floats, Ints
+from cluster_sim.machine.classes import Ints
 from cluster_sim.perf.train_stage import Called, Transfers
-from cluster_sim.training.ground import Ground, Use, called, compute, ground_of, sent
+from cluster_sim.training.ground import Ground, Load, Use, called, compute, ground_of, sent
 from cluster_sim.training.priced import Pass, Priced
 from cluster_sim.training.schedule import Schedule
 from cluster_sim.training.step_work import Phases, StepWork
@@ -67,14 +67,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folded:
-    """A step on the resources that are ``kept``: for each resource ``shown`` is the one that shows
-    what it carries (-1: nobody uses it).
+    """A step on fewer resources: for each resource ``shown`` is the first that carries the same
+    share of what it can (-1: nobody uses it); ``loads`` are those of each use.
     """
 
     works: tuple[StepWork, ...]
-    capacity: Floats
     shown: Ints
-    kept: Ints
+    loads: dict[Use, Load]
 
 
 def work_of(priced: Priced, plan: Schedule) -> StepWork:
@@ -96,9 +95,9 @@ def fold(
     columns: Sequence[Column],
     apart: Iterable[int] | None = None,
 ) -> Folded:
-    """The step on a ground, of its resources those that show all limits, by new numbers.
+    """The step on a ground, of its resources those that set the limits, by new numbers.
 
-    With ``apart`` the resources keep their numbers, and those apart are shown themselves.
+    With ``apart`` one of all that are loaded alike, by its own number; those apart are with nobody.
     """
     uses = dict.fromkeys(
         use for column in columns for part in column.all() for use, _ in (*part.uses, *part.ends)
@@ -121,7 +120,7 @@ def fold(
     carries = (capacity[kept] if apart is None else capacity).tolist()
     made = _Maker(small, carries)
     works = tuple(_work(priced, plan, column, made, tuple(carries)) for column in columns)
-    return Folded(works=works, capacity=capacity, shown=shown, kept=kept)
+    return Folded(works=works, shown=shown, loads=loads)
 
 
 class _Maker:
@@ -195,15 +194,18 @@ def _work(
     )
 
 
-def column_of(priced: Priced, plan: Schedule, column: int) -> Column:
-    """The parts of a step of the replicas of a column."""
+def column_of(priced: Priced, plan: Schedule, column: int, *, fine: bool = False) -> Column:
+    """The parts of a step of the replicas of a column; ``fine``: kernels that are all memory
+    traffic are a phase of their own, as it matters where others use the memory.
+    """
     count, parts = plan.virtual_stages, len(priced.stages)
     home = [plan.home(v)[0] for v in range(count)]
     samples = _samples(priced)
 
     def phases(passes: tuple[Pass, ...]) -> tuple[Parts, ...]:
         return tuple(
-            _pass(priced, passes[v % parts].parts, samples, home[v], column) for v in range(count)
+            _pass(priced, passes[v % parts].parts, samples, home[v], column, fine=fine)
+            for v in range(count)
         )
 
     def sends(ahead: int) -> tuple[Part | None, ...]:
@@ -217,6 +219,7 @@ def column_of(priced: Priced, plan: Schedule, column: int) -> Column:
     def buckets(*, gather: bool) -> tuple[Parts, ...]:
         return tuple(_buckets(priced, v % parts, home[v], gather=gather) for v in range(count))
 
+    offloaded = priced.job.plan.offload.optimizer  # then it waits for the host most of the time
     optimizers = [
         sum(priced.optimizer_s[plan.virtual(stage, c) % parts] for c in range(plan.chunks))
         for stage in range(plan.stages)
@@ -230,7 +233,7 @@ def column_of(priced: Priced, plan: Schedule, column: int) -> Column:
         gradients=buckets(gather=False),
         gathers=buckets(gather=True),
         optimizer=tuple(
-            Part("optimizer", seconds, ((compute("sm", stage, column), seconds),))
+            _kernels(priced, "optimizer", seconds, 0.0 if offloaded else seconds, stage, column)
             if seconds
             else None
             for stage, seconds in enumerate(optimizers)
@@ -264,17 +267,20 @@ def _pass(
     samples: Mapping[str, tuple[Called, float]],
     stage: int,
     column: int,
+    *,
+    fine: bool,
 ) -> Parts:
     """A pass: its kernels, its collectives one after the other, what the host takes."""
     found = []
     kernels_s = sum(parts.get(part, 0.0) for part in KERNELS)
-    if kernels_s:
-        uses = [(compute("sm", stage, column), kernels_s)]
-        streamed_s = sum(parts.get(part, 0.0) for part in STREAMING)
-        if streamed_s:
-            size = streamed_s * priced.job.case.kernels.stream_bytes_per_s
-            uses.append((compute("hbm", stage, column), size))
-        found.append(Part("compute", kernels_s, tuple(uses)))
+    streamed_s = sum(parts.get(part, 0.0) for part in STREAMING)
+    if kernels_s and not (fine and streamed_s):
+        found.append(_kernels(priced, "compute", kernels_s, streamed_s, stage, column))
+    elif kernels_s:
+        math_s = kernels_s - streamed_s
+        if math_s > 0:
+            found.append(_kernels(priced, "compute", math_s, 0.0, stage, column))
+        found.append(_kernels(priced, "memory", streamed_s, streamed_s, stage, column))
     for part, seconds in parts.items():
         if part in KERNELS or not seconds:
             continue
@@ -285,6 +291,17 @@ def _pass(
         size = seconds / alone_s * call.message_bytes
         found.append(Part(part, seconds, ((called(call, stage, column), size),)))
     return tuple(found)
+
+
+def _kernels(
+    priced: Priced, name: str, seconds: float, streamed_s: float, stage: int, column: int
+) -> Part:
+    """Kernels on the devices of a stage, which move memory for some of their time."""
+    uses = [(compute("sm", stage, column), seconds)]
+    if streamed_s:
+        size = streamed_s * priced.job.case.kernels.stream_bytes_per_s
+        uses.append((compute("hbm", stage, column), size))
+    return Part(name, seconds, tuple(uses))
 
 
 def _send(moved: Transfers, here: int, there: int, column: int) -> Part | None:

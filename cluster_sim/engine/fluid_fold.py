@@ -123,7 +123,7 @@ def alike(
         at = np.asarray(resources, dtype=np.int64)
         share = np.asarray(demand, dtype=np.float64) / capacity[at]
         scale = 10.0 ** (DIGITS - 1 - np.floor(np.log10(share)))
-        value = _mix(_bits(np.rint(share * scale) / scale), np.full(len(at), number, np.uint64))
+        value = (np.rint(share * scale) / scale).view(np.uint64) + np.uint64(number)
         code[at], used[at] = _mix(code[at], value), True
     for number, resource in enumerate(apart):
         code[resource] = _mix(code[[resource]], np.full(1, number, np.uint64))[0]

@@ -35,16 +35,11 @@ class PlayedStep:
 
 def play(work: StepWork, *, instants: bool = True) -> PlayedStep:
     """Play a step. Without ``instants`` all of it goes through the engine, with the same result."""
-    engine = FluidEngine(Environment(), work.capacity, alternations=ALTERNATIONS)
-    return play_on(engine, work, instants=instants)
-
-
-def play_on(engine: FluidEngine, work: StepWork, *, instants: bool) -> PlayedStep:
-    """Play a step on an engine."""
+    env = Environment()
     step = step_graph([work], instants=instants)
-    player = Player(engine, step.graph)
+    player = Player(FluidEngine(env, work.capacity, alternations=ALTERNATIONS), step.graph)
     player.begin()
-    engine.env.run()
+    env.run()
     player.check()
     return played(work, step, player)
 

@@ -9,7 +9,7 @@ take no SMs; a message leaves before its receive is posted; the host is not limi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from cluster_sim.errors import DoesNotFitError
 from cluster_sim.training.causality import Task, link_ranks, sort_tasks
 from cluster_sim.training.replay_price import Phases, Place, Prices, capacities
 from cluster_sim.training.task_graph import Node, TaskGraph
+from cluster_sim.work import Phase
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[str, float], None]
@@ -122,7 +123,8 @@ def _folded(prices: Prices, capacity: FloatArray) -> tuple[dict[int, Work], list
     works = {
         id(phases): Work(
             phases=tuple(
-                replace(phase, activity=on_fewer(phase.activity, shown, number)) for phase in phases
+                Phase(name=phase.name, activity=on_fewer(phase.activity, shown, number))
+                for phase in phases
             )
         )
         for phases in known

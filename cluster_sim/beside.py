@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster_sim.collectives.group import make_group
+from cluster_sim.engine.cluster import Process
 from cluster_sim.machine.build import build_machine
 from cluster_sim.perf.background import background as traffic_beside
 from cluster_sim.perf.background import stretched
 from cluster_sim.perf.replica_phases import Resources, hbm_bytes_per_s, replica_phases
 from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.plan import Choice
-from cluster_sim.serving.site import Process, Site, always
+from cluster_sim.serving.site import Site, always
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 
 LASTS_S = 1e8  # traffic beside a run: longer than any run

@@ -10,9 +10,9 @@ Limits: where others were on a resource without slowing anybody, the seconds of 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
+from cluster_sim.engine.cluster import Use
 from cluster_sim.facts import Facts
 from cluster_sim.ledger import family_seconds, shared_seconds
 from cluster_sim.machine.build import build_machine
@@ -28,14 +28,6 @@ from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.records import StepCounts
 from cluster_sim.serving.service import Run
 from cluster_sim.serving.site import Visits
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """Seconds in which a resource was used, and how much of it: bytes, or seconds of SM time."""
-
-    busy_s: float
-    carried: float
 
 
 def resource_use(facts: Facts) -> dict[str, Use]:

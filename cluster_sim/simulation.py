@@ -47,7 +47,7 @@ from cluster_sim.summary import summarise_run
 from cluster_sim.window import steady_window
 
 if TYPE_CHECKING:
-    from cluster_sim.serving.site import Process
+    from cluster_sim.engine.cluster import Process
 
 GUESS = 0.97  # of the closed form: capacities lie at 0.89 to 1.08 of it in eight of ten plans
 Progress = Callable[[str, float], None]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cluster_sim import __version__
 from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS, run_id
 from cluster_sim.economics import how_to_price, machine_usd_per_hour, price_columns, wall_power_w
+from cluster_sim.engine.cluster import Process
 from cluster_sim.errors import DoesNotFitError, SpecError
 from cluster_sim.memory_need import check_step_memory
 from cluster_sim.origin import Origin, origin_of
@@ -22,8 +23,9 @@ from cluster_sim.specs.load_training import load_training
 from cluster_sim.specs.workload import Economics
 from cluster_sim.training.closed import Step, step_of
 from cluster_sim.training.job import Job, make_job
+from cluster_sim.training.machine_use import Seen, Unseen
 from cluster_sim.training.memory import Memory, check_memory, memory_of
-from cluster_sim.training.play import played_step
+from cluster_sim.training.play import played_step, shared_step
 from cluster_sim.training.priced import Priced, price, schedule_of
 from cluster_sim.training.schedule import Schedule
 from cluster_sim.training.trust import Trust, trust_of
@@ -68,6 +70,16 @@ class TrainingFacts:
     schedule: Schedule
     trust: Trust
     origin: Origin
+    shared: Shared | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """Who else was on the machine, and by how much the step was longer for it."""
+
+    others: tuple[str, ...]
+    lost_s: float
+    seen: Seen
 
 
 def train(
@@ -77,8 +89,10 @@ def train(
     economics: Economics | None = None,
     record: bool = False,
     most_bytes: float | None = None,
+    processes: Sequence[Process] = (),
 ) -> tuple[Result, TrainingFacts]:
     """Simulate one training step of a workload on a topology; ``record``: a timeline is wanted.
+    ``processes`` are generator functions of a ``Cluster`` that run on the same machine.
 
     Raises DoesNotFitError for a plan that does not fit the devices or their memory, SpecError for
     what the chip or the files lack, each with what works instead; SpecError for a step that would
@@ -87,7 +101,8 @@ def train(
     machine = load_topology(topology) if isinstance(topology, str) else topology
     given = load_training(workload) if isinstance(workload, str) else workload
     money = economics or Economics()
-    origin = origin_of(machine, given, money)
+    others = tuple(getattr(one, "__qualname__", repr(one)) for one in processes)
+    origin = origin_of(machine, given, money, options={"others": others} if others else None)
     try:
         job = make_job(machine, given)
     except (SpecError, DoesNotFitError) as error:
@@ -100,6 +115,11 @@ def train(
     except (SpecError, DoesNotFitError) as error:
         raise with_ways_out(machine, given, error) from None
     step, _ = played_step(priced)
+    shared = None
+    if processes:
+        alone_s = step.seconds
+        step, found = shared_step(priced, processes)
+        shared = Shared(others=others, lost_s=step.seconds - alone_s, seen=found)
     facts = TrainingFacts(
         machine=machine,
         given=given,
@@ -111,6 +131,7 @@ def train(
         schedule=schedule_of(job),
         trust=trust_of(job, step),
         origin=origin,
+        shared=shared,
     )
     row = summary_row(facts)
     result = Result(
@@ -119,6 +140,7 @@ def train(
         manifest=_manifest(facts, row),
         partial=False,
         table="steps",
+        machine=Unseen(priced) if shared is None else shared.seen,
     )
     return result, facts
 
@@ -303,6 +325,17 @@ def _manifest(facts: TrainingFacts, row: Mapping[str, Any]) -> dict[str, Any]:
         },
         "invariants": {"step_time_closed": True, "fits_memory": True},
         "notes": _notes(facts, row),
+        **({} if facts.shared is None else {"machine": _machine_rows(facts.shared)}),
+    }
+
+
+def _machine_rows(shared: Shared) -> dict[str, Any]:
+    """Who else was there, and the use of the resources that they named."""
+    used, names = shared.seen.use(), shared.seen.names
+    return {
+        "others": list(shared.others),
+        "lost_s": shared.lost_s,
+        "resources": {names[number]: asdict(used[names[number]]) for number in shared.seen.asked},
     }
 
 

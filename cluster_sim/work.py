@@ -68,15 +68,16 @@ def traffic(
     links: Mapping[int, float],
     ends: Mapping[int, float] | None = None,
     weight: float = 1.0,
+    size: float | None = None,
 ) -> Activity:
-    """Bytes over ``links``; its fairness counts the bytes on the most loaded of them. ``ends`` are
-    the SM time and memory bytes that it takes at its ends.
+    """Bytes over ``links``; its fairness counts the bytes on the most loaded of them, or ``size``.
+    ``ends`` are the SM time and memory bytes that it takes at its ends.
     """
     demand = {**links, **(ends or {})}
     return Activity(
         kind="traffic",
         alone_s=alone_s,
-        size=max(links.values()),
+        size=max(links.values()) if size is None else size,
         resources=tuple(demand),
         demand=tuple(demand.values()),
         weight=weight,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster_sim.collectives.network import Axis, Network
+from cluster_sim.collectives.shape import bus_factor
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput
 from cluster_sim.specs.load import load_topology
 from cluster_sim.specs.load_training import load_training
@@ -26,6 +27,21 @@ class Wires(Network):
         shape = axis.shape
         return link / shape.link_bytes_per_s + (nic / shape.nic_bytes_per_s if nic else 0.0)
 
+    def moved(self, operation: str, axis: Axis, message_bytes: float) -> tuple[float, float]:
+        """Bytes that a rank sends into its domain and over its NIC.
+
+        Model: the bus factor of the operation over the ranks of a domain, and over the domains for
+        the part of the message that each of them passes on.
+        """
+        inside, domains = axis.shape.per_domain, axis.domains
+        link = bus_factor(operation, inside) * message_bytes if inside > 1 else 0.0
+        if domains == 1:
+            return link, 0.0
+        if operation in ("all_to_all", "send_recv"):
+            out = message_bytes * (1 - inside / axis.ranks)
+            return message_bytes * (inside - 1) / axis.ranks, out
+        return link, bus_factor(operation, domains) * message_bytes / inside
+
 
 def wires(machine: TopologyInput) -> Wires:
     return Wires(machine)
@@ -39,11 +55,13 @@ def pod(chips: int, *changes: str) -> TopologyInput:
 
 
 def quick_links(chips: int, factor: float) -> TopologyInput:
-    """The same with links and NICs so many times as fast."""
+    """The same with links, NICs, the way to them and the fabric so many times as fast."""
     return pod(
         chips,
         f"topology.scale_up.link_bandwidth={25 * factor:.0f} GB/s",
         f"topology.board.nic_bandwidth={50 * factor:.0f} GB/s",
+        f"topology.board.pcie={63 * factor:.0f} GB/s",
+        f"topology.fabric.link={50 * factor:.0f} GB/s",
     )
 
 

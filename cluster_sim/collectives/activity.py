@@ -150,18 +150,41 @@ def loads(group: Group, call: Call, algorithm: str) -> list[Load]:
     return found
 
 
-def _loads(group: Group, call: Call, algorithm: str) -> list[Load]:
+def own_loads(group: Group, call: Call, algorithm: str, domain: int) -> dict[int, float]:
+    """Bytes of all phases on links, for one byte of message, of what begins or ends in one domain:
+    all that there is on the links that the devices of the domain have for themselves.
+    """
+    here = (group.rows // group.machine.devices_per_domain == domain).any(axis=1)
+    if not here.any():
+        return {}
+    found: dict[int, float] = {}
+    mine = replace(group, rows=group.rows[here])
+    for total in _totals(mine, call.resolved(group), algorithm, domain).values():
+        used = np.flatnonzero(total)
+        for link, size in zip(used.tolist(), total[used].tolist(), strict=True):
+            found[link] = found.get(link, 0.0) + size
+    return found
+
+
+def _totals(
+    group: Group, call: Call, algorithm: str, domain: int | None = None
+) -> dict[str, Floats]:
+    """Bytes on every link by phase, of what begins or ends in one domain if given."""
     experts = group.fits.experts.get(call.library)  # type: ignore[call-overload]
     if call.operation in EXPERT_OPERATIONS and experts is None:
         algorithm = "all_to_all"
     copies = experts.copies if experts is not None else "rank"
-    machine, totals = group.machine, dict[str, Floats]()
+    totals: dict[str, Floats] = {}
     for one, offsets in _alike(group):
         for name, flows in flows_of(one, call.operation, algorithm, call.routing, copies):
-            mine = _routed(group, flows, offsets, call.seed)
+            mine = _routed(group, flows, offsets, call.seed, domain)
             totals[name] = totals[name] + mine if name in totals else mine
-    found = []
-    for name, total in totals.items():
+    return totals
+
+
+def _loads(group: Group, call: Call, algorithm: str) -> list[Load]:
+    machine, found = group.machine, []
+    for name, total in _totals(group, call, algorithm).items():
         used = np.flatnonzero(total > 0)
         size = total[used]
         seconds = size / machine.link_bandwidth[used]
@@ -194,8 +217,10 @@ def _alike(group: Group) -> Iterator[tuple[Group, Ints]]:
         yield replace(group, devices=devices, members=members, shape=shape), moves - moves[0]
 
 
-def _routed(group: Group, flows: Flows, offsets: Ints, seed: int) -> Floats:
-    """Bytes on each link of flows and of their copies at all offsets."""
+def _routed(group: Group, flows: Flows, offsets: Ints, seed: int, domain: int | None) -> Floats:
+    """Bytes on each link of flows and of their copies at all offsets; of those that begin or end in
+    a domain if one is given.
+    """
     machine = group.machine
     total = np.zeros(machine.n_links)
     step = max(1, FLOWS_AT_ONCE // max(1, len(offsets)))
@@ -204,6 +229,10 @@ def _routed(group: Group, flows: Flows, offsets: Ints, seed: int) -> Floats:
         part = slice(first, first + step)
         source, target = flows.source[part] + moves, flows.target[part] + moves
         size = np.broadcast_to(flows.size[part], source.shape)
+        if domain is not None:
+            width = machine.devices_per_domain
+            ours = (source // width == domain) | (target // width == domain)
+            source, target, size = source[ours], target[ours], size[ours]
         total += link_load(machine, source.ravel(), target.ravel(), size.ravel(), Routes(seed=seed))
     return total
 

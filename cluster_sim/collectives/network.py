@@ -11,7 +11,7 @@ import numpy as np
 from cluster_sim.collectives.activity import Call, alone
 from cluster_sim.collectives.group import Group, groups_at_once
 from cluster_sim.collectives.ranks import shape_of, widest
-from cluster_sim.collectives.shape import Shape, bus_factor
+from cluster_sim.collectives.shape import Shape
 from cluster_sim.collectives.time import collective
 from cluster_sim.machine.board import rank_nic_bandwidth
 from cluster_sim.machine.build import build_machine
@@ -22,13 +22,14 @@ from cluster_sim.specs.inputs import TopologyInput
 
 
 class Timing(NamedTuple):
-    """Seconds of a collective alone, its provenance, and the sigma that distance from the timings
-    of its constants adds.
+    """Seconds of a collective alone, its provenance, the sigma that distance from the timings of
+    its constants adds, and the algorithm.
     """
 
     seconds: float
     provenance: str
     far: float
+    algorithm: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,26 +123,39 @@ class Network:
         """
         if axis.ranks == 1 or message_bytes <= 0:
             return 0.0
+        return self._timing_of(operation, axis, message_bytes).seconds
+
+    def algorithm(self, operation: str, axis: Axis, message_bytes: float) -> str:
+        """What the library does for such a collective."""
+        return self._timing_of(operation, axis, message_bytes).algorithm
+
+    def _timing_of(self, operation: str, axis: Axis, message_bytes: float) -> Timing:
         key = (operation, axis, message_bytes)
         if key not in self.priced:
             message = np.array([message_bytes])
-            if self._free(axis):
+            if self.free(axis):
                 found = collective(self.topology.constants, axis.shape, operation, message)
             else:
                 found = alone(self._group(axis), Call(operation=operation), message)
-            self.priced[key] = Timing(float(found.seconds[0]), found.word(0), found.reach(0))
-        return self.priced[key].seconds
+            self.priced[key] = Timing(
+                float(found.seconds[0]), found.word(0), found.reach(0), found.algorithm[0]
+            )
+        return self.priced[key]
+
+    def group_of(self, rows: Ints, axis: Axis) -> Group:
+        """Some groups of an axis, a row of devices each."""
+        group = groups_at_once(self.topology, rows, machine=self.machine)
+        return replace(group, shape=axis.shape)
 
     def _group(self, axis: Axis) -> Group:
         """All groups of an axis, as a library sees the widest."""
         key = ("group", axis)
         if key not in self.known:
             rows = self._rows(min(axis.ranks, self.machine.devices // axis.stride), axis.stride)
-            group = groups_at_once(self.topology, rows, machine=self.machine)
-            self.known[key] = replace(group, shape=axis.shape)
+            self.known[key] = self.group_of(rows, axis)
         return self.known[key]  # type: ignore[return-value]
 
-    def _free(self, axis: Axis) -> bool:
+    def free(self, axis: Axis) -> bool:
         """Whether no link can be fuller than the ranks' own."""
         machine, inner = self.topology.topology, self.topology.topology.scale_up.inner
         if machine.faults or inner is not None or machine.scale_up.kind == "torus":
@@ -157,21 +171,6 @@ class Network:
         wanted = {axis for axis in axes if axis.ranks > 1}
         found = [timing for (_, axis, _), timing in self.priced.items() if axis in wanted]
         return max(found, key=lambda timing: timing.seconds, default=None)
-
-    def moved(self, operation: str, axis: Axis, message_bytes: float) -> tuple[float, float]:
-        """Bytes that a rank sends into its domain and over its NIC.
-
-        Model: the bus factor of the operation over the ranks of a domain, and over the domains for
-        the part of the message that each of them passes on.
-        """
-        inside, domains = axis.shape.per_domain, axis.domains
-        link = bus_factor(operation, inside) * message_bytes if inside > 1 else 0.0
-        if domains == 1:
-            return link, 0.0
-        if operation in ("all_to_all", "send_recv"):
-            out = message_bytes * (1 - inside / axis.ranks)
-            return message_bytes * (inside - 1) / axis.ranks, out
-        return link, bus_factor(operation, domains) * message_bytes / inside
 
 
 def unblocked(machine: Machine) -> bool:

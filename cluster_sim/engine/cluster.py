@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from simpy.core import Environment
+from simpy.events import Event
 
-from cluster_sim.engine.fluid import FluidEngine, Running
+from cluster_sim.engine.fluid import ALTERNATIONS, FluidEngine, Running
 from cluster_sim.errors import ClusterSimError, nearest
 from cluster_sim.work import traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Seconds in which a resource was used, and how much of it: bytes, or seconds of SM time."""
+
+    busy_s: float
+    carried: float
 
 
 class Cluster:
@@ -25,10 +36,19 @@ class Cluster:
     """
 
     def __init__(
-        self, env: Environment, capacity: Mapping[str, float], *, compiled: bool = False
+        self,
+        env: Environment,
+        capacity: Mapping[str, float],
+        *,
+        compiled: bool = False,
+        alternations: int = ALTERNATIONS,
+        asked: Callable[[int], None] | None = None,
     ) -> None:
-        self.engine = FluidEngine(env, tuple(capacity.values()), compiled=compiled)
+        self.engine = FluidEngine(
+            env, tuple(capacity.values()), compiled=compiled, alternations=alternations
+        )
         self.names = tuple(capacity)
+        self._asked = asked  # is told of each resource that is named
         self._index = {name: i for i, name in enumerate(self.names)}
 
     @property
@@ -44,6 +64,8 @@ class Cluster:
             near = nearest(name, self.names)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise ClusterSimError(f"no resource named '{name}'{hint}")
+        if self._asked is not None:
+            self._asked(self._index[name])
         return self._index[name]
 
     def use(
@@ -75,3 +97,24 @@ class Cluster:
     def set_capacity(self, name: str, capacity: float) -> None:
         """Change the capacity of a resource now; 0 is down."""
         self.engine.set_capacity(self.index(name), capacity)
+
+
+Process = Callable[[Cluster], Generator[Event, Any, Any]]
+
+
+def start_processes(cluster: Cluster, processes: Iterable[Process]) -> None:
+    """Put processes on the clock; raises ClusterSimError for one that is no generator."""
+    for process in processes:
+        steps = process(cluster)
+        if not isinstance(steps, Generator):
+            raise ClusterSimError(
+                f"process '{name_of(process)}' gives {type(steps).__name__}, not events to wait "
+                "for; write a function with yield, such as yield "
+                "cluster.use('host0/gpu0/hbm', 1.0, share=0.5)"
+            )
+        cluster.env.process(steps)
+
+
+def name_of(process: Process) -> str:
+    """What a process is called."""
+    return getattr(process, "__name__", repr(process))

@@ -1,5 +1,5 @@
-"""Folding of symmetric activities: those that no difference tells apart run at the same rate, so
-one of them stands for all.
+"""Folding: activities that no difference tells apart run at the same rate, so one of them stands
+for all; resources that every activity loads alike set the same limit, so one of them is enough.
 
 Model: colour refinement. Activities begin with a colour each for kind, time alone, size and weight,
 resources for their capacity; then each is told apart by the amounts and colours that it is joined
@@ -9,14 +9,17 @@ another capacity, a path that collides, an activity of a user on one chip.
 
 Source: Grohe, Kersting, Mladenov and Selman, Dimension reduction via colour refinement, ESA 2014.
 
+``alike`` needs no refinement: it looks at which share of a resource each activity takes, whenever
+that runs.
+
 Limits: colours are hashes of 64 bits; that two classes of n are mixed up has a probability of about
 n^2 / 2^64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +28,8 @@ from cluster_sim.engine.fluid_solver import Floats, Ints, Problem, totals
 from cluster_sim.work import Activity
 
 Hashes = NDArray[np.uint64]
+DIGITS = 12  # to which an activity loads two resources alike
+EQUAL = 1e-12  # relative difference of loads that are the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +107,64 @@ def _folding(
         resource_class=resource_class,
         activities=activities,
         resources=resources,
+    )
+
+
+def alike(
+    loads: Iterable[tuple[Sequence[int] | Ints, Sequence[float] | Floats]],
+    capacity: Floats,
+    apart: Iterable[int] = (),
+) -> Ints:
+    """For each resource the first that all loads (resources, and amounts on them) load alike,
+    relative to its capacity; those ``apart`` are with nobody. -1: nobody uses it.
+    """
+    code, used = np.zeros(len(capacity), np.uint64), np.zeros(len(capacity), np.bool_)
+    for number, (resources, demand) in enumerate(loads):
+        at = np.asarray(resources, dtype=np.int64)
+        share = np.asarray(demand, dtype=np.float64) / capacity[at]
+        scale = 10.0 ** (DIGITS - 1 - np.floor(np.log10(share)))
+        value = (np.rint(share * scale) / scale).view(np.uint64) + np.uint64(number)
+        code[at], used[at] = _mix(code[at], value), True
+    for number, resource in enumerate(apart):
+        code[resource] = _mix(code[[resource]], np.full(1, number, np.uint64))[0]
+    there = np.flatnonzero(used)
+    _, first, kind = np.unique(code[there], return_index=True, return_inverse=True)
+    shown = np.full(len(capacity), -1)
+    shown[there] = there[first[kind]]
+    return shown
+
+
+def fullest(
+    loads: Sequence[tuple[Ints, Floats]], capacity: Floats, among: Ints
+) -> NDArray[np.bool_]:
+    """Which of some resources can be full first: of the others each is never fuller, by any of the
+    loads, than one of these, which therefore sets the limit.
+    """
+    place = np.full(len(capacity), -1)
+    place[among] = np.arange(len(among))
+    share = np.zeros((len(among), len(loads)))
+    for number, (resources, amounts) in enumerate(loads):
+        at = place[resources]
+        share[at[at >= 0], number] = (amounts / capacity[resources])[at >= 0]
+    kept = np.zeros((0, len(loads)))
+    found = np.zeros(len(among), np.bool_)
+    for one in np.argsort(-share.sum(axis=1), kind="stable").tolist():
+        if not (kept >= share[one] * (1 - EQUAL)).all(axis=1).any():
+            kept, found[one] = np.concatenate([kept, share[[one]]]), True
+    return found
+
+
+def on_fewer(activity: Activity, shown: Ints, number: Ints) -> Activity:
+    """The activity on the resources that are ``shown``, by their new numbers."""
+    pairs = [
+        (int(number[one]), amount)
+        for one, amount in zip(activity.resources, activity.demand, strict=True)
+        if shown[one] == one
+    ]
+    return replace(
+        activity,
+        resources=tuple(one for one, _ in pairs),
+        demand=tuple(amount for _, amount in pairs),
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 from simpy.events import Event
@@ -32,6 +33,20 @@ def play(engine: FluidEngine, steps: Sequence[Sequence[Phase]]) -> Play:
     series = Play(engine, steps)
     series.begin()
     return series
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """What is left of a step that was stopped: a share of it (``left``), or the parts of each round
+    (which phase, and which share of it), the ``rounds`` to go, and of the part ``at`` which it
+    stopped the share that is left.
+    """
+
+    left: float
+    parts: tuple[tuple[int, float], ...] = ()
+    rounds: int = 0
+    at: int = 0
+    part_left: float = 0.0
 
 
 class Play(Handle):
@@ -71,9 +86,46 @@ class Play(Handle):
         claims = self.engine.claims
         if any(r >= len(claims) for r in self._rate):
             raise ValueError(f"resources(={tuple(self._rate)}) must be < {len(claims)}")
+        self._claim()
+        self._go()
+
+    def _claim(self) -> None:
         self.engine.claim(self._rate)
         self.engine.tell(self._rate, parts=False)
-        self._go()
+
+    def begin_with(self, rest: Rest) -> None:
+        """Claim all resources and go on with what was left of an equal step, maybe on others."""
+        if not rest.parts:
+            self.begin()
+            return
+        self._claim()
+        phases = [phase.activity for phase in self.steps[0]]
+        self._round = [(phases[number], share) for number, share in rest.parts]
+        self._at, self._rounds = rest.at, rest.rounds
+        activity, share = self._round[self._at]
+        if rest.part_left > NOTHING * share:
+            self._run(activity, rest.part_left)
+        else:
+            self._next_part(self)
+
+    def stop(self) -> Rest:
+        """Stop it in its only step; returns what is left."""
+        phases = [phase.activity for phase in self.steps[0]]
+        place = {id(activity): number for number, activity in enumerate(phases)}
+        part = self._part
+        if self._stretch_s or part is None or self.triggered:
+            self.cancel()
+            return Rest(left=0.0 if self.triggered or self.ends_s else self._left)
+        left, share = self._left, self._round[self._at][1]
+        before = share - part.share  # done by one in whose place this went on
+        done = before + part.cancel()
+        if part.callbacks is not None:  # it may have ended at this instant
+            part.callbacks.clear()
+        self.cancel()
+        parts = tuple((place[id(activity)], size) for activity, size in self._round)
+        return Rest(
+            left=left, parts=parts, rounds=self._rounds, at=self._at, part_left=share - done
+        )
 
     def _go(self) -> None:
         """Go on from the start of a step."""
@@ -174,7 +226,10 @@ class Play(Handle):
         self._start_part()
 
     def _start_part(self) -> None:
-        self._part = Running(self.engine, *self._round[self._at], claims=1)
+        self._run(*self._round[self._at])
+
+    def _run(self, activity: Activity, share: float) -> None:
+        self._part = Running(self.engine, activity, share, claims=1)
         assert self._part.callbacks is not None
         self._part.callbacks.append(self._next_part)
         self.engine.begin(self._part)

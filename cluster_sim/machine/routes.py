@@ -147,7 +147,9 @@ class Ways:
         """Bytes of all flows on each link."""
         total = np.zeros(n_links)
         for flow, link, share in self._parts:
-            total += np.bincount(link, weights=share * size_bytes[flow], minlength=n_links)
+            first = int(link.min())  # the links of a hop lie together
+            part = np.bincount(link - first, weights=share * size_bytes[flow])
+            total[first : first + len(part)] += part
         return total
 
     def routes(self) -> Routes:

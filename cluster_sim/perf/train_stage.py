@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from cluster_sim.collectives.network import Axis
 from cluster_sim.perf.counts import (
@@ -38,19 +39,26 @@ class Content:
         return self.dense + self.experts
 
 
+class Called(NamedTuple):
+    """A collective: operation, group, how it is done, and bytes of message as nccl-tests counts."""
+
+    operation: str
+    axis: Axis
+    algorithm: str
+    message_bytes: float
+
+
 @dataclass(frozen=True, slots=True)
 class Transfers:
-    """Collectives one after the other: seconds alone, and what a rank sends into its domain and
-    over its NIC.
-    """
+    """Collectives one after the other, and their seconds alone."""
 
     seconds: float = 0.0
-    link_bytes: float = 0.0
-    nic_bytes: float = 0.0
+    calls: tuple[Called, ...] = ()
 
     def times(self, factor: float) -> Transfers:
         """So many times the same."""
-        return Transfers(factor * self.seconds, factor * self.link_bytes, factor * self.nic_bytes)
+        calls = tuple(one._replace(message_bytes=factor * one.message_bytes) for one in self.calls)
+        return Transfers(factor * self.seconds, calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,15 +250,14 @@ def trained_parameters(
 
 def _call(case: Case, *calls: tuple[str, Axis, float]) -> Transfers:
     """Collectives one after the other: operation, group and message."""
-    network = case.network
-    seconds = link = nic = 0.0
+    network, seconds, found = case.network, 0.0, []
     for operation, axis, message in calls:
         if axis.ranks == 1 or message <= 0:
             continue
         seconds += network.seconds(operation, axis, message)
-        into, out = network.moved(operation, axis, message)
-        link, nic = link + into, nic + out
-    return Transfers(seconds, link, nic)
+        algorithm = network.algorithm(operation, axis, message)
+        found.append(Called(operation, axis, algorithm, message))
+    return Transfers(seconds, tuple(found))
 
 
 def _once_a_step(case: Case, dense: float, experts: float) -> tuple[Transfers, Transfers]:

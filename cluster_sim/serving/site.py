@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,17 +20,15 @@ from simpy.core import Environment
 from simpy.events import Event
 
 from cluster_sim.engine.clock import END_RANK, call_at
-from cluster_sim.engine.cluster import Cluster
+from cluster_sim.engine.cluster import Cluster, Process, start_processes
 from cluster_sim.engine.fluid import FluidEngine, Owner
 from cluster_sim.engine.fluid_meter import Meter
 from cluster_sim.engine.fluid_play import Play
-from cluster_sim.errors import ClusterSimError
 from cluster_sim.perf.families import NOTHING, Batch
 from cluster_sim.serving.records import StepCounts
 from cluster_sim.work import Activity, Phase
 
 ROUNDING = 1e-12  # of the clock: steps that others do not slow end as alone but for this
-Process = Callable[[Cluster], Generator[Event, Any, Any]]
 
 
 class Home(Protocol):
@@ -71,16 +69,7 @@ class Site:
         is no generator.
         """
         cluster = Cluster(env, self.capacity)
-        for process in self.processes:
-            steps = process(cluster)
-            if not isinstance(steps, Generator):
-                name = getattr(process, "__name__", repr(process))
-                raise ClusterSimError(
-                    f"process '{name}' gives {type(steps).__name__}, not events to wait for; write "
-                    "a function with yield, such as yield cluster.use('host0/gpu0/hbm', 1.0, "
-                    "share=0.5)"
-                )
-            env.process(steps)
+        start_processes(cluster, self.processes)
         return cluster
 
     def tenants(self, cluster: Cluster, replicas: Sequence[Worker], player: Player) -> list[Tenant]:

@@ -1,18 +1,12 @@
-"""A priced step as events: stages on their SMs, memory and links, with what overlaps beside them.
-
-Every stage is one representative device: its SM time, memory bandwidth, links into the domain and
-NIC are its resources, since all replicas and all ranks of a stage do the same at the same time.
-"""
+"""A priced step as events: what is played of it, what repeats, and its books."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from cluster_sim.collectives.network import Axis
-from cluster_sim.perf.train_layer import Case
-from cluster_sim.perf.train_stage import Transfers
+from cluster_sim.engine.cluster import Process
 from cluster_sim.training.closed import (
     STEADY,
     Step,
@@ -24,144 +18,11 @@ from cluster_sim.training.closed import (
 )
 from cluster_sim.training.events import PlayedStep, play
 from cluster_sim.training.jitter import straggler_s
-from cluster_sim.training.priced import Pass, Priced, schedule_of
+from cluster_sim.training.machine_use import Seen, seen
+from cluster_sim.training.priced import Priced, schedule_of
 from cluster_sim.training.schedule import Schedule
-from cluster_sim.training.step_work import Phases, Record, StepWork
-from cluster_sim.work import Activity, Phase, kernel, pause, traffic
-
-SM, HBM, LINK, NIC = range(4)
-PER_STAGE = 4
-STREAMING = ("elementwise", "permute")  # parts that are all memory traffic
-KERNELS = ("gemm", "attention", "experts", "head", *STREAMING)
-WAITS = ("host", "offload")
-Rates = Mapping[str, tuple[float, float]]  # bytes/s on links and NIC while a part runs
-
-
-def work_of(priced: Priced, plan: Schedule) -> StepWork:
-    """A step of a schedule as activities on the resources of its stages."""
-    job = priced.job
-    count, parts = plan.virtual_stages, len(priced.stages)
-    rates, case = _rates(job.case), job.case
-    home = [plan.home(v)[0] for v in range(count)]
-
-    def phases(passes: tuple[Pass, ...]) -> tuple[Phases, ...]:
-        return tuple(_phases(case, passes[v % parts].parts, rates, home[v]) for v in range(count))
-
-    def sends(ahead: int) -> tuple[Activity | None, ...]:
-        return tuple(
-            _send(priced.sends[v % parts], home[v + ahead]) if (v + 1) % parts else None
-            for v in range(count - 1)
-        )
-
-    sms = case.kernels.software.comm_sms
-    gradients = tuple(_buckets(priced, v % parts, home[v], sms, gather=False) for v in range(count))
-    gathers = tuple(_buckets(priced, v % parts, home[v], sms, gather=True) for v in range(count))
-    optimizers = tuple(
-        sum(priced.optimizer_s[plan.virtual(stage, c) % parts] for c in range(plan.chunks))
-        for stage in range(plan.stages)
-    )
-    return StepWork(
-        schedule=plan,
-        forward=phases(priced.forward),
-        backward=phases(priced.backward),
-        weight=phases(priced.weight),
-        send_forward=sends(0),
-        send_backward=sends(1),
-        gradients=gradients,
-        gradients_ready="during" if job.plan.overlap_gradients else "end",
-        gathers=gathers,
-        gathers_needed="during" if job.plan.overlap_gather else "before",
-        optimizer=tuple(pause(seconds) if seconds else None for seconds in optimizers),
-        barrier_s=priced.barrier_s,
-        capacity=_capacity(case, plan.stages),
-    )
-
-
-def _capacity(case: Case, stages: int) -> tuple[float, ...]:
-    """Of a stage's device. Links are all that it has into its domain, or to the other device of
-    its package; in a mesh a pair alone has fewer.
-    """
-    network = case.network
-    links = max(network.axis(n, 1).shape.link_bytes_per_s for n in (2, max(2, network.domain)))
-    one = (1.0, case.kernels.chip.device_bandwidth, links, network.nic_bytes_per_s)
-    return one * stages
-
-
-def _rates(case: Case) -> Rates:
-    """Bytes/s of the collectives inside a pass, from one call of each."""
-    groups, message = case.groups, case.tokens * case.model.hidden * 2
-    calls: tuple[tuple[str, str, Axis], ...] = (
-        ("tp", "all_gather", groups.tp),
-        ("cp", "send_recv", groups.cp),
-        ("ep", "all_to_all", groups.ep),
-        ("dp", "all_gather", groups.sharded),
-    )
-    found = {}
-    for part, operation, axis in calls:
-        seconds = case.network.seconds(operation, axis, message)
-        if seconds:
-            link, nic = case.network.moved(operation, axis, message)
-            found[part] = link / seconds, nic / seconds
-    return found
-
-
-def _phases(case: Case, parts: Mapping[str, float], rates: Rates, stage: int) -> Phases:
-    """A pass: its kernels, its collectives one after the other, what the host takes."""
-    base, found = PER_STAGE * stage, []
-    kernels_s = sum(parts.get(part, 0.0) for part in KERNELS)
-    if kernels_s:
-        streamed = sum(parts.get(part, 0.0) for part in STREAMING)
-        demand = {base + SM: kernels_s}
-        if streamed:
-            demand[base + HBM] = streamed * case.kernels.stream_bytes_per_s
-        found.append(Phase(name="compute", activity=kernel(kernels_s, demand)))
-    for part, seconds in parts.items():
-        if part in KERNELS or not seconds:
-            continue
-        if part in WAITS:
-            found.append(Phase(name=part, activity=pause(seconds)))
-            continue
-        link, nic = rates.get(part, (0.0, 0.0))
-        moved = Transfers(seconds, link * seconds, nic * seconds)
-        activity = _traffic(moved, base, 0.0) or pause(seconds)
-        found.append(Phase(name=part, activity=activity))
-    return tuple(found)
-
-
-def _traffic(moved: Transfers, base: int, sms: float) -> Activity | None:
-    """Transfers on the links of a stage, with the SMs that they hold."""
-    links = {base + LINK: moved.link_bytes, base + NIC: moved.nic_bytes}
-    used = {link: size for link, size in links.items() if size > 0}
-    if not used or not moved.seconds:
-        return None
-    ends = {base + SM: sms * moved.seconds} if sms else None
-    return traffic(moved.seconds, used, ends)
-
-
-def _send(moved: Transfers, stage: int) -> Activity | None:
-    return _traffic(moved, PER_STAGE * stage, 0.0)
-
-
-def _buckets(
-    priced: Priced, part: int, stage: int, sms: float, *, gather: bool
-) -> tuple[Activity, ...]:
-    """The collectives of a part once a step, one bucket a layer (or of the plan's size)."""
-    held = priced.stages[part]
-    total = held.gather if gather else held.gradients
-    if not total.seconds:
-        return ()
-    buckets = bucket_count(priced, part)
-    one = _traffic(total.times(1 / buckets), PER_STAGE * stage, sms)
-    return () if one is None else (one,) * buckets
-
-
-def bucket_count(priced: Priced, part: int) -> int:
-    """Buckets that the gradients of a part of the model come in."""
-    held, plan = priced.stages[part], priced.job.plan
-    if plan.bucket is None:
-        return max(1, held.content.layers)
-    size = held.trained * (4.0 if plan.reduce_dtype == "fp32" else 2.0)
-    return max(1, round(size / plan.bucket))
+from cluster_sim.training.step_loads import work_of
+from cluster_sim.training.step_work import Record
 
 
 def played_step(priced: Priced, *, whole: bool = False) -> tuple[Step, PlayedStep]:
@@ -178,8 +39,34 @@ def played_step(priced: Priced, *, whole: bool = False) -> tuple[Step, PlayedSte
     if extra and middle is None:
         plan = schedule_of(job)
         played = play(work_of(priced, plan))
-    end_s = played.end_s
-    spent = [
+    end_s, spent = played.end_s, _spent(played)
+    if middle is not None:
+        again = extra / plan.stages
+        end_s += again * middle.round_s
+        for own, slowed_s, p2p_s in zip(spent, middle.slowed_s, middle.p2p_s, strict=True):
+            own["dp"] += again * slowed_s
+            own["pp"] += again * p2p_s
+    return _closed(priced, plan, end_s, spent), played
+
+
+def shared_step(priced: Priced, processes: Sequence[Process]) -> tuple[Step, Seen]:
+    """Play a step beside processes of a user, and close its books: what a stage spends is the mean
+    of its replicas.
+    """
+    found = seen(priced, processes)
+    plan = schedule_of(priced.job)
+    spent: list[dict[str, float]] = [{} for _ in range(plan.stages)]
+    for replicas, played in zip(found.columns, found.steps, strict=True):
+        share = len(replicas) / priced.job.dp
+        for total, own in zip(spent, _spent(played), strict=True):
+            for owner, seconds in own.items():
+                total[owner] = total.get(owner, 0.0) + share * seconds
+    return _closed(priced, plan, found.steps[0].end_s, spent), found
+
+
+def _spent(played: PlayedStep) -> list[dict[str, float]]:
+    """What each stage spends beside its passes."""
+    return [
         {
             "dp": seconds.gather_exposed_s
             + seconds.gradient_exposed_s
@@ -190,18 +77,18 @@ def played_step(priced: Priced, *, whole: bool = False) -> tuple[Step, PlayedSte
         }
         for seconds in played.stages
     ]
-    if middle is not None:
-        again = extra / plan.stages
-        end_s += again * middle.round_s
-        for own, slowed_s, p2p_s in zip(spent, middle.slowed_s, middle.p2p_s, strict=True):
-            own["dp"] += again * slowed_s
-            own["pp"] += again * p2p_s
+
+
+def _closed(
+    priced: Priced, plan: Schedule, end_s: float, spent: Sequence[Mapping[str, float]]
+) -> Step:
+    job = priced.job
     sigma, seed = job.case.job.jitter, job.case.job.seed
     if sigma is None:
         straggler = priced.spread * (end_s + priced.host_s)
     else:
         straggler = straggler_s(priced, sigma, seed)
-    return books(priced, plan, end_s, straggler, spent), played
+    return books(priced, plan, end_s, straggler, spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from cluster_sim.collectives.network import Axis
 from cluster_sim.perf.train_layer import Work
 from cluster_sim.perf.train_memory import stored_bytes
-from cluster_sim.perf.train_stage import Stage, Transfers, stages_of
+from cluster_sim.perf.train_stage import Called, Stage, Transfers, stages_of
 from cluster_sim.perf.transformer import ACTIVATION_BYTES
 from cluster_sim.training.job import Job
 from cluster_sim.training.pipeline import Player, player
@@ -145,12 +145,19 @@ def _sends(job: Job) -> tuple[Transfers, ...]:
         here: network.seconds("send_recv", near if here else far, message)
         for here in dict.fromkeys(inside.values())
     }
+    calls = {
+        here: Called(
+            "send_recv",
+            axis := near if here else far,
+            case.network.algorithm("send_recv", axis, message),
+            message,
+        )
+        for here in seconds
+    }
     return tuple(
         Transfers()
         if here == there
-        else Transfers(seconds[True], message, 0.0)
-        if inside[here, there]
-        else Transfers(seconds[False], 0.0, message)
+        else Transfers(seconds[inside[here, there]], (calls[inside[here, there]],))
         for here, there in pairwise(homes)
     )
 

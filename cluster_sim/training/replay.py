@@ -8,28 +8,22 @@ take no SMs; a message leaves before its receive is posted; the host is not limi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from simpy.core import Environment
-from simpy.events import Event
 
 from cluster_sim.engine.fluid import FluidEngine
-from cluster_sim.errors import DoesNotFitError, SimulationError
+from cluster_sim.engine.fluid_fold import alike, on_fewer
+from cluster_sim.engine.tasks import Graph, Player
+from cluster_sim.engine.tasks import Task as Work
+from cluster_sim.errors import DoesNotFitError
 from cluster_sim.training.causality import Task, link_ranks, sort_tasks
-from cluster_sim.training.replay_price import (
-    Phases,
-    Place,
-    Prices,
-    capacities,
-    fold_links,
-    on_fewer,
-)
+from cluster_sim.training.replay_price import Phases, Place, Prices, capacities
 from cluster_sim.training.task_graph import Node, TaskGraph
+from cluster_sim.work import Phase
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[str, float], None]
@@ -89,108 +83,64 @@ def replay(graph: TaskGraph, place: Place, progress: Progress | None = None) -> 
         alone.append(prices.of(graph.nodes[task.nodes[0]]))
         if number % max(1, len(tasks) // REPORTS) == 0:
             report("price", number / len(tasks))
-    capacity = capacities(place)
-    shown = fold_links(list(prices.known.values()), capacity)
-    kept = np.flatnonzero(shown == np.arange(len(shown)))
-    number_of = np.full(len(shown), -1)
-    number_of[kept] = np.arange(len(kept))
-    fewer = {
-        id(phases): tuple(on_fewer(one, shown, number_of) for one in phases)
-        for phases in prices.known.values()
-    }
-    run = _Run(
-        tasks=tasks,
-        phases=[fewer[id(phases)] for phases in alone],
-        capacity=capacity[kept].tolist(),
-        report=report,
+    alone_s = [sum(phase.activity.alone_s for phase in phases) for phases in alone]
+    works, capacity = _folded(prices, capacities(place))
+    run = Graph(
+        tasks=[works[id(phases)] for phases in alone],
+        after=[task.after for task in tasks],
+        name=lambda number: graph.where(graph.nodes[tasks[number].nodes[0]]),
     )
-    partial_ = run.play()
-    if not partial_ and run.left:
-        raise SimulationError(f"{run.left} tasks of a replay never started", run.env.now)
+    env = Environment()
+    player = Player(FluidEngine(env, capacity), run, _watch(report, len(tasks)))
+    partial_ = False
+    try:
+        player.begin()
+        env.run()
+    except KeyboardInterrupt:
+        partial_ = True
+    else:
+        player.check()
     return Replay(
         graph=graph,
         place=place,
         tasks=tasks,
-        start_s=run.start_s,
-        end_s=run.end_s,
-        alone_s=np.array([sum(one.alone_s for one in phases) for phases in alone]),
+        start_s=np.array(player.start_s),
+        end_s=np.array(player.end_s),
+        alone_s=np.array(alone_s),
         partial=partial_,
-        resources=len(kept),
+        resources=len(capacity),
     )
 
 
-@dataclass(slots=True, kw_only=True)
-class _Run:
-    """The tasks on the clock."""
+def _folded(prices: Prices, capacity: FloatArray) -> tuple[dict[int, Work], list[float]]:
+    """Each phases' task (by id) on as few resources as show all limits, and what those carry."""
+    known = prices.known.values()
+    activities = [phase.activity for phases in known for phase in phases]
+    shown = alike([(one.resources, one.demand) for one in activities], capacity)
+    kept = np.flatnonzero(shown == np.arange(len(shown)))
+    number = np.full(len(shown), -1)
+    number[kept] = np.arange(len(kept))
+    works = {
+        id(phases): Work(
+            phases=tuple(
+                Phase(name=phase.name, activity=on_fewer(phase.activity, shown, number))
+                for phase in phases
+            )
+        )
+        for phases in known
+    }
+    return works, capacity[kept].tolist()
 
-    tasks: list[Task]
-    phases: list[Phases]
-    capacity: list[float]
-    report: Progress
-    env: Environment = field(default_factory=Environment)
-    engine: FluidEngine = field(init=False)
-    start_s: FloatArray = field(init=False)
-    end_s: FloatArray = field(init=False)
-    waiting: list[int] = field(init=False)
-    then: list[list[int]] = field(init=False)
-    left: int = 0
 
-    def __post_init__(self) -> None:
-        count = len(self.tasks)
-        self.engine = FluidEngine(self.env, self.capacity)
-        self.start_s, self.end_s = np.full(count, math.nan), np.full(count, math.nan)
-        self.waiting = [len(task.after) for task in self.tasks]
-        self.then = [[] for _ in range(count)]
-        for number, task in enumerate(self.tasks):
-            for before in task.after:
-                self.then[before].append(number)
-        self.left = count
+def _watch(report: Progress, count: int) -> Callable[[int], None]:
+    """Report so many times in all how much of a replay is done."""
+    every = max(1, count // REPORTS)
 
-    def play(self) -> bool:
-        """Run to the end; returns whether an interrupt came before."""
-        try:
-            self._start([number for number, count in enumerate(self.waiting) if not count])
-            self.env.run()
-        except KeyboardInterrupt:
-            return True
-        return False
+    def watch(left: int) -> None:
+        if left % every == 0:
+            report("replay", 1 - left / count)
 
-    def _start(self, ready: list[int]) -> None:
-        """Start tasks, and at once those that follow tasks without any time."""
-        while ready:
-            later: list[int] = []
-            for number in ready:
-                self.start_s[number] = self.env.now
-                if self.phases[number]:
-                    self._go(number, 0)
-                else:
-                    later += self._finish(number)
-            ready = later
-
-    def _go(self, number: int, phase: int) -> None:
-        running = self.engine.start(self.phases[number][phase])
-        assert running.callbacks is not None
-        running.callbacks.append(partial(self._next, number, phase + 1))
-
-    def _next(self, number: int, phase: int, event: Event) -> None:
-        if phase < len(self.phases[number]):
-            self._go(number, phase)
-        else:
-            self._start(self._finish(number))
-
-    def _finish(self, number: int) -> list[int]:
-        """Note the end of a task; returns those that can start now."""
-        self.end_s[number] = self.env.now
-        self.left -= 1
-        count = len(self.tasks)
-        if self.left % max(1, count // REPORTS) == 0:
-            self.report("replay", 1 - self.left / count)
-        ready = []
-        for one in self.then[number]:
-            self.waiting[one] -= 1
-            if not self.waiting[one]:
-                ready.append(one)
-        return ready
+    return watch
 
 
 def critical_path_s(played: Replay) -> float:

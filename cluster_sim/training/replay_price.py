@@ -5,8 +5,7 @@ Resources are the links of the machine, then of each device its SM time (1 per s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -20,13 +19,12 @@ from cluster_sim.machine.routes import path
 from cluster_sim.specs.chip import PEAK_OF
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.training.task_graph import Node, TaskGraph
-from cluster_sim.work import Activity, kernel, pause, traffic
+from cluster_sim.work import Activity, Phase, kernel, pause, traffic
 
 DTYPE: Literal["bf16"] = (
     "bf16"  # of compute that a trace gives in FLOP. Source: assumed, traces do not say
 )
-DIGITS = 12  # to which two links are loaded alike
-Phases = tuple[Activity, ...]
+Phases = tuple[Phase, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +47,7 @@ class Prices:
     known: dict[tuple[object, ...], Phases] = field(default_factory=dict)
 
     def of(self, node: Node) -> Phases:
-        """The activities of a node one after the other; none if it takes no time.
+        """The phases of a node one after the other; none if it takes no time.
 
         Raises SpecError and DoesNotFitError for what the machine cannot do.
         """
@@ -71,7 +69,7 @@ class Prices:
         if node.kind in ("compute", "memory"):
             return self._work(node)
         if node.kind in ("host", "timed"):
-            return (pause(node.seconds),) if node.seconds else ()
+            return _phase(node, pause(node.seconds)) if node.seconds else ()
         if node.kind == "recv" or self.place.ideal_network or not node.bytes:
             return ()
         return self._collective(node) if node.kind == "collective" else self._send(node)
@@ -85,15 +83,15 @@ class Prices:
         sm = self.place.machine.n_links + 2 * self.place.devices[node.rank]
         chip = self.place.topology.chip
         if node.seconds is not None:
-            return (kernel(node.seconds, {sm: node.seconds}),) if node.seconds else ()
+            return _phase(node, kernel(node.seconds, {sm: node.seconds})) if node.seconds else ()
         if node.kind == "memory":
             seconds = node.bytes / chip.device_bandwidth
-            return (kernel(seconds, {sm + 1: node.bytes}),)
+            return _phase(node, kernel(seconds, {sm + 1: node.bytes}))
         peak, compute, memory, floor_s = roofline(self.place.topology)
         takes = max(node.flop / (peak * compute), node.bytes / (chip.device_bandwidth * memory))
         seconds = floor_s + takes
         use = {sm: seconds} | ({sm + 1: node.bytes} if node.bytes else {})
-        return (kernel(seconds, use),)
+        return _phase(node, kernel(seconds, use))
 
     def _collective(self, node: Node) -> Phases:
         place = self.place
@@ -105,7 +103,7 @@ class Prices:
         if len(parts[0]) == 1:
             return ()
         group = groups_at_once(place.topology, np.stack(parts), machine=place.machine)
-        return tuple(phase.activity for phase in collective_activity(group, call, node.bytes))
+        return tuple(collective_activity(group, call, node.bytes))
 
     def _send(self, node: Node) -> Phases:
         """One message: the time of a library's send and receive, its bytes on the links between."""
@@ -121,7 +119,11 @@ class Prices:
         seconds = float(alone(group, call, np.array([float(node.bytes)])).seconds[0])
         bound = float((load / place.machine.link_bandwidth[used]).max())
         demand = dict(zip(used.tolist(), load.tolist(), strict=True))
-        return (traffic(max(seconds, bound), demand),)
+        return _phase(node, traffic(max(seconds, bound), demand))
+
+
+def _phase(node: Node, activity: Activity) -> Phases:
+    return (Phase(name=node.kind, activity=activity),)
 
 
 def capacities(place: Place) -> NDArray[np.float64]:
@@ -154,44 +156,3 @@ def roofline_words(graph: TaskGraph, topology: TopologyInput) -> str:
     how = f"{curve.provenance} {DTYPE} GEMM curve" if curve is not None else "datasheet peaks"
     own = f"{len(work) - priced} nodes by the trace, " if len(work) > priced else ""
     return f"{own}{priced} nodes by the roofline of {topology.chip.name} ({how})"
-
-
-def fold_links(phases: Sequence[Phases], capacity: NDArray[np.float64]) -> NDArray[np.int64]:
-    """For each resource the first that every activity loads alike, relative to its capacity.
-
-    Such resources set the same limit, so one of them is enough. -1: nobody uses it.
-    """
-    code = np.zeros(len(capacity), np.uint64)
-    used = np.zeros(len(capacity), np.bool_)
-    number = 0
-    for activity in (one for part in phases for one in part):
-        if not activity.resources:
-            continue
-        number += 1
-        at = np.array(activity.resources)
-        share = np.array(activity.demand) / capacity[at]
-        scale = 10.0 ** (DIGITS - 1 - np.floor(np.log10(share)))
-        value = (np.rint(share * scale) / scale).view(np.uint64)
-        mixed = code[at] * np.uint64(0x9E3779B97F4A7C15) + value + np.uint64(number)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        code[at], used[at] = mixed ^ (mixed >> np.uint64(31)), True
-    there = np.flatnonzero(used)
-    _, first, kind = np.unique(code[there], return_index=True, return_inverse=True)
-    shown = np.full(len(capacity), -1)
-    shown[there] = there[first[kind]]
-    return shown
-
-
-def on_fewer(activity: Activity, shown: NDArray[np.int64], number: NDArray[np.int64]) -> Activity:
-    """The activity on the resources that are shown, by their new numbers."""
-    pairs = [
-        (int(number[one]), amount)
-        for one, amount in zip(activity.resources, activity.demand, strict=True)
-        if shown[one] == one
-    ]
-    return replace(
-        activity,
-        resources=tuple(one for one, _ in pairs),
-        demand=tuple(amount for _, amount in pairs),
-    )

@@ -211,7 +211,7 @@ def pipeline_s(played: Replay) -> tuple[float, float]:
         rank=0, id=0, name="to the next stage", kind="send", peer=stage, bytes=pipeline.bytes
     )
     phases = Prices(graph=played.graph, place=played.place).of(hop)
-    return bubble, 2 * chunks * sum(phase.alone_s for phase in phases)
+    return bubble, 2 * chunks * sum(phase.activity.alone_s for phase in phases)
 
 
 def totals(played: Replay, ranks: list[RankRow]) -> dict[str, float]:

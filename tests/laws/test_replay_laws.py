@@ -108,8 +108,8 @@ def test_links_that_are_loaded_alike_can_be_one(
 ) -> None:
     paths = random_trace(tmp_path, seed)
     folded = play(paths, board)
-    every = lambda phases, capacity: np.arange(len(capacity))  # noqa: E731
-    monkeypatch.setattr(replay_module, "fold_links", every)
+    every = lambda loads, capacity: np.arange(len(capacity))  # noqa: E731
+    monkeypatch.setattr(replay_module, "alike", every)
     whole = play(paths, board)
     assert folded.resources < whole.resources
     np.testing.assert_allclose(folded.end_s, whole.end_s, rtol=1e-9)
@@ -277,7 +277,7 @@ def test_the_bubble_is_the_share_of_the_schedule(tmp_path: Path, pod: Place) -> 
     assert played.makespan_s == pytest.approx(8e-3)
     assert bubble == pytest.approx(3 / 8 * 8e-3)
     hop = Node(rank=0, id=0, name="hop", kind="send", peer=4, bytes=float(1 << 20))
-    hop_s = sum(one.alone_s for one in Prices(graph=played.graph, place=pod).of(hop))
+    hop_s = sum(one.activity.alone_s for one in Prices(graph=played.graph, place=pod).of(hop))
     assert sends == pytest.approx(16 * hop_s)
     assert seconds(played)["step_s"] == pytest.approx(8e-3 + bubble + sends)
 

@@ -12,7 +12,7 @@ import pytest
 
 from cluster_sim.beside import make_site
 from cluster_sim.busy import resource_use
-from cluster_sim.engine.cluster import Cluster
+from cluster_sim.engine.cluster import Cluster, Process
 from cluster_sim.errors import ClusterSimError
 from cluster_sim.machine.build import build_machine
 from cluster_sim.machine.host import replicas_in
@@ -25,7 +25,7 @@ from cluster_sim.serving.plan import resolve
 from cluster_sim.serving.requests import Requests
 from cluster_sim.serving.scheduler import SCHEDULERS
 from cluster_sim.serving.service import Run, Service, serve
-from cluster_sim.serving.site import Process, Site, Tenant, always
+from cluster_sim.serving.site import Site, Tenant, always
 from cluster_sim.simulation import simulate
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology, load_workload

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster_sim.collectives.group import make_group
+from cluster_sim.kernels.stream import hbm_bytes_per_s
 from cluster_sim.machine.build import build_machine
 from cluster_sim.perf.background import background as traffic_beside
 from cluster_sim.perf.background import stretched
-from cluster_sim.perf.replica_phases import Resources, hbm_bytes_per_s, replica_phases
+from cluster_sim.perf.replica_phases import Resources, replica_phases
 from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.plan import Choice
 from cluster_sim.serving.site import Process, Site, always

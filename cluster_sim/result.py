@@ -43,11 +43,15 @@ def config_hash(
 ) -> str:
     """SHA-256 of everything that decides the numbers: resolved inputs, what a trace holds, who else
     is on the machine (processes by name), and the version of the program. Rates of training decide
-    nothing in serving, nor do settings of drafts without any and what is said of no trace.
+    nothing in serving, nor do the ceiling of a memory that nobody else reads, settings of drafts
+    without any and what is said of no trace.
     """
     fits, software = dataclasses.asdict(machine.fits), dataclasses.asdict(job.software)
+    chip = dataclasses.asdict(machine.chip)
     if isinstance(job, WorkloadInput):
         fits.pop("training")
+        if not others:
+            del chip["memory"]["ceiling"]
         if not job.software.draft_tokens:
             software = {k: value for k, value in software.items() if not k.startswith("draft_")}
     wanted = dataclasses.asdict(job.workload)
@@ -56,7 +60,7 @@ def config_hash(
             del wanted["arrivals"][name]
     resolved = [
         dataclasses.asdict(machine.topology),
-        dataclasses.asdict(machine.chip),
+        chip,
         fits,
         wanted,
         dataclasses.asdict(job.model),

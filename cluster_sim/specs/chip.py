@@ -16,6 +16,7 @@ from cluster_sim.specs.constraints import (
     Fraction,
     OneOrMore,
     PositiveInt,
+    Share,
     Text,
     TokenCount,
 )
@@ -73,13 +74,15 @@ _STRICT: dict[str, Any] = {"extra": "forbid"}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """Device memory: ``capacity`` as the driver's tool (nvidia-smi) reports it, not as marketed,
-    what of it is ``visible`` to a process (torch's ``total_memory``), and peak bandwidth.
+    what of it is ``visible`` to a process (torch's ``total_memory``), peak bandwidth, and the share
+    of it that was measured at best (``ceiling``).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     capacity: Bytes
     visible: Bytes | None = None
     bandwidth: BytesPerSecond
+    ceiling: Share | None = None
 
     def __post_init__(self) -> None:
         if self.visible is not None and self.visible > self.capacity:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from cluster_sim.collectives.network import Axis
+from cluster_sim.kernels.stream import hbm_bytes_per_s
 from cluster_sim.perf.train_layer import Case
 from cluster_sim.perf.train_stage import Transfers
 from cluster_sim.training.closed import (
@@ -83,7 +84,7 @@ def _capacity(case: Case, stages: int) -> tuple[float, ...]:
     """
     network = case.network
     links = max(network.axis(n, 1).shape.link_bytes_per_s for n in (2, max(2, network.domain)))
-    one = (1.0, case.kernels.chip.device_bandwidth, links, network.nic_bytes_per_s)
+    one = (1.0, hbm_bytes_per_s(case.kernels.machine), links, network.nic_bytes_per_s)
     return one * stages
 
 

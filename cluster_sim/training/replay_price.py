@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cluster_sim.collectives.activity import Call, alone, collective_activity
 from cluster_sim.collectives.group import groups_at_once, make_group
 from cluster_sim.errors import DoesNotFitError, SpecError
+from cluster_sim.kernels.stream import hbm_bytes_per_s
 from cluster_sim.machine.classes import Machine
 from cluster_sim.machine.routes import path
 from cluster_sim.specs.chip import PEAK_OF
@@ -80,17 +81,18 @@ class Prices:
         """A kernel on the device of the rank, for the time of the trace or by the roofline.
 
         Model: floor + max(FLOP / (peak u_c), bytes / (bandwidth u_m)) with the floor and the shares
-        u of the chip's fitted GEMM curve; bytes alone at the full rate of the memory.
+        u of the chip's fitted GEMM curve; bytes at most at the rate that the memory delivers.
         """
         sm = self.place.machine.n_links + 2 * self.place.devices[node.rank]
         chip = self.place.topology.chip
         if node.seconds is not None:
             return (kernel(node.seconds, {sm: node.seconds}),) if node.seconds else ()
+        hbm_rate = hbm_bytes_per_s(self.place.topology)
         if node.kind == "memory":
-            seconds = node.bytes / chip.device_bandwidth
-            return (kernel(seconds, {sm + 1: node.bytes}),)
+            return (kernel(node.bytes / hbm_rate, {sm + 1: node.bytes}),)
         peak, compute, memory, floor_s = roofline(self.place.topology)
-        takes = max(node.flop / (peak * compute), node.bytes / (chip.device_bandwidth * memory))
+        rate = min(chip.device_bandwidth * memory, hbm_rate)
+        takes = max(node.flop / (peak * compute), node.bytes / rate)
         seconds = floor_s + takes
         use = {sm: seconds} | ({sm + 1: node.bytes} if node.bytes else {})
         return (kernel(seconds, use),)
@@ -126,8 +128,7 @@ class Prices:
 
 def capacities(place: Place) -> NDArray[np.float64]:
     """What each resource carries per second."""
-    bandwidth = place.topology.chip.device_bandwidth
-    own = np.tile([1.0, bandwidth], place.machine.devices)
+    own = np.tile([1.0, hbm_bytes_per_s(place.topology)], place.machine.devices)
     return np.concatenate([place.machine.link_bandwidth, own])
 
 

@@ -20,9 +20,10 @@ from cluster_sim.collectives.nccl_beyond import (
     timed_ranks,
 )
 from cluster_sim.collectives.nccl_tuner import DIRECT, Choice, allowed, available, choose, tuner_s
-from cluster_sim.collectives.reach import reach_sigma, weakest
+from cluster_sim.collectives.reach import reach_sigma
 from cluster_sim.collectives.shape import FloatArray, Priced, Shape, bus_factor
 from cluster_sim.errors import SpecError
+from cluster_sim.specs.chip import weakest
 from cluster_sim.specs.collective_fits import (
     CollectiveFits,
     Domain,

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.collectives.reach import reach_sigma, weakest, word_of
+from cluster_sim.collectives.reach import reach_sigma, word_of
 from cluster_sim.collectives.shape import unique_destinations
 from cluster_sim.errors import SpecError
 from cluster_sim.machine.host import group_bandwidth, peer_bandwidth
-from cluster_sim.specs.chip import CollectiveCurve
+from cluster_sim.specs.chip import CollectiveCurve, weakest
 from cluster_sim.specs.inputs import TopologyInput
 
 FloatArray = NDArray[np.float64]

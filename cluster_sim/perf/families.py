@@ -8,8 +8,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.collectives.reach import weakest, word_of
-from cluster_sim.perf.attention import decode_attention, prompt_attention, provenance
+from cluster_sim.collectives.reach import word_of
+from cluster_sim.kernels.attention import decode_attention, prompt_attention, provenance
+from cluster_sim.kernels.counts import index_key_bytes, read_share
+from cluster_sim.kernels.curves import attention_curves, from_others, gemm_curve
+from cluster_sim.kernels.experts import expert_time
+from cluster_sim.kernels.gemm import WEIGHT_ONLY, gemm_memory_s, gemm_s
+from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.kernels.model_ops import (
+    ACTIVATION_BYTES,
+    Gemm,
+    draft_projections,
+    kv_bytes_per_token,
+    layer_gemms,
+    linear_state_bytes,
+    linear_state_elements,
+    lm_head,
+)
+from cluster_sim.kernels.state_space import (
+    STATE_FLOP,
+    state_elements,
+    state_space_bytes,
+    summed_elements,
+)
+from cluster_sim.kernels.stream import glue_bytes
 from cluster_sim.perf.collectives import (
     all_reduce,
     all_reduce_provenance,
@@ -17,36 +39,8 @@ from cluster_sim.perf.collectives import (
     group_provenance,
     handoff_s,
 )
-from cluster_sim.perf.counts import index_key_bytes, read_share
 from cluster_sim.perf.drafts import one_mtp_layer, with_passes
-from cluster_sim.perf.experts import expert_time
-from cluster_sim.perf.kernel_software import from_others
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.operators import (
-    WEIGHT_ONLY,
-    attention_curves,
-    gemm_curve,
-    gemm_memory_s,
-    gemm_s,
-)
-from cluster_sim.perf.state_space import (
-    STATE_FLOP,
-    state_elements,
-    state_space_bytes,
-    summed_elements,
-)
-from cluster_sim.perf.transformer import (
-    ACTIVATION_BYTES,
-    Gemm,
-    draft_projections,
-    glue_bytes,
-    kv_bytes_per_token,
-    layer_gemms,
-    linear_state_bytes,
-    linear_state_elements,
-    lm_head,
-)
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT, weakest
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software

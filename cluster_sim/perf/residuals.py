@@ -12,13 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from cluster_sim.collectives.reach import weakest
-from cluster_sim.perf.attention import untimed
+from cluster_sim.kernels.attention import untimed
+from cluster_sim.kernels.curves import from_others, gemm_curve, kind_curves
+from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.perf.collectives import farthest, usable_algorithms
-from cluster_sim.perf.kernel_software import from_others
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.operators import gemm_curve, kind_curves
-from cluster_sim.specs.chip import CollectiveCurve, Distance, FitError, Provenance, Taken
+from cluster_sim.specs.chip import CollectiveCurve, Distance, FitError, Provenance, Taken, weakest
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster_sim.perf.counts import (
+from cluster_sim.kernels.counts import (
     attention_parameters,
     index_parameters,
     matmul_parameters,

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cluster_sim.errors import SpecError
-from cluster_sim.perf.operators import gemm_curve, gemm_kernel_s, kind_curves
+from cluster_sim.kernels.curves import gemm_curve, kind_curves
+from cluster_sim.kernels.gemm import gemm_kernel_s
 from cluster_sim.perf.train_flops import attention_pairs, head_dims
 from cluster_sim.specs.chip import PEAK_OF, Chip, GemmCurve, TrainingRate
 from cluster_sim.specs.inputs import TopologyInput

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from cluster_sim.collectives.network import Network
 from cluster_sim.collectives.shape import unique_destinations
-from cluster_sim.perf.experts import group_imbalance
-from cluster_sim.perf.layout import Layout
+from cluster_sim.kernels.experts import group_imbalance
+from cluster_sim.kernels.layout import Layout
+from cluster_sim.kernels.model_ops import ACTIVATION_BYTES, Gemm, kv_heads_per_device, layer_gemms
 from cluster_sim.perf.train_groups import Groups
 from cluster_sim.perf.train_kernels import (
     LOGIT_BYTES,
@@ -17,7 +18,6 @@ from cluster_sim.perf.train_kernels import (
     attention_s,
     curve_of,
 )
-from cluster_sim.perf.transformer import ACTIVATION_BYTES, Gemm, kv_heads_per_device, layer_gemms
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.kept import MIXERS
 from cluster_sim.specs.model import Model

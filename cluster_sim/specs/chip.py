@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -41,6 +42,7 @@ Dtype = Literal["bf16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4
 KvDtype = Literal["bf16", "fp8", "int8"]
 # extrapolated: used at ranks, sizes or with software that were not timed
 Provenance = Literal["measured", "transferred", "extrapolated", "datasheet", "assumed"]
+_RANK = {"measured": 0, "datasheet": 1, "transferred": 2, "extrapolated": 3, "assumed": 4}
 Distance = Literal["architecture", "generation", "other"]  # of a curve from where it was fitted
 Status = Literal["shipping", "announced", "roadmap", "rumoured"]
 # Scales counted: nvfp4 one byte per 16 elements, mxfp4 one per 32, w4a16 two per 128.
@@ -69,6 +71,11 @@ PEAK_OF: dict[str, PeakDtype] = {
 }
 BITS: dict[PeakDtype, int] = {"bf16": 16, "fp8": 8, "int8": 8, "fp6": 6, "fp4": 4}
 _STRICT: dict[str, Any] = {"extra": "forbid"}
+
+
+def weakest(provenances: Iterable[str]) -> str:
+    """The least trustworthy of some provenances; ``assumed`` when there is none."""
+    return max(provenances, key=lambda name: _RANK[name], default="assumed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

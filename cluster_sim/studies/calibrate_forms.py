@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster_sim.perf.operators import WEIGHT_ONLY, gemm_kernel_s
-from cluster_sim.perf.transformer import ACTIVATION_BYTES
+from cluster_sim.kernels.gemm import WEIGHT_ONLY, gemm_kernel_s
+from cluster_sim.kernels.model_ops import ACTIVATION_BYTES
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT, PEAK_OF, Chip, GemmCurve
 from cluster_sim.studies.calibrate_fit import FloatArray, IntArray, Parameter, Points, Values
 from cluster_sim.studies.calibrate_loads import expert_load
@@ -123,7 +123,7 @@ def _gemm(chip: Chip, dtype: str, rows: Sequence[Timing]) -> Problem:
 
 
 def _experts(chip: Chip, dtype: str, rows: Sequence[Timing], best: float) -> Problem:
-    """As ``perf.experts.expert_time`` on the timed rank, under the loads of the table."""
+    """As ``kernels.experts.expert_time`` on the timed rank, under the loads of the table."""
     loads = np.array([expert_load(row) for row in rows])
     touched, picks = loads[:, 0], loads[:, 1]
     hidden, inner = _column(rows, "k"), _column(rows, "n") // _column(rows, "tp")

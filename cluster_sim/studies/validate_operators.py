@@ -8,10 +8,10 @@ from functools import cache
 import numpy as np
 
 from cluster_sim.errors import SpecError
-from cluster_sim.perf.attention import decode_attention, prompt_attention
-from cluster_sim.perf.experts import expert_time
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.operators import gemm_s
+from cluster_sim.kernels.attention import decode_attention, prompt_attention
+from cluster_sim.kernels.experts import expert_time
+from cluster_sim.kernels.gemm import gemm_s
+from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_topology

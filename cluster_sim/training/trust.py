@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from cluster_sim.collectives.network import Axis, Timing
-from cluster_sim.collectives.reach import weakest
-from cluster_sim.perf.operators import gemm_curve, kind_curves
+from cluster_sim.kernels.curves import gemm_curve, kind_curves
 from cluster_sim.perf.train_kernels import curve_of
+from cluster_sim.specs.chip import weakest
 from cluster_sim.training.closed import Step
 from cluster_sim.training.job import Job
 from cluster_sim.training.priced import boundaries

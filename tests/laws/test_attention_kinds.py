@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from test_model_laws import CASES, DENSE, MACHINE, MODELS, decode_s, family, local, price_of
 
 from cluster_sim.errors import DoesNotFitError
-from cluster_sim.perf import counts
-from cluster_sim.perf.drafts import one_mtp_layer, with_mtp_layers
-from cluster_sim.perf.layout import Layout, Recipe, check_layout
-from cluster_sim.perf.residuals import step_residuals
-from cluster_sim.perf.transformer import (
+from cluster_sim.kernels import counts
+from cluster_sim.kernels.layout import Layout, Recipe, check_layout
+from cluster_sim.kernels.model_ops import (
     kv_bytes_per_token,
     layer_gemms,
     linear_state_bytes,
@@ -23,6 +21,8 @@ from cluster_sim.perf.transformer import (
     weight_bytes_per_device,
     window_layers,
 )
+from cluster_sim.perf.drafts import one_mtp_layer, with_mtp_layers
+from cluster_sim.perf.residuals import step_residuals
 from cluster_sim.specs.kept import Kept
 from cluster_sim.specs.load import load_workload
 from cluster_sim.specs.model import Attention, Compressed, Model, Moe

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster_sim.perf import counts
-from cluster_sim.perf.experts import choice_probabilities, expert_time
-from cluster_sim.perf.families import Family
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.startup import kv_cache
-from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
-from cluster_sim.perf.transformer import (
+from cluster_sim.kernels import counts
+from cluster_sim.kernels.experts import choice_probabilities, expert_time
+from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.kernels.model_ops import (
     kv_bytes_per_token,
     linear_state_bytes,
     state_bytes,
     weight_bytes_per_device,
 )
+from cluster_sim.perf.families import Family
+from cluster_sim.perf.startup import kv_cache
+from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
 from cluster_sim.specs.chip import ExpertCurve, LatentCurve, PrefillCurve
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_spec, load_topology, load_workload

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from cluster_sim.errors import DoesNotFitError
+from cluster_sim.kernels.gemm import gemm_s
+from cluster_sim.kernels.layout import Layout, recipe
 from cluster_sim.machine.host import scale_up_bandwidth
 from cluster_sim.output.tables import FAMILY_WORDS
 from cluster_sim.perf.collectives import all_reduce
-from cluster_sim.perf.layout import Layout, recipe
-from cluster_sim.perf.operators import gemm_s
 from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.serving.plan import resolve

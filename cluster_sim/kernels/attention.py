@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cluster_sim.collectives.reach import weakest
-from cluster_sim.perf.counts import head_dims, read_share
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.operators import attention_curves, kind_curves, mla_curves
-from cluster_sim.perf.transformer import ACTIVATION_BYTES, cached_bytes, kv_heads_per_device
+from cluster_sim.kernels.counts import head_dims, read_share
+from cluster_sim.kernels.curves import attention_curves, kind_curves, mla_curves
+from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.kernels.model_ops import ACTIVATION_BYTES, cached_bytes, kv_heads_per_device
+from cluster_sim.specs.chip import weakest
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Attention, Model
 

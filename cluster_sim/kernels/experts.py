@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.transformer import ACTIVATION_BYTES, expert_elements
+from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.kernels.model_ops import ACTIVATION_BYTES, expert_elements
 from cluster_sim.specs.chip import PEAK_OF
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model, Moe

@@ -1,11 +1,11 @@
 """What a whole model counts: parameters, FLOP and cache bytes, whatever devices it lies on.
 
-The per-device products are in ``perf.transformer``; on one device both agree.
+The per-device products are in ``kernels.model_ops``; on one device both agree.
 """
 
 from __future__ import annotations
 
-from cluster_sim.perf.state_space import STATE_FLOP, state_space_parameters, state_space_small
+from cluster_sim.kernels.state_space import STATE_FLOP, state_space_parameters, state_space_small
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.model import Attention, Compressed, Model
 

@@ -48,7 +48,9 @@ def config_hash(
     """
     fits, software = dataclasses.asdict(machine.fits), dataclasses.asdict(job.software)
     chip = dataclasses.asdict(machine.chip)
-    if isinstance(job, WorkloadInput):
+    if isinstance(job, TrainingInput):
+        fits = dataclasses.asdict(machine.alone)
+    else:
         fits.pop("training")
         if not others:
             del chip["memory"]["ceiling"]

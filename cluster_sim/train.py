@@ -269,7 +269,7 @@ def _manifest(facts: TrainingFacts, row: Mapping[str, Any]) -> dict[str, Any]:
         "inputs": {
             "topology": dataclasses.asdict(machine.topology),
             "chip": dataclasses.asdict(machine.chip),
-            "fits": dataclasses.asdict(machine.fits),
+            "fits": dataclasses.asdict(machine.alone),
             "workload": dataclasses.asdict(given.workload),
             "model": dataclasses.asdict(given.model),
             "software": dataclasses.asdict(given.software),

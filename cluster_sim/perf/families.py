@@ -9,9 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_sim.collectives.reach import word_of
-from cluster_sim.kernels.attention import decode_attention, prompt_attention, provenance
-from cluster_sim.kernels.counts import index_key_bytes, read_share
-from cluster_sim.kernels.curves import attention_curves, from_others, gemm_curve
+from cluster_sim.kernels.attention import (
+    decode_attention,
+    prompt_attention,
+    provenance,
+    recurrent_s,
+)
+from cluster_sim.kernels.counts import LINEAR_FLOP, index_key_bytes, read_share
+from cluster_sim.kernels.curves import from_others, gemm_curve
 from cluster_sim.kernels.experts import expert_time
 from cluster_sim.kernels.gemm import WEIGHT_ONLY, gemm_memory_s, gemm_s
 from cluster_sim.kernels.layout import Layout, Recipe
@@ -31,7 +36,7 @@ from cluster_sim.kernels.state_space import (
     state_space_bytes,
     summed_elements,
 )
-from cluster_sim.kernels.stream import glue_bytes
+from cluster_sim.kernels.stream import glue_bytes, stream_bytes_per_s
 from cluster_sim.perf.collectives import (
     all_reduce,
     all_reduce_provenance,
@@ -309,7 +314,7 @@ def _glue_family(case: _Case) -> Family:
     u_m) a layer; of layers without a mixer or an MLP half the kernels.
     """
     curve = case.machine.fits.glue
-    bandwidth = case.machine.chip.device_bandwidth * curve.memory
+    bandwidth = stream_bytes_per_s(case.machine)
     floors = case.software.in_situ.glue_kernels_per_layer * curve.floor
     floors *= case.model.residual_blocks / (2 * case.model.layers)
     moved = case.tokens * glue_bytes(case.model, case.layout.tp)
@@ -327,10 +332,9 @@ def _recurrent_family(case: _Case, name: str, layers: int, flop: int, held: floa
     assumed, no timings of such kernels; scans of Mamba-1 are no products and may take longer.
     """
     machine = case.machine
-    curve, (prefill, _) = machine.fits.glue, attention_curves(machine, case.recipe.kv)
-    moved = (1 + case.width) * held
-    bandwidth = machine.chip.device_bandwidth * curve.memory
-    flop_s = flop / (machine.chip.device_peak("bf16") * prefill.compute)
+    curve, moved = machine.fits.glue, (1 + case.width) * held
+    bandwidth = stream_bytes_per_s(machine)
+    flop_s = recurrent_s(machine, flop, case.recipe.kv)
     tokens = layers * (curve.floor + case.tokens * flop_s)
     sequences = layers * case.sequences * (moved / bandwidth)
     tokens[0] = 0.0
@@ -343,7 +347,7 @@ def _recurrent_families(case: _Case) -> list[Family]:
     linear, ssm, tp = case.model.linear, case.model.state_space, case.layout.tp
     found = []
     if linear is not None:
-        flop = 6 * linear_state_elements(linear, tp)
+        flop = LINEAR_FLOP * linear_state_elements(linear, tp)
         held = linear_state_bytes(linear, tp)
         found.append(_recurrent_family(case, "linear_attention", linear.layers, flop, held))
     if ssm is not None:

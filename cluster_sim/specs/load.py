@@ -70,12 +70,14 @@ def load_topology(name: str, overrides: Sequence[str] = ()) -> TopologyInput:
     if network:
         astra.check_host(record.path, chip, data)
     topology = build(Topology, data, source, record.name)
-    fits, fits_records = load_fits(chip, tdp_w=_watts(file_tdp))
+    tdp_w = _watts(file_tdp)
+    fits, fits_records = load_fits(chip, tdp_w=tdp_w)
     collectives, collectives_records = find_collective_fits(chip.name, fits.borrows)
     return TopologyInput(
         topology=topology,
         chip=chip,
         fits=fits,
+        alone=load_fits(chip, tdp_w=tdp_w, alone=True)[0],
         collectives=collectives,
         files=(record, *host_records, chip_record, *fits_records, *collectives_records),
     )
@@ -99,15 +101,19 @@ def _watts(text: object) -> float | None:
 
 
 def load_fits(
-    chip: Chip, own: FileRecord | None = None, *, tdp_w: float | None = None
+    chip: Chip,
+    own: FileRecord | None = None,
+    *,
+    tdp_w: float | None = None,
+    alone: bool = False,
 ) -> tuple[Fits, tuple[FileRecord, ...]]:
     """The curves of a chip, what it borrows from relatives included, and the files; from another
     file of its own than the one of its name if given. ``tdp_w`` is the TDP that its own watts were
-    measured at if that is not the chip's: they go with it.
+    measured at if that is not the chip's: they go with it. ``alone``: without what engines change.
 
     Raises SpecError for an unknown relative, a circle, and a chain that is too long.
     """
-    data, lender, records, source = _with_relatives(chip, (), own)
+    data, lender, records, source = _with_relatives(chip, (), own, alone=alone)
     if lender is not chip:
         data = with_watts(data, chip.tdp, lender.tdp)
     elif tdp_w is not None and tdp_w != chip.tdp:
@@ -125,7 +131,7 @@ def load_own_fits(name: str) -> Fits:
 
 
 def _with_relatives(
-    chip: Chip, lenders: tuple[str, ...], own: FileRecord | None = None
+    chip: Chip, lenders: tuple[str, ...], own: FileRecord | None = None, *, alone: bool = False
 ) -> tuple[dict[str, Any], Chip, tuple[FileRecord, ...], Source]:
     """The curves in file form, the chip whose watts they have, the files, and the place of the
     first. ``lenders`` are the chips that borrow from this one, nearest last.
@@ -138,7 +144,8 @@ def _with_relatives(
             "'borrows: h100_sxm'"
         ) from None
     source = Source(record.path, lines)
-    data = in_engine({"chip": chip.name, **data})
+    data = {"chip": chip.name, **data}
+    data = data if alone else in_engine(data)
     if not data.get("borrows"):
         return _likened(data, {}, "other", source), chip, (record,), source
     chain = (*lenders, chip.name)
@@ -150,7 +157,7 @@ def _with_relatives(
     if len(chain) > MOST_RELATIVES:
         text = f"the chain {' > '.join((*chain, relative.name))} is too long; borrow from a "
         raise SpecError(source.problem(("borrows",), text + "chip with curves of its own"))
-    lent, lender, more, _ = _with_relatives(relative, chain)
+    lent, lender, more, _ = _with_relatives(relative, chain, alone=alone)
     watts_of = chip if "power" in data else lender
     distance = chip.distance(relative)
     data = _likened(data, lent, distance, source)

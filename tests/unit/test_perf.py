@@ -46,7 +46,7 @@ def test_a_better_machine_is_never_slower(
     assert all(a <= b for a, b in zip(after.tokens_s, before.tokens_s, strict=True))
     assert all(a <= b for a, b in zip(after.decode_base_s, before.decode_base_s, strict=True))
     assert after.context_s <= before.context_s
-    assert after.prompt_s <= before.prompt_s
+    assert after.prompt.all_s <= before.prompt.all_s
 
 
 def test_families_add_up_to_the_step(h200: TopologyInput, chat: WorkloadInput) -> None:

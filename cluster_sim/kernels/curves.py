@@ -7,7 +7,14 @@ from typing import Any
 
 from cluster_sim.errors import SpecError
 from cluster_sim.kernels.layout import Recipe
-from cluster_sim.specs.chip import PEAK_OF, DecodeCurve, GemmCurve, LatentCurve, PrefillCurve
+from cluster_sim.specs.chip import (
+    PEAK_OF,
+    DecodeCurve,
+    ExpertCurve,
+    GemmCurve,
+    LatentCurve,
+    PrefillCurve,
+)
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Attention, Model
 
@@ -23,6 +30,15 @@ def gemm_curve(machine: TopologyInput, dtype: str) -> GemmCurve:
             have = ", ".join(known) or "none"
             raise SpecError(f"{chip.name}: no {key} in {what} (it has {have}); choose --precision")
     return curves[dtype]  # type: ignore[index]
+
+
+def expert_curve(machine: TopologyInput, dtype: str) -> ExpertCurve:
+    """The curve of routed experts in a dtype; raises SpecError when the chip has none."""
+    curves = machine.fits.moe
+    if dtype not in curves:
+        have = ", ".join(curves) or "none"
+        raise SpecError(f"{machine.chip.name}: no {dtype} in fitted expert curves (it has {have})")
+    return curves[dtype]
 
 
 def attention_curves(machine: TopologyInput, kv_dtype: str) -> tuple[PrefillCurve, DecodeCurve]:

@@ -58,7 +58,7 @@ def norm_elements(model: Model) -> float:
     return norms * (model.residual_blocks / (2 * model.layers))
 
 
-def activation_elements(model: Model, width: int) -> int:
+def activation_elements(model: Model, width: float) -> float:
     """Elements that the activation of an MLP moves for one token: it reads two vectors of the width
     (not gated: one) and writes one.
     """

@@ -136,7 +136,7 @@ def roofline(topology: TopologyInput) -> tuple[float, float, float, float]:
     """Peak FLOP/s of a device, the shares of peak and of memory rate that its GEMMs reach, and
     their floor (s); shares of 1 where no curve is fitted.
     """
-    chip, curve = topology.chip, topology.fits.gemm.get(DTYPE)
+    chip, curve = topology.chip, topology.alone.gemm.get(DTYPE)
     if PEAK_OF[DTYPE] not in chip.peak:
         raise SpecError(f"{chip.name} has no {DTYPE} peak, so FLOP cannot be priced")
     peak = chip.device_peak(PEAK_OF[DTYPE])
@@ -151,7 +151,7 @@ def roofline_words(graph: TaskGraph, topology: TopologyInput) -> str:
     priced = sum(node.seconds is None for node in work)
     if not priced:
         return "times of the trace"
-    curve = topology.fits.gemm.get(DTYPE)
+    curve = topology.alone.gemm.get(DTYPE)
     how = f"{curve.provenance} {DTYPE} GEMM curve" if curve is not None else "datasheet peaks"
     own = f"{len(work) - priced} nodes by the trace, " if len(work) > priced else ""
     return f"{own}{priced} nodes by the roofline of {topology.chip.name} ({how})"

@@ -54,6 +54,7 @@ def config_hash(
         fits.pop("training")
         if not others:
             del chip["memory"]["ceiling"]
+            chip["sources"].pop("ceiling", None)
         if not job.software.draft_tokens:
             software = {k: value for k, value in software.items() if not k.startswith("draft_")}
     wanted = dataclasses.asdict(job.workload)

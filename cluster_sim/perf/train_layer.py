@@ -248,7 +248,7 @@ def _head(case: Case, tokens: float) -> Work:
 
 def _elementwise(case: Case, width: float) -> Work:
     """Norms, residuals, what is between the products of mixers, and the activation of an MLP of a
-    width; the activation of routed experts is in theirs.
+    width; that of routed experts comes with their products.
     """
     model, tp, software = case.model, case.plan.tp, case.kernels.software
     moved = software.norms * norm_elements(model) / _split(case)
@@ -386,7 +386,7 @@ def _grouped(case: Case, rows: float, width: float, experts: float) -> Work:
 
     once = products() + quantised
     return Work(
-        {"experts": once + active},
-        {"experts": once + BACKWARD_BYTES * active},
+        {"experts": once, "elementwise": active},
+        {"experts": once, "elementwise": BACKWARD_BYTES * active},
         {"experts": products(gradient=True)},
     )

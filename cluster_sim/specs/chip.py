@@ -378,8 +378,8 @@ class PowerCurve:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRate:
     """What long training steps reach of short kernel timings: ``sustained`` of the rate of products
-    and attention (power and clocks over minutes), ``precision`` of it in a dtype, ``attention`` of
-    it in attention kernels.
+    and attention (power and clocks over minutes), ``precision`` of it in dense products of a dtype,
+    ``attention`` of it in attention kernels.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT

@@ -198,15 +198,16 @@ def decoding(
         Family("all_reduce", "assumed", link * ones, use=Family("", "", rate * link * 1e9 * ones)),
         Family("host", "assumed", sequences_s=host * ones),
     )
+    plain = synthetic_price(STEP_S, 0.0)
     return dataclasses.replace(
-        synthetic_price(STEP_S, 0.0),
+        plain,
         families=tuple(family for family in families if family_seconds(family) > 0),
         tokens_s=((memory + link) * ones).tolist(),
         sequences_s=(host * ones).tolist(),
         decodes_s=[0.0] * 3000,
         decode_base_s=ones.tolist(),
         prefill_floor_s=0.0,
-        prompt_s=0.0,
+        prompt=plain.prompt.times(0.0),
     )
 
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 from cluster_sim.collectives.group import make_group
 from cluster_sim.engine.cluster import Process
+from cluster_sim.kernels.stream import hbm_bytes_per_s
 from cluster_sim.machine.build import build_machine
 from cluster_sim.perf.background import background as traffic_beside
 from cluster_sim.perf.background import stretched
-from cluster_sim.perf.replica_phases import Resources, hbm_bytes_per_s, replica_phases
+from cluster_sim.perf.replica_phases import Resources, replica_phases
 from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.plan import Choice
 from cluster_sim.serving.site import Site, always

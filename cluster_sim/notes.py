@@ -7,8 +7,8 @@ from typing import Any
 from cluster_sim.economics import how_to_price
 from cluster_sim.errors import counted
 from cluster_sim.facts import Facts
+from cluster_sim.kernels.attention import untimed
 from cluster_sim.overload import trend
-from cluster_sim.perf.attention import untimed
 from cluster_sim.perf.checkpoint import size_note
 from cluster_sim.serving.records import Status
 from cluster_sim.specs.inputs import TopologyInput

@@ -62,7 +62,7 @@ def origin_of(
     inputs = {
         "topology": asdict(machine.topology),
         "chip": asdict(machine.chip),
-        "fits": asdict(machine.fits),
+        "fits": asdict(machine.alone if isinstance(job, TrainingInput) else machine.fits),
         "collectives": None if machine.collectives is None else asdict(machine.collectives),
     }
     if job is not None:
@@ -70,7 +70,8 @@ def origin_of(
     if economics is not None:
         inputs["economics"] = asdict(economics)
     read = sorted(file.sha256 for file in files if file.origin == DATA)
-    decides = [__version__, _without_idle(inputs, job), read, dict(options or {})]
+    shared = bool((options or {}).get("others"))
+    decides = [__version__, _without_idle(inputs, job, shared), read, dict(options or {})]
     return Origin(inputs=inputs, files=files, config_hash=_sha256(decides))
 
 
@@ -84,13 +85,18 @@ def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _without_idle(inputs: Mapping[str, Any], job: Job | None) -> dict[str, Any]:
-    """The inputs without what decides nothing in serving: rates of training, settings of drafts
-    without any, and what is said of no trace.
+def _without_idle(inputs: Mapping[str, Any], job: Job | None, shared: bool) -> dict[str, Any]:
+    """The inputs without what decides nothing in serving: rates of training, the ceiling of a
+    memory that is not ``shared``, settings of drafts without any, and what is said of no trace.
     """
     found = dict(inputs)
     if not isinstance(job, WorkloadInput):
         return found
+    if not shared:
+        chip = inputs["chip"]
+        memory = {k: v for k, v in chip["memory"].items() if k != "ceiling"}
+        sources = {k: v for k, v in chip["sources"].items() if k != "ceiling"}
+        found["chip"] = chip | {"memory": memory, "sources": sources}
     found["fits"] = {k: v for k, v in inputs["fits"].items() if k != "training"}
     if not job.software.draft_tokens:
         software = inputs["software"].items()

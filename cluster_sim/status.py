@@ -18,9 +18,9 @@ import numpy as np
 from cluster_sim.columns import HEADLINES, LIMITS
 from cluster_sim.errors import SimulationError
 from cluster_sim.facts import Facts
+from cluster_sim.kernels.counts import flop_per_token
 from cluster_sim.metrics import FloatArray, Latencies
 from cluster_sim.overload import Trend
-from cluster_sim.perf.counts import flop_per_token
 from cluster_sim.serving.service import Run
 from cluster_sim.window import BATCHES, Steady, batches_for, relative_error, tokens_in
 

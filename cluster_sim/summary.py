@@ -18,6 +18,7 @@ from cluster_sim.economics import (
     wall_power_w,
 )
 from cluster_sim.facts import Facts
+from cluster_sim.kernels.power import chip_power_w
 from cluster_sim.ledger import Ledger, close_ledger
 from cluster_sim.metrics import (
     FloatArray,
@@ -33,7 +34,6 @@ from cluster_sim.metrics import (
 )
 from cluster_sim.notes import notes_of
 from cluster_sim.overload import trend
-from cluster_sim.perf.power import chip_power_w
 from cluster_sim.specs.workload import Slo
 from cluster_sim.status import Limit, check_laws, keeps_up, limit_shares_of, limits_of, statuses
 from cluster_sim.uncertainty import bands, in_manifest

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_sim.kernels.attention import PromptAttention
 from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.client import ClientWait
 from cluster_sim.serving.pace import Pace
@@ -41,6 +42,7 @@ def synthetic_price(
     tokens = [base_s + 2 * per_token_s * n for n in range(20_000)]
     rows = [1e-6 * n for n in range(3000)]
     decodes = [0.0] + [1e-5 + per_token_s * n for n in range(1, 3000)]
+    local_s = 1e-11 if local else 0.0
     return StepPrice(
         families=(),
         tokens_s=tokens,
@@ -50,10 +52,7 @@ def synthetic_price(
         context_s=context_s,
         local_context_s=context_s / 3 if local else 0.0,
         prefill_floor_s=1e-5,
-        prompt_s=3e-11,
-        prompt_local_s=1e-11 if local else 0.0,
-        half_length=700.0,
-        local=local,
+        prompt=PromptAttention(3e-11, local_s, 0.0, 1.0, 700.0, 0.0, "assumed", local),
         swap_s=1e-7,
         shared_s=np.array([2 * per_token_s * n for n in range(60_000)]) if shared else None,
     )

@@ -11,9 +11,9 @@ from cluster_sim.columns import SCHEMA, SUMMARY_COLUMNS, run_id
 from cluster_sim.economics import how_to_price, machine_usd_per_hour, price_columns, wall_power_w
 from cluster_sim.engine.cluster import Process
 from cluster_sim.errors import DoesNotFitError, SpecError
+from cluster_sim.kernels.power import chip_power_w
 from cluster_sim.memory_need import check_step_memory
 from cluster_sim.origin import Origin, origin_of
-from cluster_sim.perf.power import chip_power_w
 from cluster_sim.perf.train_flops import attention_flop, head_flop, model_flop_per_token
 from cluster_sim.perf.train_kernels import peak_dtype
 from cluster_sim.result import Result

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster_sim.economics import machine_usd_per_hour
 from cluster_sim.errors import SpecError
-from cluster_sim.perf.counts import parameters
+from cluster_sim.kernels.counts import parameters
 from cluster_sim.result import Result
 from cluster_sim.specs.campaign import Campaign, LearningPhase
 from cluster_sim.train import TrainingFacts, at_batch, power_w, train

@@ -8,7 +8,7 @@ from dataclasses import replace
 from cluster_sim.capacity.sample import Effort, Sample
 from cluster_sim.capacity.saturation import find_saturation
 from cluster_sim.capacity.search import find_capacity
-from cluster_sim.perf.layout import Layout
+from cluster_sim.kernels.layout import Layout
 from cluster_sim.serving.candidate import Candidate
 from cluster_sim.serving.plan import Choice
 from cluster_sim.serving.requests import Requests, without_pauses

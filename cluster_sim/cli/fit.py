@@ -37,8 +37,8 @@ def fit(**options: Any) -> None:
     Without --software the engine that a run takes, without --precision the model's own and the
     narrower ones that the chip has, without --tp all powers of two.
     """
+    from cluster_sim.kernels.layout import Layout
     from cluster_sim.output.memory_text import csv_text, json_text, page
-    from cluster_sim.perf.layout import Layout
     from cluster_sim.specs.load_fit import load_fit
     from cluster_sim.studies.memory_grid import layouts_of, memory_grid, precisions_of
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster_sim.collectives.experts import Routing, copies
-from cluster_sim.collectives.reach import weakest, word_of
+from cluster_sim.collectives.reach import word_of
 from cluster_sim.collectives.shape import EXPERT_OPERATIONS, FloatArray, Priced, Shape
 from cluster_sim.collectives.time import available_libraries, collective, default_library
 from cluster_sim.errors import SpecError
+from cluster_sim.specs.chip import weakest
 from cluster_sim.specs.collective_fits import CollectiveFits
 from cluster_sim.specs.inputs import TopologyInput
 

@@ -13,8 +13,8 @@ from cluster_sim.collectives.nccl_beyond import group_latency_s
 from cluster_sim.collectives.nccl_domain import RING_SIMPLE, in_domain
 from cluster_sim.collectives.nccl_parts import far_of, hosts_of, norm, priced, speed_of, split
 from cluster_sim.collectives.nccl_tuner import Choice, against, available, choose
-from cluster_sim.collectives.reach import weakest
 from cluster_sim.collectives.shape import FloatArray, Priced, Shape, bus_factor, hop_s
+from cluster_sim.specs.chip import weakest
 from cluster_sim.specs.collective_fits import CollectiveFits, Hierarchy, Hosts, Nccl
 
 HIERARCHICAL = ("Tree", "NVLS", "NVLSTree", "CollNetDirect", "CollNetChain")

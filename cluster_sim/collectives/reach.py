@@ -12,8 +12,6 @@ doublings are off by as much again, ranks as many times as domains: assumed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +19,6 @@ from cluster_sim.specs.seen import Seen
 
 FloatArray = NDArray[np.float64]
 PER_DOUBLING_OF_RANKS, PER_DOUBLING_OF_BYTES = 0.10, 0.05
-_RANK = {"measured": 0, "datasheet": 1, "transferred": 2, "extrapolated": 3, "assumed": 4}
 # What distance turns into extrapolated; an assumed curve stays what it is.
 WITHIN_REACH = ("measured", "datasheet", "transferred")
 
@@ -48,11 +45,6 @@ def reach_sigma(
 def word_of(provenance: str, sigma: float) -> str:
     """The provenance of a timing at a distance."""
     return "extrapolated" if sigma > 0 and provenance in WITHIN_REACH else provenance
-
-
-def weakest(provenances: Iterable[str]) -> str:
-    """The least trustworthy of some provenances; ``assumed`` when there is none."""
-    return max(provenances, key=lambda name: _RANK[name], default="assumed")
 
 
 def _doublings(ends: tuple[float, float], value: FloatArray | int) -> FloatArray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cluster_sim.perf import counts
-from cluster_sim.perf.transformer import state_bytes
+from cluster_sim.kernels import counts
+from cluster_sim.kernels.model_ops import state_bytes
 from cluster_sim.specs.model import Attention, Model
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cluster_sim.perf import counts
-from cluster_sim.perf.drafts import with_mtp_layers
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.transformer import (
+from cluster_sim.kernels import counts
+from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.kernels.model_ops import (
     ACTIVATION_BYTES,
     draft_projections,
     weight_bytes_per_device,
 )
+from cluster_sim.perf.drafts import with_mtp_layers
 from cluster_sim.specs.kept import rule
 from cluster_sim.specs.model import Model
 

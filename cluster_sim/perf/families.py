@@ -18,39 +18,38 @@ from cluster_sim.collectives.in_step import (
     handoff,
 )
 from cluster_sim.collectives.ranks import shape_of
-from cluster_sim.collectives.reach import weakest, word_of
+from cluster_sim.collectives.reach import word_of
 from cluster_sim.collectives.shape import Shape
-from cluster_sim.perf.attention import decode_attention, prompt_attention, provenance
-from cluster_sim.perf.counts import index_key_bytes, read_share
-from cluster_sim.perf.drafts import one_mtp_layer, with_passes
-from cluster_sim.perf.experts import expert_time
-from cluster_sim.perf.kernel_software import from_others
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.operators import (
-    WEIGHT_ONLY,
-    attention_curves,
-    gemm_curve,
-    gemm_memory_s,
-    gemm_s,
+from cluster_sim.kernels.attention import (
+    decode_attention,
+    prompt_attention,
+    provenance,
+    recurrent_s,
 )
-from cluster_sim.perf.state_space import (
-    STATE_FLOP,
-    state_elements,
-    state_space_bytes,
-    summed_elements,
-)
-from cluster_sim.perf.transformer import (
+from cluster_sim.kernels.counts import LINEAR_FLOP, index_key_bytes, read_share
+from cluster_sim.kernels.curves import from_others, gemm_curve
+from cluster_sim.kernels.experts import expert_time
+from cluster_sim.kernels.gemm import WEIGHT_ONLY, gemm_memory_s, gemm_s
+from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.kernels.model_ops import (
     ACTIVATION_BYTES,
     Gemm,
     draft_projections,
-    glue_bytes,
     kv_bytes_per_token,
     layer_gemms,
     linear_state_bytes,
     linear_state_elements,
     lm_head,
 )
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT
+from cluster_sim.kernels.state_space import (
+    STATE_FLOP,
+    state_elements,
+    state_space_bytes,
+    summed_elements,
+)
+from cluster_sim.kernels.stream import glue_bytes, stream_bytes_per_s
+from cluster_sim.perf.drafts import one_mtp_layer, with_passes
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT, weakest
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
@@ -325,7 +324,7 @@ def _glue_family(case: _Case) -> Family:
     u_m) a layer; of layers without a mixer or an MLP half the kernels.
     """
     curve = case.machine.fits.glue
-    bandwidth = case.machine.chip.device_bandwidth * curve.memory
+    bandwidth = stream_bytes_per_s(case.machine)
     floors = case.software.in_situ.glue_kernels_per_layer * curve.floor
     floors *= case.model.residual_blocks / (2 * case.model.layers)
     moved = case.tokens * glue_bytes(case.model, case.layout.tp)
@@ -343,10 +342,9 @@ def _recurrent_family(case: _Case, name: str, layers: int, flop: int, held: floa
     assumed, no timings of such kernels; scans of Mamba-1 are no products and may take longer.
     """
     machine = case.machine
-    curve, (prefill, _) = machine.fits.glue, attention_curves(machine, case.recipe.kv)
-    moved = (1 + case.width) * held
-    bandwidth = machine.chip.device_bandwidth * curve.memory
-    flop_s = flop / (machine.chip.device_peak("bf16") * prefill.compute)
+    curve, moved = machine.fits.glue, (1 + case.width) * held
+    bandwidth = stream_bytes_per_s(machine)
+    flop_s = recurrent_s(machine, flop, case.recipe.kv)
     tokens = layers * (curve.floor + case.tokens * flop_s)
     sequences = layers * case.sequences * (moved / bandwidth)
     tokens[0] = 0.0
@@ -359,7 +357,7 @@ def _recurrent_families(case: _Case) -> list[Family]:
     linear, ssm, tp = case.model.linear, case.model.state_space, case.layout.tp
     found = []
     if linear is not None:
-        flop = 6 * linear_state_elements(linear, tp)
+        flop = LINEAR_FLOP * linear_state_elements(linear, tp)
         held = linear_state_bytes(linear, tp)
         found.append(_recurrent_family(case, "linear_attention", linear.layers, flop, held))
     if ssm is not None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from cluster_sim.perf.checkpoint import loaded_bytes_per_device
-from cluster_sim.perf.drafts import with_mtp_layers
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.transformer import (
+from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.kernels.model_ops import (
     kv_bytes_per_token,
     layer_gemms,
     recurrent_state_bytes,
     stage_share,
     state_bytes,
 )
+from cluster_sim.perf.checkpoint import loaded_bytes_per_device
+from cluster_sim.perf.drafts import with_mtp_layers
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT, Chip
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Reserve, Software

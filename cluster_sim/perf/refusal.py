@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from cluster_sim.errors import ClusterSimError, DoesNotFitError, counted
+from cluster_sim.kernels.layout import Layout, Recipe, check_layout, divisors, missing, recipe
 from cluster_sim.machine.host import domain_devices
-from cluster_sim.perf.layout import Layout, Recipe, check_layout, divisors, missing, recipe
 from cluster_sim.perf.memory import GIB
 from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.ways_to_start import Setup, smallest_change

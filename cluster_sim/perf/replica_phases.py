@@ -24,33 +24,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cluster_sim.kernels.layout import Layout
 from cluster_sim.machine.classes import Ints, Machine
 from cluster_sim.machine.groups import place
 from cluster_sim.machine.routes import Routing, paths
 from cluster_sim.machine.scale_up import Switched
 from cluster_sim.perf.families import Batch, Family, family_s
-from cluster_sim.perf.layout import Layout
 from cluster_sim.perf.step_price import StepPrice
-from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.work import Activity, Phase, kernel, pause, traffic
 
-# Best rate that was ever measured (bytes/s of a device). Source: HBM triad of H100 and H200, 89 %
-# and 86 % of the datasheet's rate (recalled); Azure's report on ND GB200 v6.
-MEASURED_HBM = {"h100_sxm": 2.97e12, "h200_sxm": 4.15e12, "gb200": 7.35e12}
 MEMORY = ("gemm_weights", "attention_decode", "glue", "expert_weights")
 GROUPS = {"all_reduce": "tp", "expert_exchange": "stage", "handoff": "next", "swap": "host"}
 Loads = dict[int, float]
-
-
-def hbm_bytes_per_s(machine: TopologyInput) -> float:
-    """What a device's memory delivers at most: as measured, else the chip's bandwidth times the
-    largest share in its fitted curves.
-    """
-    chip, fits = machine.chip, machine.fits
-    tables = (fits.gemm, fits.moe, fits.attention_decode, fits.mla_decode)
-    shares = [curve.memory for table in tables for curve in table.values()]
-    best = min(1.0, max([*shares, fits.glue.memory]))
-    return MEASURED_HBM.get(chip.name, chip.device_bandwidth * best)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

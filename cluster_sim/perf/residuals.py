@@ -17,13 +17,11 @@ import numpy as np
 from cluster_sim.collectives.experts import Routing
 from cluster_sim.collectives.in_step import USUAL_BYTES, InStep, all_reduce, expert_exchange
 from cluster_sim.collectives.ranks import shape_of
-from cluster_sim.collectives.reach import weakest
 from cluster_sim.collectives.shape import Shape
-from cluster_sim.perf.attention import untimed
-from cluster_sim.perf.kernel_software import from_others
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.operators import gemm_curve, kind_curves
-from cluster_sim.specs.chip import Distance, FitError, Provenance, Taken
+from cluster_sim.kernels.attention import untimed
+from cluster_sim.kernels.curves import from_others, gemm_curve, kind_curves
+from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.specs.chip import Distance, FitError, Provenance, Taken, weakest
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software

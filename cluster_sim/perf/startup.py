@@ -8,7 +8,7 @@ Sources: vLLM ``kv_cache_utils._check_enough_kv_cache_memory``, ``ModelConfig``;
 from __future__ import annotations
 
 from cluster_sim.errors import DoesNotFitError
-from cluster_sim.perf.layout import Layout, Recipe
+from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.perf.memory import GIB, DeviceMemory, KvCache, device_memory
 from cluster_sim.specs.chip import PEAK_OF, Chip
 from cluster_sim.specs.model import Model

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.perf.attention import prompt_attention
+from cluster_sim.kernels.attention import PromptAttention, prompt_attention
+from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.perf.cuda_graphs import with_graphs
 from cluster_sim.perf.drafts import with_mtp_layers
 from cluster_sim.perf.families import Family, operator_families
-from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import LocalAttention, Model
 from cluster_sim.specs.software import Software
@@ -31,11 +31,7 @@ FloatArray = NDArray[np.float64]
 class StepPrice:
     """The price list of one replica; see Family for the meaning of the tables.
 
-    ``prompt_s`` and ``prompt_local_s`` price prompt attention over all of the context and over the
-    local part of it, pairs of tokens that sparse attention has to choose ``chosen_factor`` times
-    as much, ``prompt_token_s`` what each token costs whatever its context; ``half_length`` is where
-    short contexts lose half of the speed. A decoding sequence has ``decode_tokens`` tokens in a
-    step.
+    ``prompt`` prices prompt attention. A decoding sequence has ``decode_tokens`` tokens in a step.
     """
 
     families: tuple[Family, ...]
@@ -46,15 +42,10 @@ class StepPrice:
     context_s: float
     local_context_s: float
     prefill_floor_s: float
-    prompt_s: float
-    prompt_local_s: float
-    half_length: float
-    local: LocalAttention | None
+    prompt: PromptAttention
     swap_s: float
     shared_s: FloatArray | None
-    chosen_factor: float = 1.0
     decode_tokens: int = 1
-    prompt_token_s: float = 0.0
 
     def step_s(
         self,
@@ -110,22 +101,15 @@ class StepPrice:
         return np.asarray(base)
 
     def prefill_attention_s(self, start: int, end: int) -> float:
-        """Seconds of attention when a sequence's computed tokens go from ``start`` to ``end``.
-
-        Model: (end^2 - start^2) (1 + half_length / end) causal pairs, slower while the context is
-        short; in layers with local attention only the pairs inside window or chunk, at the speed of
-        a context of that length and never slower than all pairs. Windows beside compressed entries
-        cost each token the same.
+        """Seconds of attention when a sequence's computed tokens go from ``start`` to ``end``; see
+        ``PromptAttention.seconds``.
         """
-        pairs = (end * end - start * start) * (1 + self.half_length / end)
-        windows_s = self.prompt_token_s * (end - start)
-        if self.local is None:
-            return self.prompt_s * pairs + windows_s
-        seen = min(end, self.local.tokens)
-        factor = self.chosen_factor
-        near = local_pairs(self.local, end, factor) - local_pairs(self.local, start, factor)
-        near_pairs = min(pairs, near * (1 + self.half_length / seen))
-        return self.prompt_s * pairs + self.prompt_local_s * near_pairs + windows_s
+        return self.prompt.seconds(start, end)
+
+    @property
+    def local(self) -> LocalAttention | None:
+        """The local attention of the model."""
+        return self.prompt.local
 
 
 def local_tokens(local: LocalAttention | None, context: int) -> int:
@@ -148,20 +132,6 @@ def local_change(local: LocalAttention | None, context: int) -> int | None:
     return local.tokens - context if context < local.tokens else None
 
 
-def local_pairs(local: LocalAttention, length: int, factor: float = 1.0) -> float:
-    """Twice the causal pairs of a prompt of ``length`` tokens that local attention computes, those
-    beyond the first ``local.tokens`` tokens of sparse attention times a factor.
-    """
-    window = local.tokens
-    if local.kind == "chunked":
-        whole, rest = divmod(length, window)
-        return whole * window * window + rest * rest
-    if length <= window:
-        return length * length
-    beyond = 2 * window * (length - window)
-    return window * window + (beyond * factor if local.kind == "sparse" else beyond)
-
-
 def compile_step_price(
     machine: TopologyInput,
     model: Model,
@@ -178,15 +148,9 @@ def compile_step_price(
     model = with_mtp_layers(model, software.draft_tokens)
     families = operator_families(machine, model, software, layout, recipe, together)
     families = with_graphs(families, software.cuda_graph_sizes, software.max_num_seqs)
-    prompt = prompt_attention(machine, model, layout, recipe)
     return StepPrice(
         **_tables(families),
-        prompt_s=prompt.all_s,
-        prompt_local_s=prompt.local_s,
-        prompt_token_s=prompt.token_s,
-        half_length=prompt.half_length,
-        local=model.local,
-        chosen_factor=prompt.chosen_factor,
+        prompt=prompt_attention(machine, model, layout, recipe),
         decode_tokens=1 + software.draft_tokens,
     )
 
@@ -208,9 +172,7 @@ def scaled_price(price: StepPrice, factors: Mapping[str, float]) -> StepPrice:
     return replace(
         price,
         **_tables(families),
-        prompt_s=price.prompt_s * factor,
-        prompt_local_s=price.prompt_local_s * factor,
-        prompt_token_s=price.prompt_token_s * factor,
+        prompt=price.prompt.times(factor),
     )
 
 

@@ -2,50 +2,31 @@
 
 from __future__ import annotations
 
-from cluster_sim.perf.counts import (
+from cluster_sim.kernels.attention import local_pairs
+from cluster_sim.kernels.counts import (
+    LINEAR_FLOP,
     attention_parameters,
+    head_dims,
     index_parameters,
     matmul_parameters,
     mlp_parameters,
     router_parameters,
 )
+from cluster_sim.kernels.model_ops import linear_state_elements
 from cluster_sim.specs.model import Model
-
-
-def attention_pairs(model: Model, seq_len: int) -> tuple[float, float]:
-    """Pairs of query and key of one sequence that a layer computes: layers that see everything, and
-    local ones.
-
-    Model: causal S^2 / 2; a window of W: S W - W^2 / 2; chunks of W: S W / 2; the best W by an
-    index: as a window.
-    """
-    full = seq_len * seq_len / 2
-    local = model.local
-    if local is None or local.tokens >= seq_len:
-        return full, full
-    if local.kind == "chunked":
-        return full, seq_len * local.tokens / 2
-    return full, seq_len * local.tokens - local.tokens * local.tokens / 2
-
-
-def head_dims(model: Model) -> int:
-    """Key and value dimensions of a head together."""
-    if model.mla is not None:
-        return model.mla.nope_dim + model.mla.rope_dim + model.mla.v_dim
-    return 2 * model.head_dim
 
 
 def attention_flop(model: Model, seq_len: int) -> float:
     """FLOP of scores and values of one sequence in the forward pass, causal half only, all layers:
-    2 heads (key dim + value dim) a pair; linear attention 6 a state element and token.
+    2 heads (key dim + value dim) a pair; linear attention ``LINEAR_FLOP`` a state element and
+    token.
     """
-    full, local = attention_pairs(model, seq_len)
-    layers = (model.cached_layers - model.local_layers) * full + model.local_layers * local
-    flop = 2.0 * model.heads * head_dims(model) * layers
+    every = seq_len * seq_len
+    near = every if model.local is None else local_pairs(model.local, seq_len)
+    pairs = ((model.cached_layers - model.local_layers) * every + model.local_layers * near) / 2
+    flop = 2.0 * model.heads * head_dims(model.kinds[0], absorbed=False) * pairs
     if model.linear is not None:
-        linear = model.linear
-        state = linear.value_heads * linear.key_dim * linear.value_dim
-        flop += 6.0 * linear.layers * state * seq_len
+        flop += LINEAR_FLOP * model.linear.layers * linear_state_elements(model.linear, 1) * seq_len
     return flop
 
 
@@ -66,7 +47,7 @@ def mtp_flop(model: Model, seq_len: int) -> float:
         mlp += mlp_parameters(model, model.moe.shared_hidden) + router_parameters(model)
     layer = attention_parameters(model, model.kinds[0]) + index_parameters(model) + mlp
     products = 2.0 * (layer + 2 * model.hidden**2) + head_flop(model)
-    attention = 2.0 * model.heads * head_dims(model) * attention_pairs(model, seq_len)[0] / seq_len
+    attention = model.heads * head_dims(model.kinds[0], absorbed=False) * seq_len
     return model.mtp_layers * (products + attention)
 
 

@@ -1,5 +1,13 @@
-"""Kernels of a training step on one device: time alone from the chip's curves and its sustained
-rate.
+"""Kernels of a training step on one device: the prices of kernels alone, as services ask them too,
+with what minutes of training and a framework change of them.
+
+Model: the curves of kernels alone, asked with the shapes of the pass; on top named factors. Of the
+chip (``training`` of its curves): ``sustained`` on the FLOP rates of products and attention,
+``precision`` of dense products in a dtype, ``attention``. Of the software: its ``launch`` as floor
+of every product and group of products instead of the curve's, its passes that ``quantise`` instead
+of the curve's, ``norms`` and ``elementwise`` on the bytes between products, the rate of
+``attention`` and that of groups of products in ``experts``. Launches of attention and of what moves
+bytes hide behind products.
 """
 
 from __future__ import annotations
@@ -10,8 +18,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cluster_sim.errors import SpecError
-from cluster_sim.perf.operators import gemm_curve, gemm_kernel_s, kind_curves
-from cluster_sim.perf.train_flops import attention_pairs, head_dims
+from cluster_sim.kernels.attention import prompt_attention, recurrent_s
+from cluster_sim.kernels.counts import LINEAR_FLOP, head_dims
+from cluster_sim.kernels.curves import expert_curve, gemm_curve
+from cluster_sim.kernels.experts import ExpertUnits, expert_units
+from cluster_sim.kernels.gemm import OUTPUT_BYTES, gemm_kernel_s
+from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.kernels.model_ops import linear_state_elements
+from cluster_sim.kernels.stream import stream_bytes_per_s
 from cluster_sim.specs.chip import PEAK_OF, Chip, GemmCurve, TrainingRate
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
@@ -20,56 +34,74 @@ from cluster_sim.specs.training_software import TrainingSoftware
 Shape3 = tuple[float, float, float]  # m, n, k of a product (m x k) (k x n)
 # What a training dtype multiplies like; MXFP8 has scales of 32 elements in hardware.
 CURVE_OF = {"fp16": "bf16", "mxfp8": "fp8_block"}
-# Share of the memory bandwidth that streaming kernels reach. Source: assumed; copies reach 0.8 to
-# 0.9 of the datasheet on the chips measured.
-STREAM = 0.85
+CACHED = Recipe("bf16", "bf16", "bf16", "bf16", "bf16")  # keys and values that attention reads
 OLD_ATTENTION_RATE = 0.55  # of the peak, batched products of one head (Megatron-LM 2021, assumed)
 QUANTISE_BYTES = 3  # a pass over an activation: read two bytes, write one
 LOGIT_BYTES = 16  # fp32 logits, their softmax and gradient, for each logit
-WIDE_HEAD = 128
-NARROW_POWER = 0.41  # heads of 64 reach 0.75 of the rate of heads of 128 (assumed)
-STATE_FLOP = 6  # of linear attention for each element of the state and token
+# Heads of 64 reach 0.75 of the rate of heads of 128 in training (assumed); the tables of kernels
+# alone have no others than 128.
+WIDE_HEAD, NARROW_POWER = 128, 0.41
 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """The chip, its curves and the software of a job, with the curves that its dtypes need."""
+    """The chip with the curves of its kernels alone, the software of a job, and the curves with
+    what training changes of them, by dtype. ``machine_rate``: see the workload.
+    """
 
     machine: TopologyInput
     software: TrainingSoftware
     rate: TrainingRate
     curves: Mapping[str, GemmCurve]
+    machine_rate: float = 1.0
 
     @property
     def chip(self) -> Chip:
         """The chip."""
         return self.machine.chip
 
+    @property
+    def sustained(self) -> float:
+        """The share of the FLOP rate of products alone that long steps keep on this machine."""
+        return self.machine_rate * self.rate.sustained
+
     def products(
         self, dtype: str, shapes: Sequence[Shape3], *, quantise: bool = True
     ) -> list[float]:
-        """Seconds of each product (m x k) (k x n) in a dtype.
-
-        Model: the chip's GEMM curve with its compute share times the sustained rate, the launch of
-        the software as floor, and (``quantise``) the passes that bring the left side into the
-        dtype.
+        """Seconds of each product (m x k) (k x n) in a dtype, with (``quantise``) the passes that
+        bring the left side into it.
         """
         if not shapes:
             return []
         m, n, k = np.array(shapes, dtype=float).T
         seconds, _ = gemm_kernel_s(self.chip, curve_of(dtype), self.curves[dtype], m, n, k)
-        passes = self.software.quantise.get(dtype, 0.0) if quantise else 0.0
-        if passes:
-            seconds = seconds + passes * QUANTISE_BYTES * m * k / self.stream_bytes_per_s
-        return [float(second) for second in seconds]
+        return [
+            float(second) + (self.quantised_s(dtype, rows * depth) if quantise else 0.0)
+            for second, (rows, _, depth) in zip(seconds, shapes, strict=True)
+        ]
+
+    def quantised_s(self, dtype: str, elements: float) -> float:
+        """Seconds that bring so many activations into a dtype."""
+        return self.stream(self.software.quantise.get(dtype, 0.0) * QUANTISE_BYTES * elements)
+
+    def experts(
+        self, dtype: str, inputs: int, elements: float, *, gradient: bool = False
+    ) -> ExpertUnits:
+        """What experts of so many inputs and weights cost in a dtype; ``gradient``: the pass that
+        writes their weights' gradients in the dtype of outputs, where others read the weights.
+        """
+        curve = expert_curve(self.machine, curve_of(dtype))
+        width = OUTPUT_BYTES if gradient else None
+        units = expert_units(self.chip, curve_of(dtype), curve, inputs, elements, width)
+        return replace(units, floor_s=self.software.launch, math_s=units.math_s / self.sustained)
 
     @property
     def stream_bytes_per_s(self) -> float:
         """Bytes/s of kernels that only move data."""
-        return self.chip.device_bandwidth * STREAM
+        return stream_bytes_per_s(self.machine)
 
     def stream(self, moved_bytes: float) -> float:
-        """Seconds of kernels that move so many bytes."""
+        """Seconds of kernels that move so many bytes; their launches hide behind products."""
         return moved_bytes / self.stream_bytes_per_s
 
 
@@ -83,24 +115,25 @@ def kernels_of(
 
     Raises SpecError when the chip lacks a curve or a sustained rate.
     """
-    rate = machine.fits.training
+    rate, alone = machine.alone.training, machine.timed_alone
     if rate is None:
         raise SpecError(
             f"{machine.chip.name}: no sustained rate of training in its curves; "
             f"write 'training' into its file of fits, or 'borrows' a relative"
         )
+    kernels = Kernels(alone, software, rate, {}, machine_rate)
     curves = {}
     for dtype in dict.fromkeys(("bf16", *dtypes)):
-        curve = gemm_curve(machine, curve_of(dtype))
-        share = curve.compute * machine_rate * rate.sustained * rate.precision.get(dtype, 1.0)
+        curve = gemm_curve(alone, curve_of(dtype))
+        share = curve.compute * kernels.sustained * rate.precision.get(dtype, 1.0)
         curves[dtype] = replace(
             curve, floor=software.launch, per_k=0.0, quantise=None, compute=share
         )
-    return Kernels(machine, software, rate, curves)
+    return replace(kernels, curves=curves)
 
 
 def curve_of(dtype: str) -> str:
-    """The dtype whose GEMM curve a training dtype takes."""
+    """The dtype whose curves a training dtype takes."""
     return CURVE_OF.get(dtype, dtype)
 
 
@@ -114,32 +147,31 @@ def attention_s(
 ) -> tuple[float, float]:
     """Seconds of the core of attention in a mean layer, forward and backward.
 
-    Model, flash: causal FLOP / (bf16 peak u_c x sustained) x (1 + half_length / length) of the
-    chip's prompt curve, over the software's rate. Unfused: two full products and ``score_bytes``
-    of traffic a score. Linear layers: 6 FLOP a state element and token at that rate.
+    Model, flash: whole prompts as ``prompt_attention`` prices them, linear layers as
+    ``recurrent_s`` does, over the factors of chip and software (``attention_rate``). Unfused: two
+    full products and ``score_bytes`` of traffic a score.
     """
-    software, chip = kernels.software, kernels.chip
-    kernel, heads = software.attention, model.heads / tp
-    peak = chip.device_peak("bf16")
+    kernel = kernels.software.attention
     if kernel.kind == "unfused":
-        pairs = sequences * heads * seq_len * seq_len
-        flop_s = 2 * pairs * head_dims(model) / (peak * OLD_ATTENTION_RATE)
+        pairs = sequences * model.heads / tp * seq_len * seq_len
+        peak = kernels.chip.device_peak("bf16")
+        dims = head_dims(model.kinds[0], absorbed=False)
+        flop_s = 2 * pairs * dims / (peak * OLD_ATTENTION_RATE)
         scores_s = kernels.stream(pairs * kernel.score_bytes)
         return flop_s + scores_s, 2 * flop_s + scores_s
-    curve, _ = kind_curves(kernels.machine, model.kinds[0], "bf16")
-    rate = peak * curve.compute * kernels.rate.sustained * kernels.rate.attention
-    rate *= kernel.rate_on(chip.architecture)
+    prompt = prompt_attention(kernels.machine, model, Layout(tp), CACHED)
+    whole_s = prompt.seconds(0, seq_len)
+    if model.linear is not None:
+        flop = LINEAR_FLOP * model.linear.layers * linear_state_elements(model.linear, tp)
+        whole_s += recurrent_s(kernels.machine, flop * seq_len, CACHED.kv)
+    forward = sequences * whole_s / model.layers / attention_rate(kernels, model)
+    return forward, forward * kernel.backward_flop / kernel.backward_rate
+
+
+def attention_rate(kernels: Kernels, model: Model) -> float:
+    """The rate of attention in training over that of the chip's prompt kernels alone."""
+    rate = kernels.rate.sustained * kernels.rate.attention
+    rate *= kernels.software.attention.rate_on(kernels.chip.architecture)
     if model.mla is None and model.head_dim < WIDE_HEAD:
         rate *= (model.head_dim / WIDE_HEAD) ** NARROW_POWER
-    full, local = attention_pairs(model, seq_len)
-    flop = 2 * sequences * heads * head_dims(model)
-    seen = min(seq_len, model.local.tokens) if model.local else seq_len
-    every = (model.cached_layers - model.local_layers) * full * (1 + curve.half_length / seq_len)
-    some = model.local_layers * local * (1 + curve.half_length / seen)
-    forward = flop * (every + some) / rate
-    if model.linear is not None:
-        linear = model.linear
-        state = linear.value_heads * linear.key_dim * linear.value_dim / tp
-        forward += STATE_FLOP * linear.layers * state * seq_len * sequences / rate
-    forward /= model.layers
-    return forward, forward * kernel.backward_flop / kernel.backward_rate
+    return rate

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from cluster_sim.collectives.network import Network
 from cluster_sim.collectives.shape import unique_destinations
-from cluster_sim.perf.experts import group_imbalance
-from cluster_sim.perf.layout import Layout
+from cluster_sim.kernels.experts import group_imbalance
+from cluster_sim.kernels.layout import Layout
+from cluster_sim.kernels.model_ops import ACTIVATION_BYTES, Gemm, kv_heads_per_device, layer_gemms
+from cluster_sim.kernels.stream import activation_elements, mixer_elements, norm_elements
 from cluster_sim.perf.train_groups import Groups
 from cluster_sim.perf.train_kernels import (
     LOGIT_BYTES,
@@ -17,19 +19,20 @@ from cluster_sim.perf.train_kernels import (
     attention_s,
     curve_of,
 )
-from cluster_sim.perf.transformer import ACTIVATION_BYTES, Gemm, kv_heads_per_device, layer_gemms
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.kept import MIXERS
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.training import Part, TrainingPlan, TrainingWorkload
 
 Seconds = dict[str, float]
-# Hidden vectors that norms, residuals and dropout of a layer move for a token; a query or a key and
-# value vector passes the rotary embedding; an activation reads two (one) and writes one.
-NORM_VECTORS, ROTARY_VECTORS, GATED, PLAIN = 10, 3, 3, 2
-NORMS_AGAIN = 4  # hidden vectors: two norms read and write one each
+NORM_VECTORS_AGAIN = 2  # that a norm which is computed again reads and writes
+# Bytes of a backward kernel between products over those of the forward one: it reads what came in
+# and the gradient of what went out, and writes the gradient of what came in (counted for norms and
+# gated activations, 1.7 to 2; parameters' gradients and what was kept besides).
+BACKWARD_BYTES = 2
 LATENTS = ("q_up", "kv_up")  # products that latent attention expands with
-REFERENCE_WIDTH = 2880.0  # sqrt(n k) at which ``rate`` of grouped products is given
+REFERENCE_WIDTH = 2880.0  # sqrt(n k) at which ``rate`` of groups of products is given
+GROUPS = 2  # of products, before and after the activation of routed experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,7 @@ def layers_of(case: Case) -> Layers:
         head,
         mtp,
         core,
-        norm_s=_moved_s(case, NORMS_AGAIN * model.hidden / _split(case)),
+        norm_s=_moved_s(case, NORM_VECTORS_AGAIN * model.norms * model.hidden / _split(case)),
         latents_s=_products(case, latents, "attention", model.layers).forward.get("gemm", 0.0),
         activation_s=(
             _activation_s(case, model.ffn_hidden),
@@ -176,7 +179,7 @@ def _moved_s(case: Case, elements: float) -> float:
 
 
 def _activation_s(case: Case, width: float) -> float:
-    return _moved_s(case, (GATED if case.model.gated else PLAIN) * width / case.plan.tp)
+    return _moved_s(case, activation_elements(case.model, width) / case.plan.tp)
 
 
 def _expert_width(case: Case) -> float:
@@ -244,18 +247,14 @@ def _head(case: Case, tokens: float) -> Work:
 
 
 def _elementwise(case: Case, width: float) -> Work:
-    """Norms, residuals, rotary embedding and activation of a layer; twice in the backward pass."""
-    model, tp, split = case.model, case.plan.tp, _split(case)
-    if model.mla is not None:
-        queries = model.heads / tp * (model.mla.nope_dim + model.mla.rope_dim)
-        keys: float = model.mla.kv_rank + model.mla.rope_dim
-    else:
-        queries = model.heads / tp * model.head_dim
-        keys = 2.0 * kv_heads_per_device(model, tp) * model.head_dim
-    moved = NORM_VECTORS * model.hidden / split + ROTARY_VECTORS * (queries + keys)
-    moved += (GATED if model.gated else PLAIN) * width / tp
+    """Norms, residuals, what is between the products of mixers, and the activation of an MLP of a
+    width; that of routed experts comes with their products.
+    """
+    model, tp, software = case.model, case.plan.tp, case.kernels.software
+    moved = software.norms * norm_elements(model) / _split(case)
+    moved += mixer_elements(model, tp, cached=False) + activation_elements(model, width) / tp
     seconds = _moved_s(case, moved)
-    return Work({"elementwise": seconds}, {"elementwise": 2 * seconds})
+    return Work({"elementwise": seconds}, {"elementwise": BACKWARD_BYTES * seconds})
 
 
 def _tensor_parallel(case: Case, blocks: int) -> Work:
@@ -320,8 +319,8 @@ def _experts(case: Case) -> Work:
     """Routed experts of a layer: grouped products, permutation, exchange, host.
 
     Model: ``ep`` devices times ``etp`` slices share the rows of all their tokens. A group's rate is
-    the dense one times ``rate`` (sqrt(n k) / 2880)^``width_power``, its memory side reads the
-    weights of the local experts. Every token goes once to each device that holds a chosen expert.
+    that of the chip's experts times ``rate`` (w / 2880)^``width_power``, w^2 the mean n k of its
+    products. Every token goes once to each device that holds a chosen expert.
     """
     model, plan, software = case.model, case.plan, case.kernels.software
     moe = model.moe
@@ -365,30 +364,29 @@ def expert_imbalance(case: Case) -> float:
 
 
 def _grouped(case: Case, rows: float, width: float, experts: float) -> Work:
-    """Grouped products of the local experts for ``rows`` rows in all."""
-    model, kernels = case.model, case.kernels
-    dtype = case.dtype("experts")
-    up, hidden = (2 if model.gated else 1) * width, model.hidden
-    rule = kernels.software.experts
-    sides: list[float] = []
-    shapes = ((up, hidden), (hidden, width))
-    launch, per_expert = kernels.software.launch, rows / experts
-    factors = [
-        min(1.0, rule.rate * ((n * k) ** 0.5 / REFERENCE_WIDTH) ** rule.width_power)
-        for n, k in shapes
-    ]
-    turned: dict[str, list[Shape3]] = {
-        "forward": [(per_expert, n, k) for n, k in shapes],
-        "inputs": [(per_expert, k, n) for n, k in shapes],
-        "weights": [(k, n, per_expert) for n, k in shapes],
-    }
-    for order, sizes in turned.items():
-        seconds = kernels.products(dtype, sizes, quantise=order != "weights")
-        sides.append(
-            sum(
-                launch + experts * (one - launch) / factor
-                for one, factor in zip(seconds, factors, strict=True)
-            )
-        )
-    forward, inputs, weights = sides
-    return Work({"experts": forward}, {"experts": inputs}, {"experts": weights})
+    """Products of the local experts for ``rows`` rows in all, the passes that quantise what goes
+    in, and the activation between.
+
+    Model: the arithmetic of the rows and the weights of the experts as in ``expert_units``, those
+    of the weights' gradient in the dtype of outputs, over the rate of the software's groups. What
+    sorts and moves rows is the framework's own instead of the curve's (see ``_experts``).
+    """
+    model, kernels, dtype = case.model, case.kernels, case.dtype("experts")
+    inner = activation_elements(model, width)
+    elements, rule = inner * model.expert_input, kernels.software.experts
+    mean_width = (elements / 2) ** 0.5
+    rate = min(1.0, rule.rate * (mean_width / REFERENCE_WIDTH) ** rule.width_power)
+    quantised = kernels.quantised_s(dtype, rows * (model.expert_input + width))
+    active = _moved_s(case, inner) * rows / case.tokens
+
+    def products(*, gradient: bool = False) -> float:
+        unit = kernels.experts(dtype, model.expert_input, elements, gradient=gradient)
+        seconds = (rows * unit.math_s + experts * unit.weights_s) / rate
+        return float(GROUPS * unit.floor_s + seconds)
+
+    once = products() + quantised
+    return Work(
+        {"experts": once, "elementwise": active},
+        {"experts": once, "elementwise": BACKWARD_BYTES * active},
+        {"experts": products(gradient=True)},
+    )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from cluster_sim.kernels.model_ops import ACTIVATION_BYTES, kv_heads_per_device
 from cluster_sim.perf.train_kernels import curve_of
 from cluster_sim.perf.train_layer import Case, expert_imbalance
 from cluster_sim.perf.train_stage import REDUCE_BYTES, Stage
-from cluster_sim.perf.transformer import ACTIVATION_BYTES, kv_heads_per_device
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.model import Model
 

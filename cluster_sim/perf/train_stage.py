@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from cluster_sim.collectives.network import Axis
-from cluster_sim.perf.counts import (
+from cluster_sim.kernels.counts import (
     attention_parameters,
     index_parameters,
     linear_attention_parameters,
     mlp_parameters,
     router_parameters,
 )
+from cluster_sim.kernels.model_ops import ACTIVATION_BYTES
 from cluster_sim.perf.train_layer import Case, Layers, Work, layers_of
-from cluster_sim.perf.transformer import ACTIVATION_BYTES
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.training import TrainingPlan, TrainingWorkload
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cluster_sim.errors import DoesNotFitError
-from cluster_sim.perf.layout import Layout, Recipe, check_layout, recipe
+from cluster_sim.kernels.layout import Layout, Recipe, check_layout, recipe
 from cluster_sim.perf.memory import device_memory
 from cluster_sim.perf.startup import FRACTION, LENGTH, why_not
 from cluster_sim.specs.chip import Chip

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, replace
 
 from cluster_sim.errors import DoesNotFitError
+from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.machine.host import replicas_in
 from cluster_sim.perf.cuda_graphs import filled
-from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.steady import Steady, steady_state, typical
 from cluster_sim.perf.step_price import StepPrice, compile_step_price

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from cluster_sim.errors import DoesNotFitError
+from cluster_sim.kernels.layout import Layout, check_layout, divisors
 from cluster_sim.machine.host import domain_devices, replicas_in
-from cluster_sim.perf.layout import Layout, check_layout, divisors
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.model import Model
 

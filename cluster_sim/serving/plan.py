@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cluster_sim.errors import DoesNotFitError, SpecError
-from cluster_sim.perf.layout import Layout, Recipe, missing, recipe
+from cluster_sim.kernels.layout import Layout, Recipe, missing, recipe
 from cluster_sim.perf.refusal import precisions_instead, way_out
 from cluster_sim.serving.admission import Residents
 from cluster_sim.serving.candidate import Candidate, weigh

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,6 +17,7 @@ from cluster_sim.specs.constraints import (
     Fraction,
     OneOrMore,
     PositiveInt,
+    Share,
     Text,
     TokenCount,
 )
@@ -39,6 +41,7 @@ Dtype = Literal["bf16", "fp8", "fp8_block", "int8", "fp4", "mxfp4", "w8a16", "w4
 KvDtype = Literal["bf16", "fp8", "int8"]
 # extrapolated: used at ranks, sizes or with software that were not timed
 Provenance = Literal["measured", "transferred", "extrapolated", "datasheet", "assumed"]
+_RANK = {"measured": 0, "datasheet": 1, "transferred": 2, "extrapolated": 3, "assumed": 4}
 Distance = Literal["architecture", "generation", "other"]  # of a curve from where it was fitted
 Status = Literal["shipping", "announced", "roadmap", "rumoured"]
 # Scales counted: nvfp4 one byte per 16 elements, mxfp4 one per 32, w4a16 two per 128.
@@ -69,16 +72,23 @@ BITS: dict[PeakDtype, int] = {"bf16": 16, "fp8": 8, "int8": 8, "fp6": 6, "fp4": 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 
+def weakest(provenances: Iterable[str]) -> str:
+    """The least trustworthy of some provenances; ``assumed`` when there is none."""
+    return max(provenances, key=lambda name: _RANK[name], default="assumed")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """Device memory: ``capacity`` as the driver's tool (nvidia-smi) reports it, not as marketed,
-    what of it is ``visible`` to a process (torch's ``total_memory``), and peak bandwidth.
+    what of it is ``visible`` to a process (torch's ``total_memory``), peak bandwidth, and the share
+    of it that was measured at best (``ceiling``).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     capacity: Bytes
     visible: Bytes | None = None
     bandwidth: BytesPerSecond
+    ceiling: Share | None = None
 
     def __post_init__(self) -> None:
         if self.visible is not None and self.visible > self.capacity:
@@ -350,8 +360,8 @@ class PowerCurve:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRate:
     """What long training steps reach of short kernel timings: ``sustained`` of the rate of products
-    and attention (power and clocks over minutes), ``precision`` of it in a dtype, ``attention`` of
-    it in attention kernels.
+    and attention (power and clocks over minutes), ``precision`` of it in dense products of a dtype,
+    ``attention`` of it in attention kernels.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT

@@ -107,6 +107,7 @@ Factor = Annotated[float, Number(0.001, 1000)]  # of a time, a rate or a size
 FactorOrZero = Annotated[float, Number(0, 1000)]
 OneOrMore = Annotated[float, Number(1, 1000)]
 Chance = Annotated[float, Number(0, 1)]
+Share = Annotated[float, Number(0.01, 1)]  # of what a datasheet promises
 Variation = Annotated[float, Number(0.01, 100)]  # a coefficient of variation
 VariationOrZero = Annotated[float, Number(0, 100)]
 Fraction = Annotated[float, Number(1e-6, 1.5)]  # a fitted share of a peak; above 1 only by caches

@@ -53,6 +53,7 @@ _OUTSIDE = (
     ("topology", "board", "pcie_latency"),
     ("chip", "nic"),
 )
+_CEILING = ("chip", "memory", "ceiling")
 _OWNED = ("electricity", "life_years", "wacc", "host_share", "colocation_usd_per_kw_month")
 
 
@@ -109,14 +110,21 @@ def refuse_idle_facts(keys: Sequence[Sequence[str]]) -> None:
 
 
 def refuse_idle_network(keys: Sequence[Sequence[str]]) -> None:
-    """Raise SpecError for keys (root first) of what lies between hosts, and of latencies, which a
-    service alone does not read: its replicas stay inside a domain, whose timings are measured.
+    """Raise SpecError for keys (root first) of what lies between hosts, of latencies, and of what
+    memory gives to all that read it, which a service alone does not read: its replicas stay inside
+    a domain, whose timings are measured, and have their devices to themselves.
     """
     problems = [
         f"--set {'.'.join(key)}: has no effect: replicas stay inside a scale-up domain, whose "
         "timings are measured ones; it shows in training, collective and --background"
         for key in keys
         if any(tuple(key[: len(start)]) == start for start in _BETWEEN_HOSTS)
+    ]
+    problems += [
+        f"--set {'.'.join(key)}: has no effect: nobody else reads the memory; it shows in "
+        "training, replay and --background"
+        for key in keys
+        if tuple(key) == _CEILING
     ]
     if problems:
         raise SpecError(problems)

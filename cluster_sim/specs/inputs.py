@@ -27,16 +27,23 @@ Choose = Callable[[Workload, str], tuple[FileRecord, Software]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopologyInput:
-    """A topology with its chip, the chip's fitted curves and the constants of its collectives, None
-    where neither the chip nor a relative has any. ``graph`` is the file of a fabric of that kind.
+    """A topology with its chip, the chip's fitted curves as engines show them (``fits``) and as
+    kernels were timed ``alone``, and the constants of its collectives, None where neither the chip
+    nor a relative has any. ``graph`` is the file of a fabric of that kind.
     """
 
     topology: Topology
     chip: Chip
     fits: Fits
+    alone: Fits
     collectives: CollectiveFits | None
     graph: FileRecord | None
     files: tuple[FileRecord, ...]
+
+    @property
+    def timed_alone(self) -> TopologyInput:
+        """The same with the curves of kernels alone, without what engines change."""
+        return replace(self, fits=self.alone)
 
     @property
     def constants(self) -> CollectiveFits:

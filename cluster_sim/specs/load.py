@@ -82,13 +82,15 @@ def load_topology(
         astra.check_host(record.path, chip, data)
     topology = build(Topology, data, source, record.name)
     graph = _graph(topology, record, source)
-    fits, fits_records = load_fits(chip, tdp_w=_watts(file_tdp))
+    tdp_w = _watts(file_tdp)
+    fits, fits_records = load_fits(chip, tdp_w=tdp_w)
     drawn = () if graph is None or graph is record else (graph,)
     collectives, collectives_records = find_collective_fits(chip.name, fits.borrows)
     return TopologyInput(
         topology=topology,
         chip=chip,
         fits=fits,
+        alone=load_fits(chip, tdp_w=tdp_w, alone=True)[0],
         collectives=collectives,
         graph=graph,
         files=(record, *host_records, chip_record, *fits_records, *collectives_records, *drawn),

@@ -12,15 +12,19 @@ from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened,
 
 
 def load_fits(
-    chip: Chip, own: FileRecord | None = None, *, tdp_w: float | None = None
+    chip: Chip,
+    own: FileRecord | None = None,
+    *,
+    tdp_w: float | None = None,
+    alone: bool = False,
 ) -> tuple[Fits, tuple[FileRecord, ...]]:
     """The curves of a chip, what it borrows from relatives included, and the files; from another
     file of its own than the one of its name if given. ``tdp_w`` is the TDP that its own watts were
-    measured at if that is not the chip's: they go with it.
+    measured at if that is not the chip's: they go with it. ``alone``: without what engines change.
 
     Raises SpecError for an unknown relative, a circle, and a chain that is too long.
     """
-    data, lender, records, source = _with_relatives(chip, (), own)
+    data, lender, records, source = _with_relatives(chip, (), own, alone=alone)
     if lender is not chip:
         data = with_watts(data, chip.tdp, lender.tdp)
     elif tdp_w is not None and tdp_w != chip.tdp:
@@ -40,7 +44,7 @@ def load_own_fits(name: str) -> Fits:
 
 
 def _with_relatives(
-    chip: Chip, lenders: tuple[str, ...], own: FileRecord | None = None
+    chip: Chip, lenders: tuple[str, ...], own: FileRecord | None = None, *, alone: bool = False
 ) -> tuple[dict[str, Any], Chip, tuple[FileRecord, ...], Source]:
     """The curves in file form, the chip whose watts they have, the files, and the place of the
     first. ``lenders`` are the chips that borrow from this one, nearest last.
@@ -55,7 +59,8 @@ def _with_relatives(
             "'borrows: h100_sxm'"
         ) from None
     source = Source(record.path, lines)
-    data = in_engine({"chip": chip.name, **data})
+    data = {"chip": chip.name, **data}
+    data = data if alone else in_engine(data)
     if not data.get("borrows"):
         return _likened(data, {}, "other", source), chip, (record,), source
     chain = (*lenders, chip.name)
@@ -67,7 +72,7 @@ def _with_relatives(
     if len(chain) > MOST_RELATIVES:
         text = f"the chain {' > '.join((*chain, relative.name))} is too long; borrow from a "
         raise SpecError(source.problem(("borrows",), text + "chip with curves of its own"))
-    lent, lender, more, _ = _with_relatives(relative, chain)
+    lent, lender, more, _ = _with_relatives(relative, chain, alone=alone)
     watts_of = chip if "power" in data else lender
     distance = chip.distance(relative)
     data = _likened(data, lent, distance, source)

@@ -39,8 +39,9 @@ class ExpertKernels:
     """What a layer of experts costs beside its products: ``sync`` of the host in each direction,
     the time ``launch`` that the host needs for its kernels (shows where it is longer than they
     are), ``permute_bytes`` moved for each routed row and hidden element, the part of dispatch and
-    combine that nothing hides inside a domain and over NICs, and the rate of grouped products
-    against one large product at a width of 2,880 (``rate`` x (sqrt(n k) / 2880)^``width_power``).
+    combine that nothing hides inside a domain and over NICs, and the rate of groups of products
+    against the chip's experts alone at a width of 2,880 (``rate`` x (width / 2880)^``width_power``,
+    the width squared is the mean n k of both products).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -60,8 +61,9 @@ class TrainingSoftware:
     chips of the runs that it was fitted on.
 
     ``step_factor`` stretches all that devices compute; ``launch`` is the floor of a product;
-    ``elementwise`` the share of the bytes of unfused kernels that still moves; ``quantise`` the
-    passes over an activation that its dtype needs; ``exposed_tp`` what shows of each second of
+    ``norms`` the bytes of norms and residuals over those of kernels that do both at once;
+    ``elementwise`` the bytes that kernels between products move over those counted; ``quantise``
+    the passes over an activation that its dtype needs; ``exposed_tp`` what shows of each second of
     tensor-parallel collectives alone (above 1: ranks that wait for each other); ``exposed_cp`` that
     of a ring; ``step`` the host's time a step (data, norm, logging); ``scale`` what every doubling
     of the devices beyond a host adds, as a share; ``scale_fp8``: with dtypes whose scales are
@@ -81,6 +83,7 @@ class TrainingSoftware:
     layer: SecondsOrZero
     step: SecondsOrZero
     attention: AttentionKernel
+    norms: Factor
     elementwise: Factor
     quantise: dict[str, FactorOrZero]
     exposed_tp: FactorOrZero

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster_sim.perf.operators import WEIGHT_ONLY, gemm_kernel_s
-from cluster_sim.perf.transformer import ACTIVATION_BYTES
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT, PEAK_OF, Chip, GemmCurve
+from cluster_sim.kernels.experts import expert_units
+from cluster_sim.kernels.gemm import WEIGHT_ONLY, gemm_kernel_s
+from cluster_sim.kernels.model_ops import ACTIVATION_BYTES
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT, PEAK_OF, Chip, ExpertCurve, GemmCurve
 from cluster_sim.studies.calibrate_fit import FloatArray, IntArray, Parameter, Points, Values
 from cluster_sim.studies.calibrate_loads import expert_load
 from cluster_sim.studies.calibrate_rows import Timing
@@ -32,6 +33,9 @@ KNEE = 3.0  # exponent that is offered where the maximum of the roofline's sides
 LATENT, ROPE, NOPE, VALUE = 512, 64, 128, 128  # dimensions of latent attention in the tables
 BEST_SHARE = 0.8  # of a peak, where no dense GEMM of the dtype was timed
 FLOOR = Parameter("floor", 10e-6, 0.3e-6, 200e-6)
+FULL_RATE = ExpertCurve(
+    floor=0.0, compute=1.0, memory=1.0, activations=1.0, provenance="datasheet", source="peaks"
+)
 MEMORY = Parameter("memory", 0.8, 0.05, 1.0)
 
 
@@ -123,14 +127,13 @@ def _gemm(chip: Chip, dtype: str, rows: Sequence[Timing]) -> Problem:
 
 
 def _experts(chip: Chip, dtype: str, rows: Sequence[Timing], best: float) -> Problem:
-    """As ``perf.experts.expert_time`` on the timed rank, under the loads of the table."""
+    """As ``kernels.experts.expert_time`` on the timed rank, under the loads of the table."""
     loads = np.array([expert_load(row) for row in rows])
     touched, picks = loads[:, 0], loads[:, 1]
     hidden, inner = _column(rows, "k"), _column(rows, "n") // _column(rows, "tp")
-    elements = 3 * hidden * inner
-    math = 2 * elements * picks / chip.device_peak(PEAK_OF[dtype])
-    weights = touched * elements * BYTES_PER_ELEMENT[dtype] / chip.device_bandwidth
-    moved = picks * (2 * hidden + 3 * inner) * ACTIVATION_BYTES / chip.device_bandwidth
+    units = expert_units(chip, dtype, FULL_RATE, hidden, 3 * hidden * inner)
+    math, moved = picks * units.math_s, picks * units.moved_s
+    weights = touched * units.weights_s
     base = (
         Parameter("floor", 28e-6, 1e-6, 200e-6),
         Parameter("compute", 0.9 * best, 0.05, best),

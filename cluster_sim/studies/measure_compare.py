@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from cluster_sim.collectives.reach import weakest
 from cluster_sim.errors import SpecError, UnknownNameError
-from cluster_sim.perf.layout import Layout, missing, recipe
+from cluster_sim.kernels.layout import Layout, missing, recipe
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT, KvDtype
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT, KvDtype, weakest
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_spec, load_topology
 from cluster_sim.specs.model import Model

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster_sim.errors import SpecError
-from cluster_sim.perf.layout import Layout
-from cluster_sim.perf.transformer import layer_gemms
+from cluster_sim.kernels.layout import Layout
+from cluster_sim.kernels.model_ops import layer_gemms
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.load import load_spec
 from cluster_sim.specs.model import Model

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cluster_sim.perf.layout import Layout
-from cluster_sim.perf.transformer import layer_gemms, lm_head
+from cluster_sim.kernels.layout import Layout
+from cluster_sim.kernels.model_ops import layer_gemms, lm_head
 from cluster_sim.specs.chip import PEAK_OF, Chip
 from cluster_sim.specs.load import load_spec
 from cluster_sim.specs.model import Model

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster_sim.errors import DoesNotFitError, SpecError
-from cluster_sim.perf.layout import Layout, check_layout, recipe
+from cluster_sim.kernels.layout import Layout, check_layout, recipe
 from cluster_sim.perf.memory import GIB, DeviceMemory, device_memory
 from cluster_sim.perf.startup import why_not
 from cluster_sim.perf.ways_to_start import Setup, smallest_change

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_sim.errors import ClusterSimError, DoesNotFitError
-from cluster_sim.perf.layout import Layout, Recipe, check_layout, recipe
+from cluster_sim.kernels.layout import Layout, Recipe, check_layout, recipe
 from cluster_sim.perf.memory import GIB, DeviceMemory, device_memory, graph_bytes
 from cluster_sim.perf.startup import why_not
 from cluster_sim.specs.chip import Chip

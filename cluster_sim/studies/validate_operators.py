@@ -8,10 +8,10 @@ from functools import cache
 import numpy as np
 
 from cluster_sim.errors import SpecError
-from cluster_sim.perf.attention import decode_attention, prompt_attention
-from cluster_sim.perf.experts import expert_time
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.operators import gemm_s
+from cluster_sim.kernels.attention import decode_attention, prompt_attention
+from cluster_sim.kernels.experts import expert_time
+from cluster_sim.kernels.gemm import gemm_s
+from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_topology
@@ -31,7 +31,9 @@ def fitted(case: Case) -> bool:
 
 
 def operator_us(case: Case) -> float:
-    """Microseconds of one operator alone; raises SkippedError for what steps are not made of."""
+    """Microseconds of one operator alone, without what engines change of it; raises SkippedError
+    for what steps are not made of.
+    """
     op = case.text("op")
     try:
         machine = _machine(case.text("chip"))
@@ -52,7 +54,7 @@ def operator_us(case: Case) -> float:
 
 @cache
 def _machine(chip: str) -> TopologyInput:
-    return load_topology(f"1 x {chip}")
+    return load_topology(f"1 x {chip}").timed_alone
 
 
 def _dtype(case: Case, column: str) -> str:

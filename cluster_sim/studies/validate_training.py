@@ -48,7 +48,7 @@ HALF_KEY = ("chip", "model", "precision", "seq_len", "micro_batch", "tp", "pp", 
 PRECISIONS = ("bf16", "fp16", "fp8", "fp8_block", "mxfp8", "fp4", "int8")
 # The B200 of SimuMax multiplies at 0.45 to 0.50 of its peak where others reach 0.65 to 0.72 (its
 # own table of products, MooreThreads/SimuMax configs/system); fitted on half of its runs.
-SIMUMAX_BOX = 0.688
+SIMUMAX_BOX = 0.696
 MOST_CHUNKS = 12  # of a stage, where a source does not print them
 # Sources whose runs interleave as far as the layers allow where they print nothing.
 INTERLEAVED = ("NVIDIA", "MLPerf", "Megatron-LM DeepSeek")

@@ -8,8 +8,8 @@ from typing import NoReturn
 
 from cluster_sim.collectives.network import Network
 from cluster_sim.errors import DoesNotFitError, SpecError, counted
-from cluster_sim.perf.layout import Layout, check_layout, divisors
-from cluster_sim.perf.operators import gemm_curve
+from cluster_sim.kernels.curves import gemm_curve
+from cluster_sim.kernels.layout import Layout, check_layout, divisors
 from cluster_sim.perf.train_groups import groups_of
 from cluster_sim.perf.train_kernels import curve_of, kernels_of
 from cluster_sim.perf.train_layer import Case

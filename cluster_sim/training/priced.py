@@ -9,10 +9,10 @@ from functools import lru_cache
 from itertools import pairwise
 
 from cluster_sim.collectives.network import Axis
+from cluster_sim.kernels.model_ops import ACTIVATION_BYTES
 from cluster_sim.perf.train_layer import Work
 from cluster_sim.perf.train_memory import stored_bytes
 from cluster_sim.perf.train_stage import Called, Stage, Transfers, stages_of
-from cluster_sim.perf.transformer import ACTIVATION_BYTES
 from cluster_sim.training.job import Job
 from cluster_sim.training.pipeline import Player, player
 from cluster_sim.training.schedule import Schedule, schedule

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cluster_sim.collectives.activity import Call, alone, collective_activity
 from cluster_sim.collectives.group import groups_at_once, make_group
 from cluster_sim.errors import DoesNotFitError, SpecError
+from cluster_sim.kernels.stream import hbm_bytes_per_s
 from cluster_sim.machine.classes import Machine
 from cluster_sim.machine.routes import path
 from cluster_sim.specs.chip import PEAK_OF
@@ -78,17 +79,18 @@ class Prices:
         """A kernel on the device of the rank, for the time of the trace or by the roofline.
 
         Model: floor + max(FLOP / (peak u_c), bytes / (bandwidth u_m)) with the floor and the shares
-        u of the chip's fitted GEMM curve; bytes alone at the full rate of the memory.
+        u of the chip's fitted GEMM curve; bytes at most at the rate that the memory delivers.
         """
         sm = self.place.machine.n_links + 2 * self.place.devices[node.rank]
         chip = self.place.topology.chip
         if node.seconds is not None:
             return _phase(node, kernel(node.seconds, {sm: node.seconds})) if node.seconds else ()
+        hbm_rate = hbm_bytes_per_s(self.place.topology)
         if node.kind == "memory":
-            seconds = node.bytes / chip.device_bandwidth
-            return _phase(node, kernel(seconds, {sm + 1: node.bytes}))
+            return _phase(node, kernel(node.bytes / hbm_rate, {sm + 1: node.bytes}))
         peak, compute, memory, floor_s = roofline(self.place.topology)
-        takes = max(node.flop / (peak * compute), node.bytes / (chip.device_bandwidth * memory))
+        rate = min(chip.device_bandwidth * memory, hbm_rate)
+        takes = max(node.flop / (peak * compute), node.bytes / rate)
         seconds = floor_s + takes
         use = {sm: seconds} | ({sm + 1: node.bytes} if node.bytes else {})
         return _phase(node, kernel(seconds, use))
@@ -128,8 +130,7 @@ def _phase(node: Node, activity: Activity) -> Phases:
 
 def capacities(place: Place) -> NDArray[np.float64]:
     """What each resource carries per second."""
-    bandwidth = place.topology.chip.device_bandwidth
-    own = np.tile([1.0, bandwidth], place.machine.devices)
+    own = np.tile([1.0, hbm_bytes_per_s(place.topology)], place.machine.devices)
     return np.concatenate([place.machine.link_bandwidth, own])
 
 
@@ -137,7 +138,7 @@ def roofline(topology: TopologyInput) -> tuple[float, float, float, float]:
     """Peak FLOP/s of a device, the shares of peak and of memory rate that its GEMMs reach, and
     their floor (s); shares of 1 where no curve is fitted.
     """
-    chip, curve = topology.chip, topology.fits.gemm.get(DTYPE)
+    chip, curve = topology.chip, topology.alone.gemm.get(DTYPE)
     if PEAK_OF[DTYPE] not in chip.peak:
         raise SpecError(f"{chip.name} has no {DTYPE} peak, so FLOP cannot be priced")
     peak = chip.device_peak(PEAK_OF[DTYPE])
@@ -152,7 +153,7 @@ def roofline_words(graph: TaskGraph, topology: TopologyInput) -> str:
     priced = sum(node.seconds is None for node in work)
     if not priced:
         return "times of the trace"
-    curve = topology.fits.gemm.get(DTYPE)
+    curve = topology.alone.gemm.get(DTYPE)
     how = f"{curve.provenance} {DTYPE} GEMM curve" if curve is not None else "datasheet peaks"
     own = f"{len(work) - priced} nodes by the trace, " if len(work) > priced else ""
     return f"{own}{priced} nodes by the roofline of {topology.chip.name} ({how})"

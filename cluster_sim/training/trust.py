@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from cluster_sim.collectives.network import Axis, Timing
-from cluster_sim.collectives.reach import weakest
-from cluster_sim.perf.operators import gemm_curve, kind_curves
+from cluster_sim.kernels.curves import expert_curve, gemm_curve, kind_curves
 from cluster_sim.perf.train_kernels import curve_of
+from cluster_sim.specs.chip import weakest
 from cluster_sim.training.closed import Step
 from cluster_sim.training.job import Job
 from cluster_sim.training.priced import boundaries
@@ -86,14 +86,20 @@ def trust_of(job: Job, step: Step) -> Trust:
 
 def _provenance(job: Job, step: Step) -> dict[str, float]:
     """Shares of the step's time by what its parts are priced with."""
-    machine, rate = job.machine, job.case.kernels.rate
+    machine, rate = job.case.kernels.machine, job.case.kernels.rate
     curve = gemm_curve(machine, curve_of(job.case.job.precision))
     attention = kind_curves(machine, job.case.model.kinds[0], "bf16")[0].provenance
     kernels = weakest((curve.provenance, rate.provenance))
+    streams = machine.fits.glue.provenance
     found = dict.fromkeys(PROVENANCES, 0.0)
     for part, spent in step.parts.items():
-        if part in ("gemm", "experts", "head"):
+        if part in ("gemm", "head"):
             found[kernels] += spent
+        elif part == "experts":
+            experts = expert_curve(machine, curve_of(job.case.dtype("experts")))
+            found[weakest((experts.provenance, rate.provenance))] += spent
+        elif part in ("elementwise", "permute"):
+            found[streams] += spent
         elif part == "attention":
             found[weakest((attention, rate.provenance))] += spent
         elif part in COLLECTIVES:

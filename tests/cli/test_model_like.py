@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from cluster_sim import load_workload
 from cluster_sim.cli import cli
 from cluster_sim.errors import SpecError
-from cluster_sim.perf.counts import parameters
+from cluster_sim.kernels.counts import parameters
 from cluster_sim.specs.load_model import load_model
 
 UNKNOWN = {

@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from test_model_laws import CASES, DENSE, MACHINE, MODELS, decode_s, family, local, price_of
 
 from cluster_sim.errors import DoesNotFitError
-from cluster_sim.perf import counts
-from cluster_sim.perf.drafts import one_mtp_layer, with_mtp_layers
-from cluster_sim.perf.layout import Layout, Recipe, check_layout
-from cluster_sim.perf.residuals import step_residuals
-from cluster_sim.perf.transformer import (
+from cluster_sim.kernels import counts
+from cluster_sim.kernels.layout import Layout, Recipe, check_layout
+from cluster_sim.kernels.model_ops import (
     kv_bytes_per_token,
     layer_gemms,
     linear_state_bytes,
@@ -23,6 +21,8 @@ from cluster_sim.perf.transformer import (
     weight_bytes_per_device,
     window_layers,
 )
+from cluster_sim.perf.drafts import one_mtp_layer, with_mtp_layers
+from cluster_sim.perf.residuals import step_residuals
 from cluster_sim.specs.kept import Kept
 from cluster_sim.specs.load import load_workload
 from cluster_sim.specs.model import Attention, Compressed, Model, Moe
@@ -106,7 +106,7 @@ def test_layers_of_each_kind_add_up(layers: int) -> None:
     between(counts.parameters)
     between(lambda model: kv_bytes_per_token(model, 4, "fp8"))
     between(lambda model: price_of(model).context_s)
-    between(lambda model: price_of(model).prompt_s)
+    between(lambda model: price_of(model).prompt.all_s)
     between(lambda model: family(price_of(model), "attention_decode").decodes_s[7])
 
 
@@ -152,10 +152,10 @@ def test_entries_of_every_token_are_whole_attention_and_a_window() -> None:
     prices = {ratio: price_of(compressed(ratio)) for ratio in (0, 1, 4, 128)}
     assert prices[0].context_s == 0
     assert prices[4].context_s == pytest.approx(prices[1].context_s / 4, rel=1e-12)
-    assert prices[128].prompt_s == pytest.approx(prices[1].prompt_s / 128, rel=1e-12)
-    assert len({price.prompt_token_s for price in prices.values()}) == 1
+    assert prices[128].prompt.all_s == pytest.approx(prices[1].prompt.all_s / 128, rel=1e-12)
+    assert len({price.prompt.token_s for price in prices.values()}) == 1
     spent = prices[0].prefill_attention_s(1000, 3000)
-    assert spent == pytest.approx(2000 * prices[0].prompt_token_s, rel=1e-12)
+    assert spent == pytest.approx(2000 * prices[0].prompt.token_s, rel=1e-12)
 
 
 def test_chosen_entries_cost_no_more_however_long_the_context() -> None:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from calibrate_cases import timings
 
+from cluster_sim.kernels.gemm import gemm_kernel_s
+from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.kernels.model_ops import kv_heads_per_device
 from cluster_sim.perf.families import operator_families
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.operators import gemm_kernel_s
-from cluster_sim.perf.transformer import kv_heads_per_device
 from cluster_sim.specs.chip import PEAK_OF, Chip, DecodeCurve, GemmCurve, LatentCurve
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_spec, load_workload

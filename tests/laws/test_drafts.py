@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster_sim.errors import SpecError
-from cluster_sim.perf import counts
-from cluster_sim.perf.attention import decode_attention
+from cluster_sim.kernels import counts
+from cluster_sim.kernels.attention import decode_attention
+from cluster_sim.kernels.layout import Layout, Recipe, recipe
+from cluster_sim.kernels.model_ops import draft_projections, weight_bytes_per_device
 from cluster_sim.perf.drafts import with_mtp_layers
 from cluster_sim.perf.families import Family, operator_families
-from cluster_sim.perf.layout import Layout, Recipe, recipe
 from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.steady import steady_state
 from cluster_sim.perf.step_price import compile_step_price
-from cluster_sim.perf.transformer import draft_projections, weight_bytes_per_device
 from cluster_sim.serving.pace import SHORT, Pace
 from cluster_sim.serving.plan import resolve
 from cluster_sim.serving.records import Status

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cluster_sim.perf.experts import choice_probabilities, expert_time, touched_experts
-from cluster_sim.perf.layout import Layout, Recipe
+from cluster_sim.kernels.experts import choice_probabilities, expert_time, touched_experts
+from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_workload
 from cluster_sim.specs.model import Model, Moe

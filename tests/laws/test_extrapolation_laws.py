@@ -18,8 +18,8 @@ from cluster_sim.collectives.ranks import shape_of
 from cluster_sim.collectives.reach import reach_sigma
 from cluster_sim.collectives.shape import Shape
 from cluster_sim.collectives.time import collective
+from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.perf.families import operator_families
-from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.residuals import step_residuals
 from cluster_sim.specs.collective_fits import CollectiveFits, load_collective_fits
 from cluster_sim.specs.load import load_topology, load_workload

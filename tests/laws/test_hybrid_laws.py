@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from cluster_sim.errors import DoesNotFitError, SpecError
-from cluster_sim.perf import counts
+from cluster_sim.kernels import counts
+from cluster_sim.kernels.layout import Layout, Recipe, check_layout
+from cluster_sim.kernels.model_ops import layer_gemms, state_bytes, weight_bytes_per_device
+from cluster_sim.kernels.state_space import groups_per_device, state_space_bytes
 from cluster_sim.perf.drafts import one_mtp_layer, with_mtp_layers
-from cluster_sim.perf.layout import Layout, Recipe, check_layout
 from cluster_sim.perf.startup import kv_cache
-from cluster_sim.perf.state_space import groups_per_device, state_space_bytes
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
-from cluster_sim.perf.transformer import layer_gemms, state_bytes, weight_bytes_per_device
 from cluster_sim.specs.load import load_spec, load_topology, load_workload
 from cluster_sim.specs.load_training import load_training
 from cluster_sim.specs.model import DenseMlp, Model, Moe, StateSpace

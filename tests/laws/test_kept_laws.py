@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster_sim.kernels.curves import kernel_curves
+from cluster_sim.kernels.layout import Layout, Recipe, missing, recipe
+from cluster_sim.kernels.model_ops import weight_bytes_per_device
 from cluster_sim.perf.checkpoint import counted_bytes, loaded_bytes_per_device
 from cluster_sim.perf.drafts import one_mtp_layer, with_mtp_layers
 from cluster_sim.perf.families import operator_families
-from cluster_sim.perf.kernel_software import kernel_curves
-from cluster_sim.perf.layout import Layout, Recipe, missing, recipe
 from cluster_sim.perf.residuals import step_residuals
-from cluster_sim.perf.transformer import weight_bytes_per_device
 from cluster_sim.specs.find import names
 from cluster_sim.specs.kept import LAYERED, Kept, Part, layers_with
 from cluster_sim.specs.load import load_spec, load_topology

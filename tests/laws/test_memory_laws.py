@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from cluster_sim.cli import cli
 from cluster_sim.errors import ClusterSimError, DoesNotFitError, SpecError
-from cluster_sim.perf.layout import Layout, Recipe, check_layout, recipe
+from cluster_sim.kernels.layout import Layout, Recipe, check_layout, recipe
 from cluster_sim.perf.memory import DeviceMemory, device_memory
 from cluster_sim.perf.startup import why_not
 from cluster_sim.perf.ways_to_start import Setup, smallest_change

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster_sim.perf import counts
-from cluster_sim.perf.experts import choice_probabilities, expert_time
-from cluster_sim.perf.families import Family
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.startup import kv_cache
-from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
-from cluster_sim.perf.transformer import (
+from cluster_sim.kernels import counts
+from cluster_sim.kernels.experts import choice_probabilities, expert_time
+from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.kernels.model_ops import (
     kv_bytes_per_token,
     linear_state_bytes,
     state_bytes,
     weight_bytes_per_device,
 )
+from cluster_sim.perf.families import Family
+from cluster_sim.perf.startup import kv_cache
+from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
 from cluster_sim.specs.chip import ExpertCurve, LatentCurve, PrefillCurve
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_spec, load_topology, load_workload
@@ -127,7 +127,7 @@ def test_sparse_attention_over_all_tokens_is_full_attention_and_the_index() -> N
         own = decode_s(full, context) + price.tokens_s[1] - full.tokens_s[1]
         read = context * counts.index_bytes_per_token(sparse) / stream
         assert decode_s(price, context) == pytest.approx(own + read, rel=1e-12)
-        pairs = context**2 * (1 + price.half_length / context)
+        pairs = context**2 * (1 + price.prompt.half_length / context)
         scored = DENSE.layers * 64 * 128 * pairs / rate
         own = full.prefill_attention_s(0, context)
         assert price.prefill_attention_s(0, context) == pytest.approx(own + scored, rel=1e-12)
@@ -140,13 +140,13 @@ def test_chosen_latents_are_not_expanded() -> None:
     sparse, full = price_of(MODELS["deepseek-v3.2"]), price_of(MODELS["deepseek-v3"])
     length, window = 100_000, 2048
     beyond = 2 * window * (length - window) * 1088 / 320
-    chosen = full.prompt_s * (window**2 + beyond) * (1 + full.half_length / window)
-    scored = sparse.prompt_s * length**2 * (1 + full.half_length / length)
+    chosen = full.prompt.all_s * (window**2 + beyond) * (1 + full.prompt.half_length / window)
+    scored = sparse.prompt.all_s * length**2 * (1 + full.prompt.half_length / length)
     priced = sparse.prefill_attention_s(0, length)
     assert priced == pytest.approx(chosen + scored, rel=1e-12)
     assert priced < full.prefill_attention_s(0, length)
-    short = sparse.prefill_attention_s(0, 2048) - sparse.prompt_s * 2048**2 * (
-        1 + full.half_length / 2048
+    short = sparse.prefill_attention_s(0, 2048) - sparse.prompt.all_s * 2048**2 * (
+        1 + full.prompt.half_length / 2048
     )
     assert short == pytest.approx(full.prefill_attention_s(0, 2048), rel=1e-12)
 
@@ -214,7 +214,7 @@ def test_one_expert_is_a_dense_mlp_with_a_router() -> None:
         for name in ("glue", "all_reduce", "host"):
             for left, right in zip(tables(one, name), tables(dense, name), strict=True):
                 assert np.array_equal(left, right), name
-        assert (one.context_s, one.prompt_s) == (dense.context_s, dense.prompt_s)
+        assert (one.context_s, one.prompt.all_s) == (dense.context_s, dense.prompt.all_s)
         weights = [weight_bytes_per_device(m, Layout(tp), DTYPES) for m in (single, DENSE)]
         assert weights[0] == weights[1] + 2 * router  # routers are kept in bf16 on every device
     mlp = 2 * counts.mlp_parameters(DENSE, DENSE.ffn_hidden) * DENSE.layers
@@ -308,7 +308,7 @@ def test_latents_are_replicated_and_heads_are_not(tp: int) -> None:
     model = MODELS["deepseek-v3"]
     assert kv_bytes_per_token(model, tp, "fp8") == counts.kv_bytes_per_token(model, "fp8")
     price, alone = price_of(model, Layout(tp)), price_of(model)
-    assert price.prompt_s == pytest.approx(alone.prompt_s / tp, rel=1e-12)
+    assert price.prompt.all_s == pytest.approx(alone.prompt.all_s / tp, rel=1e-12)
     mla = MACHINE.fits.mla_decode["fp8"]
     moved = kv_bytes_per_token(model, tp, "fp8") / (MACHINE.chip.memory.bandwidth * mla.memory)
     assert price.context_s >= moved * (1 - 1e-12)

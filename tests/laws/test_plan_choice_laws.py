@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from cluster_sim.perf.layout import Layout
+from cluster_sim.kernels.layout import Layout
 from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.step_price import compile_step_price
 from cluster_sim.serving.admission import Residents, admission

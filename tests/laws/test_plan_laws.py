@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from cluster_sim.perf.layout import Layout, recipe
+from cluster_sim.kernels.layout import Layout, recipe
 from cluster_sim.perf.step_price import compile_step_price
 from cluster_sim.result import Result
 from cluster_sim.simulation import simulate

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster_sim.perf.layout import Layout, recipe
+from cluster_sim.kernels.layout import Layout, recipe
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.specs.find import names
 from cluster_sim.specs.inputs import TopologyInput

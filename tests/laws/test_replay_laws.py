@@ -14,6 +14,7 @@ from trace_files import COMP, LAYER, LOAD, node, recv, reduce_, send, workload, 
 from cluster_sim.collectives.activity import Call, bound_s, collective_activity
 from cluster_sim.collectives.group import groups_at_once, make_group
 from cluster_sim.errors import DoesNotFitError
+from cluster_sim.kernels.stream import hbm_bytes_per_s
 from cluster_sim.machine.build import build_machine
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_topology
@@ -205,7 +206,8 @@ def test_flop_and_bytes_are_priced_by_the_roofline(tmp_path: Path, board: Place)
     nodes = [node(0, COMP, num_ops=10**15, tensor_size=8), node(1, LOAD, [0], tensor_size=GIB)]
     played = play(write(tmp_path, {0: nodes}), board)
     math_s = 1e15 / (chip.device_peak("bf16") * curve.compute) + curve.floor
-    assert played.alone_s.tolist() == pytest.approx([math_s, GIB / chip.device_bandwidth])
+    read_s = GIB / hbm_bytes_per_s(board.topology)
+    assert played.alone_s.tolist() == pytest.approx([math_s, read_s])
     assert "2 nodes by the roofline of h200" in roofline_words(played.graph, board.topology)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cluster_sim.perf.layout import Layout, recipe
+from cluster_sim.kernels.layout import Layout, recipe
 from cluster_sim.perf.steady import (
     compound,
     gamma_shares,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from training_jobs import bare, job, pod, priced, quick_links, step, wires
 
-from cluster_sim.perf.counts import parameters
+from cluster_sim.kernels.counts import parameters
 from cluster_sim.perf.train_flops import attention_flop, model_flop_per_token
 from cluster_sim.specs.find import names
 from cluster_sim.specs.inputs import TopologyInput, TrainingInput

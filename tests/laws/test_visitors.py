@@ -14,10 +14,11 @@ from cluster_sim.beside import make_site
 from cluster_sim.busy import resource_use
 from cluster_sim.engine.cluster import Cluster, Process
 from cluster_sim.errors import ClusterSimError
+from cluster_sim.kernels.layout import Layout
+from cluster_sim.kernels.stream import hbm_bytes_per_s
 from cluster_sim.machine.build import build_machine
 from cluster_sim.machine.host import replicas_in
 from cluster_sim.perf.families import Batch, Family
-from cluster_sim.perf.layout import Layout
 from cluster_sim.perf.replica_phases import ReplicaPhases, Resources, replica_phases
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.prepare import make_service
@@ -197,15 +198,16 @@ def decoding(
         Family("all_reduce", "assumed", link * ones, use=Family("", "", rate * link * 1e9 * ones)),
         Family("host", "assumed", sequences_s=host * ones),
     )
+    plain = synthetic_price(STEP_S, 0.0)
     return dataclasses.replace(
-        synthetic_price(STEP_S, 0.0),
+        plain,
         families=tuple(family for family in families if family_seconds(family) > 0),
         tokens_s=((memory + link) * ones).tolist(),
         sequences_s=(host * ones).tolist(),
         decodes_s=[0.0] * 3000,
         decode_base_s=ones.tolist(),
         prefill_floor_s=0.0,
-        prompt_s=0.0,
+        prompt=plain.prompt.times(0.0),
     )
 
 
@@ -486,7 +488,7 @@ def test_phases_add_up_to_the_step_and_fill_what_bounds_them(
     parts = (chat.model, chat.software, choice.layout, choice.recipe)
     price = compile_step_price(h200, *parts)
     site = make_site(h200, chat, choice, price)
-    capacity = list(site.capacity.values())
+    capacity, hbm = list(site.capacity.values()), hbm_bytes_per_s(h200)
     for decodes, prompts in ((1, 0), (64, 0), (64, 1500), (0, 4000)):
         prefill_s = price.prefill_attention_s(0, max(1, prompts))
         consists = (decodes, 2000 * decodes, 0, prompts, int(prompts > 0), prefill_s)
@@ -506,9 +508,9 @@ def test_phases_add_up_to_the_step_and_fill_what_bounds_them(
             if phase.name in ("memory", "math", "gemm_math"):
                 assert most == pytest.approx(1)
         reads = next(phase.activity for phase in phases if phase.name == "memory")
-        hbm = [i for i, r in enumerate(reads.resources) if capacity[r] == 4.15e12]
-        rates = [reads.demand[i] / reads.alone_s for i in hbm]
-        assert rates == pytest.approx([4.15e12] * choice.layout.tp)
+        of_hbm = [i for i, r in enumerate(reads.resources) if capacity[r] == hbm]
+        rates = [reads.demand[i] / reads.alone_s for i in of_hbm]
+        assert rates == pytest.approx([hbm] * choice.layout.tp)
 
 
 @pytest.mark.parametrize("name", ["h200_nvl8", "l40s_4", "mi300x_8", "gb200_nvl72", "gh200_nvl32"])

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from cluster_sim.cli import cli
-from cluster_sim.perf import counts, transformer
-from cluster_sim.perf.layout import Layout, Recipe
+from cluster_sim.kernels import counts, model_ops
+from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.specs.find import names
 from cluster_sim.specs.load import load_spec
 from cluster_sim.specs.model import Model, Published
@@ -90,10 +90,10 @@ def test_active_parameters_are_the_published_ones(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_products_of_one_device_are_the_matmul_parameters(name: str) -> None:
     model, alone = MODELS[name], Layout()
-    products = sum(g.layers * g.n * g.k for g in transformer.layer_gemms(model, alone))
-    head = transformer.lm_head(model, 1)
+    products = sum(g.layers * g.n * g.k for g in model_ops.layer_gemms(model, alone))
+    head = model_ops.lm_head(model, 1)
     if model.moe is not None:
-        chosen = model.moe.top_k * transformer.expert_elements(model, alone)
+        chosen = model.moe.top_k * model_ops.expert_elements(model, alone)
         products += model.moe.layers * chosen
     assert products + head.n * head.k == counts.matmul_parameters(model)
 
@@ -102,11 +102,11 @@ def test_the_products_of_one_device_are_the_matmul_parameters(name: str) -> None
 def test_the_cache_of_one_device_holds_what_a_token_leaves(name: str) -> None:
     model = MODELS[name]
     window = sum(
-        transformer.window_layers(model, kind) * counts.kv_elements_per_layer(kind)
+        model_ops.window_layers(model, kind) * counts.kv_elements_per_layer(kind)
         for kind in model.kinds
     )
     whole = counts.kv_bytes_per_token(model, "bf16") + counts.index_bytes_per_token(model)
-    assert transformer.kv_bytes_per_token(model, 1, "bf16") == whole - 2 * window
+    assert model_ops.kv_bytes_per_token(model, 1, "bf16") == whole - 2 * window
 
 
 def test_active_is_total_without_experts_and_never_less_than_the_products() -> None:
@@ -159,7 +159,7 @@ def test_weights_have_the_size_of_the_checkpoint(name: str) -> None:
     dtype = model.native_dtype
     rest = "bf16" if dtype == "mxfp4" else dtype
     native = Recipe(dtype, rest, rest, dtype, "bf16")
-    size = transformer.weight_bytes_per_device(model, Layout(), native) / 1e9
+    size = model_ops.weight_bytes_per_device(model, Layout(), native) / 1e9
     assert size == pytest.approx(CHECKPOINTS_GB[name], rel=0.01)
 
 

@@ -12,7 +12,7 @@ from cluster_sim import simulate
 from cluster_sim.cli import cli
 from cluster_sim.economics import chip_usd_per_hour
 from cluster_sim.errors import OldFormWarning, SpecError
-from cluster_sim.perf.power import chip_power_w
+from cluster_sim.kernels.power import chip_power_w
 from cluster_sim.specs.load import load_economics, load_topology, load_workload
 
 OWNED = "economics.basis=owned"

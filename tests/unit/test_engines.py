@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from cluster_sim.cli import cli
 from cluster_sim.errors import SpecError
+from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.perf.families import operator_families
-from cluster_sim.perf.layout import Layout, Recipe
 from cluster_sim.perf.residuals import step_residuals, whole_residuals
 from cluster_sim.simulation import simulate
 from cluster_sim.specs.chip import Chip

@@ -31,7 +31,7 @@ from public_configs import (
 )
 
 from cluster_sim.errors import SpecError
-from cluster_sim.perf import counts
+from cluster_sim.kernels import counts
 from cluster_sim.specs.hugging_face import ARCHITECTURES, parse
 from cluster_sim.specs.load import load_spec
 from cluster_sim.specs.model import Model

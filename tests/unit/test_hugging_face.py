@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from cluster_sim.cli import cli
 from cluster_sim.errors import SpecError
-from cluster_sim.perf.counts import parameters
+from cluster_sim.kernels.counts import parameters
 from cluster_sim.specs.load import load_spec, load_workload
 from cluster_sim.specs.model import Model
 

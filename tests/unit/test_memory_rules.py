@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cluster_sim.errors import SpecError
-from cluster_sim.perf.layout import Layout, recipe
+from cluster_sim.kernels.layout import Layout, recipe
 from cluster_sim.perf.memory import KvCache
 from cluster_sim.perf.startup import kv_cache
 from cluster_sim.specs.chip import Chip

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from cluster_sim.cli import cli
 from cluster_sim.errors import SpecError
-from cluster_sim.perf import counts, transformer
+from cluster_sim.kernels import counts, model_ops
 from cluster_sim.specs.load import load_spec
 from cluster_sim.specs.model import Model
 
@@ -290,8 +290,8 @@ def test_a_tenth_of_the_cache_of_deepseek_v3_2(tmp_path: Path) -> None:
     """
     model, before = read(V4_PRO, tmp_path), load_spec("model", "deepseek-v3.2", Model)[1]
     million = 2**20
-    held = million * transformer.kv_bytes_per_token(model, 1, "fp8")
-    held += transformer.state_bytes(model, 1, "fp8")
+    held = million * model_ops.kv_bytes_per_token(model, 1, "fp8")
+    held += model_ops.state_bytes(model, 1, "fp8")
     was = million * before.layers * (512 + 16 + 2 * 64 + 128 + 4)
     assert held / was == pytest.approx(0.1, abs=0.015)
 
@@ -344,7 +344,7 @@ def test_kimi_delta_attention(tmp_path: Path) -> None:
     assert (k3.moe.latent, k3.residual_kept_every, k3.output_gate) == (3584, 12, True)
     assert counts.kv_bytes_per_token(k3, "bf16") == 24 * 576 * 2
     state = 69 * 96 * 128 * 128 * 4 + 69 * 3 * 3 * 96 * 128 * 2
-    assert transformer.state_bytes(k3, 1, "bf16") == state
+    assert model_ops.state_bytes(k3, 1, "bf16") == state
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 from cluster_sim.collectives.in_step import all_reduce
 from cluster_sim.collectives.ranks import shape_of
 from cluster_sim.errors import DoesNotFitError
+from cluster_sim.kernels.gemm import gemm_s
+from cluster_sim.kernels.layout import Layout, recipe
 from cluster_sim.output.tables import FAMILY_WORDS
-from cluster_sim.perf.layout import Layout, recipe
-from cluster_sim.perf.operators import gemm_s
 from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.serving.plan import resolve
@@ -46,7 +46,7 @@ def test_a_better_machine_is_never_slower(
     assert all(a <= b for a, b in zip(after.tokens_s, before.tokens_s, strict=True))
     assert all(a <= b for a, b in zip(after.decode_base_s, before.decode_base_s, strict=True))
     assert after.context_s <= before.context_s
-    assert after.prompt_s <= before.prompt_s
+    assert after.prompt.all_s <= before.prompt.all_s
 
 
 def test_families_add_up_to_the_step(h200: TopologyInput, chat: WorkloadInput) -> None:

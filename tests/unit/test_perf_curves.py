@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster_sim.perf.attention import prompt_attention
-from cluster_sim.perf.experts import expert_time
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.operators import attention_curves, gemm_s, mla_curves
+from cluster_sim.kernels.attention import prompt_attention
+from cluster_sim.kernels.curves import attention_curves, mla_curves
+from cluster_sim.kernels.experts import expert_time
+from cluster_sim.kernels.gemm import gemm_s
+from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.specs.model import Mla, Moe
 

@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 
 from cluster_sim.errors import DoesNotFitError, SpecError
-from cluster_sim.perf.counts import matmul_parameters
-from cluster_sim.perf.layout import Layout, Recipe, recipe
-from cluster_sim.perf.operators import attention_curves, gemm_curve
-from cluster_sim.perf.power import chip_power_w
-from cluster_sim.perf.startup import kv_cache
-from cluster_sim.perf.step_price import compile_step_price
-from cluster_sim.perf.transformer import (
+from cluster_sim.kernels.counts import matmul_parameters
+from cluster_sim.kernels.curves import attention_curves, gemm_curve
+from cluster_sim.kernels.layout import Layout, Recipe, recipe
+from cluster_sim.kernels.model_ops import (
     kv_bytes_per_token,
     kv_heads_per_device,
     layer_gemms,
     weight_bytes_per_device,
 )
+from cluster_sim.kernels.power import chip_power_w
+from cluster_sim.perf.startup import kv_cache
+from cluster_sim.perf.step_price import compile_step_price
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
 from cluster_sim.specs.load import load_topology
 

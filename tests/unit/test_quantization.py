@@ -16,9 +16,9 @@ from click.testing import CliRunner
 
 from cluster_sim.cli import cli
 from cluster_sim.errors import SpecError
+from cluster_sim.kernels.layout import Layout, recipe
+from cluster_sim.kernels.model_ops import weight_bytes_per_device
 from cluster_sim.perf.checkpoint import counted_bytes, size_note, size_share
-from cluster_sim.perf.layout import Layout, recipe
-from cluster_sim.perf.transformer import weight_bytes_per_device
 from cluster_sim.specs.checkpoint import INDEX, SIDECAR
 from cluster_sim.specs.layer_places import layers_of
 from cluster_sim.specs.load import load_spec, load_topology

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from cluster_sim.kernels.counts import parameters
+from cluster_sim.kernels.layout import Layout, recipe
 from cluster_sim.perf.checkpoint import loaded_bytes_per_device
-from cluster_sim.perf.counts import parameters
-from cluster_sim.perf.layout import Layout, recipe
 from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.load import load_spec
 from cluster_sim.specs.model import Model

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cluster_sim.collectives.reach import weakest
-from cluster_sim.perf.counts import head_dims, read_share
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.operators import attention_curves, kind_curves, mla_curves
-from cluster_sim.perf.transformer import ACTIVATION_BYTES, cached_bytes, kv_heads_per_device
+from cluster_sim.kernels.counts import head_dims, read_share
+from cluster_sim.kernels.curves import attention_curves, kind_curves, mla_curves
+from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.kernels.model_ops import ACTIVATION_BYTES, cached_bytes, kv_heads_per_device
+from cluster_sim.specs.chip import weakest
 from cluster_sim.specs.inputs import TopologyInput
-from cluster_sim.specs.model import Attention, Model
+from cluster_sim.specs.model import Attention, LocalAttention, Model
 
 
 @dataclass(frozen=True, slots=True)
 class PromptAttention:
-    """Seconds per unit of prompt attention, in layers that see everything and in local ones; a pair
-    that sparse attention chose costs ``chosen_factor`` units, a token in windows that are beside
-    the rest ``token_s`` seconds.
+    """Seconds per unit of prompt attention, in layers that see everything and in local ones (of a
+    window or chunk ``local``); a pair that sparse attention chose costs ``chosen_factor`` units, a
+    token in windows that are beside the rest ``token_s`` seconds; contexts of ``half_length`` run
+    at half the speed of long ones.
     """
 
     all_s: float
@@ -28,6 +29,48 @@ class PromptAttention:
     half_length: float
     floor_s: float
     provenance: str
+    local: LocalAttention | None = None
+
+    def seconds(self, start: int, end: int) -> float:
+        """Seconds, without floors, when a sequence's computed tokens go from ``start`` to ``end``.
+
+        Model: (end^2 - start^2) (1 + half_length / end) causal pairs, slower while the context is
+        short; in layers with local attention only the pairs inside window or chunk, at the speed of
+        a context of that length and never slower than all pairs. Windows beside compressed entries
+        cost each token the same.
+        """
+        pairs = (end * end - start * start) * (1 + self.half_length / end)
+        windows_s = self.token_s * (end - start)
+        if self.local is None:
+            return self.all_s * pairs + windows_s
+        seen = min(end, self.local.tokens)
+        factor = self.chosen_factor
+        near = local_pairs(self.local, end, factor) - local_pairs(self.local, start, factor)
+        near_pairs = min(pairs, near * (1 + self.half_length / seen))
+        return self.all_s * pairs + self.local_s * near_pairs + windows_s
+
+    def times(self, factor: float) -> PromptAttention:
+        """The same so many times as slow, floors aside."""
+        return replace(
+            self,
+            all_s=self.all_s * factor,
+            local_s=self.local_s * factor,
+            token_s=self.token_s * factor,
+        )
+
+
+def local_pairs(local: LocalAttention, length: int, factor: float = 1.0) -> float:
+    """Twice the causal pairs of a prompt of ``length`` tokens that local attention computes, those
+    beyond the first ``local.tokens`` tokens of sparse attention times a factor.
+    """
+    window = local.tokens
+    if local.kind == "chunked":
+        whole, rest = divmod(length, window)
+        return whole * window * window + rest * rest
+    if length <= window:
+        return length * length
+    beyond = 2 * window * (length - window)
+    return window * window + (beyond * factor if local.kind == "sparse" else beyond)
 
 
 def prompt_attention(
@@ -64,7 +107,18 @@ def prompt_attention(
         provenance=provenance(
             model, (kind_curves(machine, kind, recipe.kv)[0].provenance for kind in model.kinds)
         ),
+        local=model.local,
     )
+
+
+def recurrent_s(machine: TopologyInput, flop: float, kv_dtype: str) -> float:
+    """Seconds of so many FLOP of layers with a state instead of a cache: those of linear attention
+    in its chunked form, and of Mamba.
+
+    Model: at the rate of prompt attention. Limits: assumed, no timings of such kernels.
+    """
+    prompt, _ = attention_curves(machine, kv_dtype)
+    return flop / (machine.chip.device_peak("bf16") * prompt.compute)
 
 
 def _pair_flop(kind: Attention, layout: Layout) -> float:

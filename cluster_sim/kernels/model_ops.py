@@ -1,13 +1,13 @@
-"""The operators of a decoder on one device: matrix products, KV traffic, small kernels."""
+"""The operators of a decoder on one device: matrix products, KV traffic, states, weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from cluster_sim.perf import counts
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.state_space import glue_elements, products, state_space_bytes
+from cluster_sim.kernels import counts
+from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.kernels.state_space import products, state_space_bytes
 from cluster_sim.specs.kept import Part
 from cluster_sim.specs.model import Attention, LinearAttention, Model
 
@@ -192,64 +192,6 @@ def expert_elements(model: Model, layout: Layout) -> int:
     return (3 if model.gated else 2) * model.expert_input * width
 
 
-def glue_bytes(model: Model, tp: int) -> float:
-    """Bytes that the kernels between the products of a mean layer move for one token on one device.
-
-    Model: the first two norms of a layer, with residual, read two and write two hidden vectors
-    each, further ones read and write one; of several residual streams the first two read all twice
-    and write all once, and they read the sums kept of blocks of layers; the activation reads two
-    (not gated: one) and writes one FFN vector, for routed experts top_k of them; between the
-    products of attention see ``_attention_glue`` and ``_linear_glue``.
-    """
-    around = 3 * model.residual_streams + 1 + _kept_sums(model)
-    norms = (around * min(model.norms, 2) + 2 * max(model.norms - 2, 0)) * model.hidden
-    pairs = model.residual_blocks / (2 * model.layers)
-    inner = sum(mlp.layers * mlp.hidden for mlp in model.dense_mlps)
-    if model.moe is not None:
-        chosen = model.moe.top_k * model.moe.expert_hidden + model.moe.shared_hidden
-        inner += model.moe.layers * chosen
-    activation = (3 if model.gated else 2) * inner / model.layers / tp
-    attention = sum(kind.layers * _attention_glue(model, kind, tp) for kind in model.kinds)
-    attention += model.linear_layers * _linear_glue(model, tp)
-    if model.state_space is not None:
-        attention += model.state_space_layers * glue_elements(model.state_space, tp)
-    return ACTIVATION_BYTES * (norms * pairs + activation + attention / model.layers)
-
-
-def _kept_sums(model: Model) -> float:
-    """Sums of blocks of layers that a mean layer reads."""
-    block, layers = model.residual_kept_every, model.layers
-    return sum(-(-layer // block) for layer in range(1, layers + 1)) / layers if block else 0
-
-
-def _attention_glue(model: Model, kind: Attention, tp: int) -> int:
-    """Elements: the rotary embedding reads and writes queries and keys, the KV write moves keys and
-    values, an output gate reads two and writes one query vector; outputs over compressed entries
-    are turned back.
-    """
-    heads = kind.heads // tp
-    if kind.mla is not None:
-        queries = heads * (kind.mla.nope_dim + kind.mla.rope_dim)
-        cached = kind.mla.kv_rank + kind.mla.rope_dim
-    elif kind.compressed is not None:
-        queries = 2 * heads * kind.head_dim
-        cached = kind.head_dim * (1 + counts.pooled_width(kind.compressed))
-    else:
-        queries = heads * kind.head_dim
-        cached = kv_elements_per_layer(kind, tp) if kind.cache else 0
-    return (5 if model.output_gate else 2) * queries + 3 * cached
-
-
-def _linear_glue(model: Model, tp: int) -> int:
-    """Elements: the convolution reads and writes queries, keys and values, the gated norm reads two
-    and writes one value vector.
-    """
-    linear = model.linear
-    if linear is None:
-        return 0
-    return -(-(2 * _mixed(linear) + 3 * linear.value_heads * linear.value_dim) // tp)
-
-
 def kv_elements_per_layer(kind: Attention, tp: int) -> int:
     """Elements that one token leaves in one layer's cache on one device; a latent is replicated."""
     if kind.latent:
@@ -325,7 +267,7 @@ def linear_state_bytes(linear: LinearAttention, tp: int) -> float:
     """One linear-attention layer's state of a sequence on one device: fp32 matrices a head, and the
     last ``conv`` - 1 inputs of the convolution in bf16.
     """
-    tail = (linear.conv - 1) * -(-_mixed(linear) // tp)
+    tail = (linear.conv - 1) * -(-mixed_elements(linear) // tp)
     return linear_state_elements(linear, tp) * STATE_BYTES + tail * ACTIVATION_BYTES
 
 
@@ -334,7 +276,7 @@ def linear_state_elements(linear: LinearAttention, tp: int) -> int:
     return -(-linear.value_heads // tp) * linear.key_dim * linear.value_dim
 
 
-def _mixed(linear: LinearAttention) -> int:
+def mixed_elements(linear: LinearAttention) -> int:
     """Queries, keys and values of a token, which pass the convolution."""
     return 2 * linear.key_heads * linear.key_dim + linear.value_heads * linear.value_dim
 

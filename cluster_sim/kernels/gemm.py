@@ -7,77 +7,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.errors import SpecError
-from cluster_sim.specs.chip import (
-    BYTES_PER_ELEMENT,
-    PEAK_OF,
-    Chip,
-    DecodeCurve,
-    GemmCurve,
-    LatentCurve,
-    PrefillCurve,
-)
+from cluster_sim.kernels.curves import gemm_curve
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT, PEAK_OF, Chip, GemmCurve
 from cluster_sim.specs.inputs import TopologyInput
-from cluster_sim.specs.model import Attention
 
 FloatArray = NDArray[np.float64]
 Size = int | FloatArray
 TILE = 128  # rows and columns of the tiles that GEMM kernels give an SM
 OUTPUT_BYTES = 2  # GEMM results are written in bf16
 WEIGHT_ONLY = ("w8a16", "w4a16")  # activations stay in bf16
-
-
-def gemm_curve(machine: TopologyInput, dtype: str) -> GemmCurve:
-    """The GEMM curve of a dtype; raises SpecError when the chip has no such peak or curve."""
-    chip, curves = machine.chip, machine.fits.gemm
-    for key, known, what in (
-        (PEAK_OF[dtype], chip.peak, "hardware"),
-        (dtype, curves, "fitted curves"),
-    ):
-        if key not in known:
-            have = ", ".join(known) or "none"
-            raise SpecError(f"{chip.name}: no {key} in {what} (it has {have}); choose --precision")
-    return curves[dtype]  # type: ignore[index]
-
-
-def attention_curves(machine: TopologyInput, kv_dtype: str) -> tuple[PrefillCurve, DecodeCurve]:
-    """Prompt and decode attention for a KV dtype; one-byte caches share a curve.
-
-    Raises SpecError when the chip has no such curve.
-    """
-    fits, wanted = machine.fits, "fp8" if kv_dtype == "int8" else kv_dtype
-    try:
-        return fits.attention_prefill[wanted], fits.attention_decode[wanted]  # type: ignore[index]
-    except KeyError:
-        have = ", ".join(name for name in fits.attention_prefill if name in fits.attention_decode)
-        raise SpecError(
-            f"{machine.chip.name}: no fitted attention curves for a {kv_dtype} KV cache "
-            f"(it has {have or 'none'}); set engine.kv_dtype"
-        ) from None
-
-
-def mla_curves(machine: TopologyInput, kv_dtype: str) -> tuple[PrefillCurve, LatentCurve]:
-    """Prompt and decode attention over latents for a KV dtype; raises SpecError without a curve."""
-    fits, wanted = machine.fits, "fp8" if kv_dtype == "int8" else kv_dtype
-    try:
-        return fits.mla_prefill[wanted], fits.mla_decode[wanted]  # type: ignore[index]
-    except KeyError:
-        have = ", ".join(name for name in fits.mla_prefill if name in fits.mla_decode)
-        raise SpecError(
-            f"{machine.chip.name}: no fitted MLA curves for a {kv_dtype} KV cache "
-            f"(it has {have or 'none'}); set engine.kv_dtype"
-        ) from None
-
-
-def kind_curves(
-    machine: TopologyInput, kind: Attention, kv_dtype: str
-) -> tuple[PrefillCurve, DecodeCurve | LatentCurve]:
-    """Prompt and decode attention of a kind; raises SpecError without a curve.
-
-    Limits: compressed attention has no timings and takes the curves over latents, which its kernels
-    are nearest to (one entry of 512 elements for all heads).
-    """
-    return (mla_curves if kind.latent else attention_curves)(machine, kv_dtype)
 
 
 def gemm_s(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.perf.layout import Layout, Recipe
-from cluster_sim.perf.transformer import ACTIVATION_BYTES, expert_elements
-from cluster_sim.specs.chip import PEAK_OF
+from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.kernels.model_ops import ACTIVATION_BYTES, expert_elements
+from cluster_sim.specs.chip import BYTES_PER_ELEMENT, PEAK_OF, Chip, ExpertCurve
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model, Moe
 
 FloatArray = NDArray[np.float64]
+Units = Any  # a number, or an array of them
 # Loads of experts: 0.9 bounded power law of exponent 1.2 and 0.1 uniform (fitted on measured
 # closed-loop runs). The bound makes 256 picks of 256 experts touch 112 of them and 1,024 picks 195,
 # as the times of grouped GEMM tables imply (110, 196).
@@ -67,6 +69,45 @@ class ExpertTime:
     provenance: str
 
 
+@dataclass(frozen=True, slots=True)
+class ExpertUnits:
+    """Seconds of what the routed experts of a layer add up: once a layer, the products of a pick,
+    the activations that it moves, the weights of an expert.
+    """
+
+    floor_s: float
+    math_s: Units
+    moved_s: Units
+    weights_s: Units
+
+
+def expert_units(
+    chip: Chip,
+    dtype: str,
+    curve: ExpertCurve,
+    inputs: Units,
+    elements: Units,
+    weight_bytes: float | None = None,
+) -> ExpertUnits:
+    """What experts of so many ``inputs`` and weights (``elements``) cost on a curve.
+
+    Model: floor + FLOP / (peak u_c) + weights of touched experts / (bandwidth u_m) + activations /
+    (bandwidth u_a) with 2 FLOP a weight and pick, ``weight_bytes`` a weight (those of the dtype
+    unless given); a pick reads and writes a token, and between its products as many elements as an
+    expert has weights for one input: what the activation reads and writes.
+    """
+    inner = elements // inputs
+    moved = (2 * inputs + inner) * ACTIVATION_BYTES
+    weights_s = elements * (BYTES_PER_ELEMENT[dtype] if weight_bytes is None else weight_bytes)
+    weights_s /= chip.device_bandwidth * curve.memory
+    return ExpertUnits(
+        floor_s=curve.floor,
+        math_s=2 * elements / (chip.device_peak(PEAK_OF[dtype]) * curve.compute),
+        moved_s=moved / (chip.device_bandwidth * curve.activations),
+        weights_s=weights_s,
+    )
+
+
 def touched_experts(chosen: FloatArray, tokens: FloatArray) -> FloatArray:
     """Experts of each device that the first tokens of a step choose, in samples of steps; shape
     (DRAWS, devices, token counts) for rising counts, from probabilities of shape (devices, experts
@@ -102,9 +143,9 @@ def expert_time(
 ) -> ExpertTime:
     """Routed experts of one layer on the device that takes longest, for 0..most tokens.
 
-    Model: floor + FLOP / (peak u_c) + weights of touched experts / (bandwidth u_m) + activations /
-    (bandwidth u_a) with FLOP = 2 x expert weights x picks of its experts; experts are placed on the
-    ``ep`` devices by a seeded shuffle; the mean over samples of steps of the slowest device.
+    Model: ``expert_units`` of the picks of its experts, and of those that the step touches; experts
+    are placed on the ``ep`` devices by a seeded shuffle; the mean over samples of steps of the
+    slowest device.
     Source: grouped GEMM tables of ai-dynamo/aiconfigurator @095f58a, which it follows within 5 %
     (bf16, fp8: 8 experts) and 13 % (fp8_block: 256 and 384) in the median. Limits: loads do not
     change during a run, while those of the tables grow more uneven with the tokens (above 2,048
@@ -112,14 +153,10 @@ def expert_time(
     """
     moe = model.moe
     assert moe is not None
-    curve, chip = machine.fits.moe[recipe.experts], machine.chip  # type: ignore[index]
-    elements = expert_elements(model, layout)
-    inner = elements // model.expert_input
-    math_s = 2 * elements / (chip.device_peak(PEAK_OF[recipe.experts]) * curve.compute)
-    pick_bytes = (2 * model.expert_input + inner) * ACTIVATION_BYTES
-    pick_s = pick_bytes / (chip.device_bandwidth * curve.activations)
-    weights_s = elements * recipe.width(model, recipe.experts)
-    weights_s /= chip.device_bandwidth * curve.memory
+    curve = machine.fits.moe[recipe.experts]  # type: ignore[index]
+    elements, width = expert_elements(model, layout), recipe.width(model, recipe.experts)
+    units = expert_units(machine.chip, recipe.experts, curve, model.expert_input, elements, width)
+    math_s, pick_s, weights_s = units.math_s, units.moved_s, units.weights_s
     chosen, tokens, touched = _touched(moe, layout.ep, most)
     picks = np.broadcast_to(chosen.sum(axis=1)[:, None] * tokens, touched.shape)
     slowest = (touched * weights_s + picks * (math_s + pick_s)).argmax(axis=1, keepdims=True)
@@ -127,6 +164,6 @@ def expert_time(
     read = np.take_along_axis(touched, slowest, axis=1).mean(axis=(0, 1))
     every = np.arange(most + 1, dtype=float)
     by_math = np.interp(every, tokens, math * math_s)
-    by_bytes = np.interp(every, tokens, curve.floor + read * weights_s + math * pick_s)
+    by_bytes = np.interp(every, tokens, units.floor_s + read * weights_s + math * pick_s)
     by_math[0] = by_bytes[0] = 0.0
     return ExpertTime(by_math, by_bytes, curve.provenance)

@@ -1,17 +1,19 @@
 """What a whole model counts: parameters, FLOP and cache bytes, whatever devices it lies on.
 
-The per-device products are in ``perf.transformer``; on one device both agree.
+The per-device products are in ``kernels.model_ops``; on one device both agree.
 """
 
 from __future__ import annotations
 
-from cluster_sim.perf.state_space import STATE_FLOP, state_space_parameters, state_space_small
+from cluster_sim.kernels.state_space import STATE_FLOP, state_space_parameters, state_space_small
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT
 from cluster_sim.specs.model import Attention, Compressed, Model
 
 # Engines keep the keys of a sparse index in fp8 (DeepSeek-V3.2, recalled), in bf16 beside a cache
 # that is no latent (MiniMax-M3 in vLLM).
 INDEX_KEY_BYTES = 1
+# FLOP of linear attention for an element of the state and a token: decay and read, write, query.
+LINEAR_FLOP = 6
 
 
 def parameters(model: Model) -> int:
@@ -343,7 +345,7 @@ def flop_per_token(model: Model) -> int:
     flop = 2 * matmul_parameters(model)
     if model.linear is not None:
         linear = model.linear
-        flop += 6 * linear.layers * linear.value_heads * linear.key_dim * linear.value_dim
+        flop += LINEAR_FLOP * linear.layers * linear.value_heads * linear.key_dim * linear.value_dim
     if model.state_space is not None:
         ssm = model.state_space
         flop += STATE_FLOP * ssm.layers * ssm.inner * ssm.state

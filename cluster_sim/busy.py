@@ -17,7 +17,7 @@ from cluster_sim.facts import Facts
 from cluster_sim.kernels.stream import hbm_bytes_per_s
 from cluster_sim.ledger import family_seconds, shared_seconds
 from cluster_sim.machine.build import build_machine
-from cluster_sim.perf.families import Family
+from cluster_sim.perf.family import Family
 from cluster_sim.perf.replica_phases import ReplicaPhases, Resources, kind_of, replica_phases
 from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.records import StepCounts

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_sim.errors import SimulationError
-from cluster_sim.perf.families import Family
+from cluster_sim.perf.family import Family
 from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.serving.records import StepCounts
 from cluster_sim.serving.service import Run

@@ -9,7 +9,7 @@ import numpy as np
 from cluster_sim.kernels.power import chip_power_w
 from cluster_sim.output.timeline_steps import ReplicaSteps, step_parts
 from cluster_sim.output.trace_events import Event, FloatArray, IntArray, counter_event, ticks
-from cluster_sim.perf.families import Family
+from cluster_sim.perf.family import Family
 from cluster_sim.serving.records import Status
 from cluster_sim.serving.service import Run
 from cluster_sim.serving.tape import Move, moves_of

@@ -17,7 +17,7 @@ from cluster_sim.output.trace_events import (
     slice_event,
     ticks,
 )
-from cluster_sim.perf.families import Family, family_s
+from cluster_sim.perf.family import Family, family_s
 from cluster_sim.serving.tape import RankSteps, Tape, starts_of, steps_of
 
 Windows = Sequence[tuple[float, float]]

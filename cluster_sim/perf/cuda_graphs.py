@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from cluster_sim.perf.families import Family
+    from cluster_sim.perf.family import Family
 
 UNTOUCHED = ("expert_math", "expert_weights")
 

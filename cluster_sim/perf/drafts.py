@@ -22,7 +22,7 @@ from cluster_sim.specs.kept import LAYERED, Kept, layers_with
 from cluster_sim.specs.model import Model
 
 if TYPE_CHECKING:
-    from cluster_sim.perf.families import Family
+    from cluster_sim.perf.family import Family
 
 FloatArray = NDArray[np.float64]
 AGAIN = (

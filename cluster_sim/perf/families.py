@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cluster_sim.collectives.experts import Routing
-from cluster_sim.collectives.in_step import (
-    InStep,
-    all_reduce,
-    everywhere,
-    expert_exchange,
-    handoff,
-)
-from cluster_sim.collectives.ranks import shape_of
 from cluster_sim.collectives.reach import word_of
-from cluster_sim.collectives.shape import Shape
 from cluster_sim.kernels.attention import (
     decode_attention,
     prompt_attention,
@@ -29,10 +16,9 @@ from cluster_sim.kernels.attention import (
 from cluster_sim.kernels.counts import LINEAR_FLOP, index_key_bytes, read_share
 from cluster_sim.kernels.curves import from_others, gemm_curve
 from cluster_sim.kernels.experts import expert_time
-from cluster_sim.kernels.gemm import WEIGHT_ONLY, gemm_memory_s, gemm_s
+from cluster_sim.kernels.gemm import gemm_memory_s, gemm_s
 from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.kernels.model_ops import (
-    ACTIVATION_BYTES,
     Gemm,
     draft_projections,
     kv_bytes_per_token,
@@ -45,132 +31,15 @@ from cluster_sim.kernels.state_space import (
     STATE_FLOP,
     state_elements,
     state_space_bytes,
-    summed_elements,
 )
 from cluster_sim.kernels.stream import glue_bytes, stream_bytes_per_s
+from cluster_sim.perf.communication import all_reduce_family, exchange_family, handoff_family
 from cluster_sim.perf.drafts import one_mtp_layer, with_passes
-from cluster_sim.specs.chip import BYTES_PER_ELEMENT, weakest
+from cluster_sim.perf.family import Family, FamilyCase, FloatArray
+from cluster_sim.specs.chip import weakest
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
 from cluster_sim.specs.software import Software
-
-FloatArray = NDArray[np.float64]
-EACH, KNOTS_A_FOLD = 64, 30  # knots of tables: below each number, then so many an e-fold
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """Seconds of one operator family, as tables and slopes over what a step consists of.
-
-    ``tokens_s`` by tokens in the step, ``sequences_s`` by sequences in the batch, ``decodes_s`` by
-    decoding sequences (None: nothing); ``context_s`` per token of context that decode attention
-    reads and ``local_context_s`` per token inside the window of local layers; ``prefill_floor_s``
-    once per step with a prompt, and ``prompts`` if the seconds of prompt attention belong here;
-    ``swap_s`` per token moved to or from the host; ``shared_s`` by tokens of all batches of the
-    replica; ``filling_s`` by decoding sequences, in steps without prompts. All over all layers.
-
-    A decoding sequence has ``decode_tokens`` tokens in a step: its own and those drafted for it.
-
-    ``use`` has amounts instead of seconds in tables of the same form: bytes that a device sends, or
-    of work bound by arithmetic the seconds that its bytes take at the full rate of the memory.
-    """
-
-    name: str
-    provenance: str
-    tokens_s: FloatArray | None = None
-    sequences_s: FloatArray | None = None
-    decodes_s: FloatArray | None = None
-    context_s: float = 0.0
-    local_context_s: float = 0.0
-    prefill_floor_s: float = 0.0
-    prompts: bool = False
-    swap_s: float = 0.0
-    shared_s: FloatArray | None = None
-    filling_s: FloatArray | None = None
-    decode_tokens: int = 1
-    use: Family | None = None
-
-
-class Batch(NamedTuple):
-    """What one step of one batch consists of: decoding sequences, the context that they read and
-    the part of it in local layers, prompt tokens, prompts, seconds of their attention, tokens moved
-    to or from the host.
-    """
-
-    decodes: int
-    context: int
-    local_context: int
-    prefill_tokens: int
-    prompts: int
-    prefill_s: float
-    swapped: int
-
-
-NOTHING = Batch(0, 0, 0, 0, 0, 0.0, 0)
-
-
-def family_s(family: Family, steps: Any, all_tokens: Any) -> Any:
-    """Seconds of an operator family in a step; ``steps`` is a Batch, or has arrays of its fields,
-    ``all_tokens`` are those of all batches.
-
-    Model: the terms of StepPrice.step_s and round_s that belong to the family.
-    """
-    seconds = family.context_s * steps.context + family.local_context_s * steps.local_context
-    for table, count in (
-        (family.tokens_s, steps.decodes * family.decode_tokens + steps.prefill_tokens),
-        (family.sequences_s, steps.decodes + steps.prompts),
-        (family.decodes_s, steps.decodes),
-        (family.shared_s, all_tokens),
-    ):
-        if table is not None:
-            seconds = seconds + table[count]
-    if family.filling_s is not None:
-        seconds = seconds + (steps.prefill_tokens == 0) * family.filling_s[steps.decodes]
-    if family.prefill_floor_s or family.prompts:
-        prompt_s = family.prefill_floor_s + (steps.prefill_s if family.prompts else 0.0)
-        seconds = seconds + (steps.prefill_tokens > 0) * prompt_s
-    return seconds + family.swap_s * steps.swapped
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """What all families are computed from, and the counts that their tables run over."""
-
-    machine: TopologyInput
-    model: Model
-    software: Software
-    layout: Layout
-    recipe: Recipe
-    together: int | None = None
-
-    @property
-    def width(self) -> int:
-        """Tokens of a decoding sequence in a step: the next one and those drafted."""
-        return 1 + self.software.draft_tokens
-
-    @property
-    def tokens(self) -> FloatArray:
-        most = self.software.max_num_batched_tokens + self.software.max_num_seqs * self.width
-        return np.arange(most + 1, dtype=float)
-
-    @property
-    def sequences(self) -> FloatArray:
-        return np.arange(self.software.max_num_seqs + 1, dtype=float)
-
-    def group(self, ranks: int, *, apart: bool = False) -> Shape:
-        """Ranks side by side; ``apart``: on a chip each."""
-        stride = self.machine.chip.devices_per_chip if apart else 1
-        return shape_of(self.machine, np.arange(ranks, dtype=np.int64) * stride)
-
-    def shares(self, part: str, layers: int) -> tuple[tuple[str, float], ...]:
-        """The dtypes of a part, each with its number of layers."""
-        return self.recipe.shares(self.model, part, layers)
-
-    @property
-    def all_tokens(self) -> FloatArray:
-        """Tokens of all batches together: as many as the limits allow, ``together`` at most."""
-        most = (len(self.tokens) - 1) * self.layout.attn_dp
-        return np.arange(min(most, self.together or most) + 1, dtype=float)
 
 
 def operator_families(
@@ -186,21 +55,21 @@ def operator_families(
     With drafts the model is one ``with_mtp_layers``. ``together``: how many tokens of all batches
     the tables of what they share reach to, if not as far as the limits of the engine.
     """
-    case = _Case(machine, model, software, layout, recipe, together)
+    case = FamilyCase(machine, model, software, layout, recipe, together)
     families = [*_gemm_families(case), _prefill_family(case), _decode_family(case)]
     families.append(_glue_family(case))
     families += _recurrent_families(case)
-    families.append(_all_reduce_family(case))
+    families.append(all_reduce_family(case))
     if model.moe is not None:
         families += _expert_families(case)
     if layout.pp > 1:
-        families.append(_handoff_family(case))
+        families.append(handoff_family(case))
     families += [_host_family(case), _swap_family(case)]
     families = _of_other_software(case, families)
     return tuple(_drafting(case, families)) if software.draft_tokens else tuple(families)
 
 
-def _of_other_software(case: _Case, families: list[Family]) -> list[Family]:
+def _of_other_software(case: FamilyCase, families: list[Family]) -> list[Family]:
     """The families with those of kernels that were timed in another framework extrapolated."""
     far = from_others(case.machine, case.model, case.recipe, case.software.framework)
     return [
@@ -209,7 +78,7 @@ def _of_other_software(case: _Case, families: list[Family]) -> list[Family]:
     ]
 
 
-def _drafting(case: _Case, families: list[Family]) -> list[Family]:
+def _drafting(case: FamilyCase, families: list[Family]) -> list[Family]:
     """The families with drafts in their steps, and with further passes of an MTP layer."""
     model, software = case.model, case.software
     passes = software.draft_tokens - model.mtp_layers
@@ -226,7 +95,7 @@ def _drafting(case: _Case, families: list[Family]) -> list[Family]:
     ]
 
 
-def _gemm_families(case: _Case) -> tuple[Family, Family]:
+def _gemm_families(case: FamilyCase) -> tuple[Family, Family]:
     """GEMM time, split by which side of the roofline binds; the LM head runs on one row a sequence.
 
     With k drafts the LM head runs on k + 1 rows a sequence, and on one row a draft.
@@ -254,7 +123,7 @@ def _gemm_families(case: _Case) -> tuple[Family, Family]:
     )
 
 
-def _products(case: _Case, tokens: FloatArray, shape: Gemm) -> FloatArray:
+def _products(case: FamilyCase, tokens: FloatArray, shape: Gemm) -> FloatArray:
     """What ``_product`` gives of all layers that have a product, each in its dtype."""
     found = np.zeros((3, len(tokens)))
     for dtype, layers in case.shares(shape.part, shape.layers):
@@ -280,7 +149,7 @@ def _product(
     return np.array((*rows, np.where(bound, read_s, 0.0)))
 
 
-def _prefill_family(case: _Case) -> Family:
+def _prefill_family(case: FamilyCase) -> Family:
     prompt = prompt_attention(case.machine, case.model, case.layout, case.recipe)
     return Family(
         "attention_prefill",
@@ -290,7 +159,7 @@ def _prefill_family(case: _Case) -> Family:
     )
 
 
-def _decode_family(case: _Case) -> Family:
+def _decode_family(case: FamilyCase) -> Family:
     """Decode attention of all layers; sparse layers read the index of all tokens besides, and every
     query its own choice.
     """
@@ -319,7 +188,7 @@ def _decode_family(case: _Case) -> Family:
     )
 
 
-def _glue_family(case: _Case) -> Family:
+def _glue_family(case: FamilyCase) -> Family:
     """Norms, rotary embedding, KV write, activation, residual: kernels x floor + bytes / (bandwidth
     u_m) a layer; of layers without a mixer or an MLP half the kernels.
     """
@@ -333,7 +202,7 @@ def _glue_family(case: _Case) -> Family:
     return Family("glue", curve.provenance, tokens)
 
 
-def _recurrent_family(case: _Case, name: str, layers: int, flop: int, held: float) -> Family:
+def _recurrent_family(case: FamilyCase, name: str, layers: int, flop: int, held: float) -> Family:
     """Layers with a state of ``held`` bytes a sequence: every sequence reads and writes it once a
     step, every token costs ``flop``.
 
@@ -352,7 +221,7 @@ def _recurrent_family(case: _Case, name: str, layers: int, flop: int, held: floa
     return Family(name, "assumed", tokens, sequences, use=use)
 
 
-def _recurrent_families(case: _Case) -> list[Family]:
+def _recurrent_families(case: FamilyCase) -> list[Family]:
     """Gated-delta layers in their chunked form, 6 FLOP an element of the state, and Mamba's."""
     linear, ssm, tp = case.model.linear, case.model.state_space, case.layout.tp
     found = []
@@ -366,58 +235,7 @@ def _recurrent_families(case: _Case) -> list[Family]:
     return found
 
 
-def _all_reduce_family(case: _Case) -> Family:
-    """Sums of T x hidden activations over the devices of an attention, or of a stage; none without
-    tensor parallelism.
-
-    One after each mixer and each MLP (parallel blocks: one), and in Mamba-1 one more of what drives
-    its state. Experts of several attention groups exchange tokens instead, see the expert families.
-    """
-    model, layout, in_situ = case.model, case.layout, case.software.in_situ
-    sums = model.summed_blocks
-    if layout.attn_dp > 1 and model.moe is not None:
-        sums -= model.moe.layers
-    tokens, sent, words = np.zeros_like(case.tokens), np.zeros_like(case.tokens), []
-    if layout.tp == 1:
-        return Family("all_reduce", "datasheet", tokens)
-    kinds = [(sums, model.hidden)]
-    if model.state_space is not None and (inside := summed_elements(model.state_space)):
-        kinds.append((model.state_space.layers, inside))
-    for count, elements in kinds:
-        at = knots(len(case.tokens))
-        message = at * (elements * ACTIVATION_BYTES)
-        alone = all_reduce(case.machine, case.software.all_reduce, case.group(layout.tp), message)
-        seconds = launched_s(case.machine, alone) * in_situ.all_reduce_factor
-        tokens += count * (np.interp(case.tokens, at, seconds) + in_situ.all_reduce_skew)
-        sent += count * np.interp(case.tokens, at, alone.sent)
-        words.append(alone.word)
-    tokens[0] = 0.0
-    use = Family("all_reduce", "", sent)
-    return Family("all_reduce", weakest(words), tokens, use=use)
-
-
-def knots(count: int) -> FloatArray:
-    """Where a table of so many whole numbers from 0 is priced, and straight lines drawn between:
-    each of the first 64, then about one in thirty, the last at or beyond the end. Longer tables
-    have the same knots and more.
-    """
-    folds = math.log(max(1.0, (count - 1) / EACH))
-    steps = np.arange(1, 2 + math.ceil(KNOTS_A_FOLD * folds))
-    beyond = np.rint(EACH * np.exp(steps / KNOTS_A_FOLD))
-    return np.unique(np.concatenate([np.arange(EACH + 1), beyond]))
-
-
-def launched_s(machine: TopologyInput, alone: InStep) -> FloatArray:
-    """Seconds of a collective by message, the shortest first, with the launch of its kernel
-    overlapped as the chip overlaps those of others.
-    """
-    inside = machine.fits.in_engine
-    overlap = inside.launch_overlap if inside is not None else None
-    hidden = 0.0 if overlap is None else (1 - overlap.floors) * alone.seconds[0]
-    return np.asarray(alone.seconds - hidden)
-
-
-def _expert_families(case: _Case) -> list[Family]:
+def _expert_families(case: FamilyCase) -> list[Family]:
     """Routed experts, and with several attention groups the exchange of tokens around them.
 
     With one attention group all devices have all tokens: no exchange, the all-reduce adds up.
@@ -441,58 +259,11 @@ def _expert_families(case: _Case) -> list[Family]:
     return [
         Family("expert_math", provenance, shared_s=math),
         Family("expert_weights", provenance, shared_s=weights),
-        _exchange_family(case, counts),
+        exchange_family(case, counts),
     ]
 
 
-def _exchange_family(case: _Case, counts: FloatArray) -> Family:
-    """Dispatch in the experts' dtype and combine in bf16, once a layer with experts; latents if the
-    experts work on those.
-
-    Model: the devices of a group share its tokens, and each sends its part to the devices that hold
-    a slice of a chosen expert; with experts on every device of a stage (ep 1) to all others.
-    """
-    model, layout = case.model, case.layout
-    assert model.moe is not None
-    ranks = layout.stage_devices
-    shares = case.shares("experts", model.moe.layers)
-    width = sum(layers * _sent_bytes(dtype) for dtype, layers in shares) / model.moe.layers
-    own = np.ceil(counts / ranks).astype(np.int64)  # tokens of a device
-    at = knots(int(own[-1]) + 1)
-    copy = at * model.expert_input
-    copies = (copy * width, copy * ACTIVATION_BYTES)
-    if layout.ep == 1:
-        alone = everywhere(case.machine, case.group(ranks), copies)
-    else:
-        slices = layout.expert_slices
-        routing = Routing(top_k=model.moe.top_k * slices, experts=model.moe.experts * slices)
-        libraries = case.software.experts
-        alone = expert_exchange(case.machine, libraries, case.group(ranks), copies, routing)
-    shared = model.moe.layers * np.interp(own, at, launched_s(case.machine, alone))
-    shared[0] = 0.0
-    sent = model.moe.layers * np.interp(own, at, alone.sent)
-    use = Family("expert_exchange", "", shared_s=sent)
-    return Family("expert_exchange", alone.word, shared_s=shared, use=use)
-
-
-def _sent_bytes(dtype: str) -> float:
-    """Bytes of an activation on its way to experts of a dtype."""
-    return ACTIVATION_BYTES if dtype in WEIGHT_ONLY else BYTES_PER_ELEMENT[dtype]
-
-
-def _handoff_family(case: _Case) -> Family:
-    """Activations from stage to stage and the sampled tokens back to the first: pp hand-offs."""
-    at = knots(len(case.tokens))
-    width = case.model.hidden * ACTIVATION_BYTES / case.layout.tp
-    alone = handoff(case.machine, case.group(2, apart=True), at * width)
-    message = case.tokens * width
-    tokens = case.layout.pp * np.interp(case.tokens, at, alone.seconds)
-    tokens[0] = 0.0
-    use = Family("handoff", "", case.layout.pp * message)
-    return Family("handoff", alone.word, tokens, use=use)
-
-
-def _host_family(case: _Case) -> Family:
+def _host_family(case: FamilyCase) -> Family:
     """CPU time that delays the next step: per step and per sequence; assumed on chips of a vendor
     that it was not fitted on.
     """
@@ -502,7 +273,7 @@ def _host_family(case: _Case) -> Family:
     return Family("host", host.on(case.machine.chip.vendor), sequences_s=sequences)
 
 
-def _swap_family(case: _Case) -> Family:
+def _swap_family(case: FamilyCase) -> Family:
     """KV that preempted sequences move to the host and back, over the device's host link."""
     moved = kv_bytes_per_token(case.model, case.layout.tp, case.recipe.kv) / case.layout.pp
     link, use = case.software.memory.host_link, Family("swap", "", swap_s=moved)

@@ -29,7 +29,7 @@ from cluster_sim.machine.classes import Ints, Machine
 from cluster_sim.machine.groups import place
 from cluster_sim.machine.routes import Routing, paths
 from cluster_sim.machine.scale_up import Switched
-from cluster_sim.perf.families import Batch, Family, family_s
+from cluster_sim.perf.family import Batch, Family, family_s
 from cluster_sim.perf.step_price import StepPrice
 from cluster_sim.work import Activity, Phase, kernel, pause, traffic
 

@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from cluster_sim.perf.families import Batch, Family, family_s
+from cluster_sim.perf.family import Batch, Family, family_s
 from cluster_sim.perf.step_price import StepPrice, local_tokens
 from cluster_sim.specs.inputs import WorkloadInput
 from cluster_sim.specs.workload import Lengths

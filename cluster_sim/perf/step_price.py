@@ -19,7 +19,8 @@ from cluster_sim.kernels.attention import PromptAttention, prompt_attention
 from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.perf.cuda_graphs import with_graphs
 from cluster_sim.perf.drafts import with_mtp_layers
-from cluster_sim.perf.families import Family, operator_families
+from cluster_sim.perf.families import operator_families
+from cluster_sim.perf.family import Family
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import LocalAttention, Model
 from cluster_sim.specs.software import Software

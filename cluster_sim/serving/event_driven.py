@@ -14,7 +14,7 @@ from simpy.core import Environment
 
 from cluster_sim.engine.clock import ARRIVAL_RANK, END_RANK, START_RANK, call_at
 from cluster_sim.errors import ClusterSimError
-from cluster_sim.perf.families import Batch
+from cluster_sim.perf.family import Batch
 from cluster_sim.serving.prefix_cache import PrefixCache
 from cluster_sim.serving.records import NEVER, Outcomes, Status, StepCounts, StepLog
 from cluster_sim.serving.requests import Requests

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush
 
 from cluster_sim.errors import SimulationError
-from cluster_sim.perf.families import Batch
+from cluster_sim.perf.family import Batch
 from cluster_sim.serving.block_needs import BlockNeeds
 from cluster_sim.serving.local_context import LocalContext
 from cluster_sim.serving.queue import WaitingQueue

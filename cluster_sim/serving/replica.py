@@ -16,7 +16,7 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.perf.families import NOTHING, Batch
+from cluster_sim.perf.family import NOTHING, Batch
 from cluster_sim.serving.fast_rank import FastRank
 from cluster_sim.serving.records import Outcomes, StepLog
 from cluster_sim.serving.stepper import ReplicaSpec

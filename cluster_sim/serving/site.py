@@ -24,7 +24,7 @@ from cluster_sim.engine.cluster import Cluster, Process, start_processes
 from cluster_sim.engine.fluid import FluidEngine, Owner
 from cluster_sim.engine.fluid_meter import Meter
 from cluster_sim.engine.fluid_play import Play
-from cluster_sim.perf.families import NOTHING, Batch
+from cluster_sim.perf.family import NOTHING, Batch
 from cluster_sim.serving.records import StepCounts
 from cluster_sim.work import Activity, Phase
 

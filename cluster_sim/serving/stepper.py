@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster_sim.errors import SimulationError
-from cluster_sim.perf.families import NOTHING, Batch
+from cluster_sim.perf.family import NOTHING, Batch
 from cluster_sim.perf.step_price import StepPrice, local_tokens
 from cluster_sim.serving.pace import Pace
 from cluster_sim.serving.prefix_cache import PrefixCache

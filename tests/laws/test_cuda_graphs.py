@@ -11,7 +11,7 @@ from cluster_sim.errors import SpecError
 from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.ledger import close_ledger
 from cluster_sim.perf.cuda_graphs import UNTOUCHED, filled
-from cluster_sim.perf.families import Batch, family_s
+from cluster_sim.perf.family import Batch, family_s
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.simulation import play
 from cluster_sim.specs.load import load_spec, load_topology, load_workload

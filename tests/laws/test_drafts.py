@@ -19,7 +19,8 @@ from cluster_sim.kernels.attention import decode_attention
 from cluster_sim.kernels.layout import Layout, Recipe, recipe
 from cluster_sim.kernels.model_ops import draft_projections, weight_bytes_per_device
 from cluster_sim.perf.drafts import with_mtp_layers
-from cluster_sim.perf.families import Family, operator_families
+from cluster_sim.perf.families import operator_families
+from cluster_sim.perf.family import Family
 from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.steady import steady_state
 from cluster_sim.perf.step_price import compile_step_price

@@ -23,7 +23,8 @@ from cluster_sim.collectives.shape import Shape
 from cluster_sim.errors import SpecError
 from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.machine.host import domain_devices
-from cluster_sim.perf.families import knots, operator_families
+from cluster_sim.perf.communication import knots
+from cluster_sim.perf.families import operator_families
 from cluster_sim.specs.find import names
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.load import load_topology, load_workload

@@ -19,7 +19,7 @@ from cluster_sim.kernels.model_ops import (
     state_bytes,
     weight_bytes_per_device,
 )
-from cluster_sim.perf.families import Family
+from cluster_sim.perf.family import Family
 from cluster_sim.perf.startup import kv_cache
 from cluster_sim.perf.step_price import StepPrice, compile_step_price, local_tokens
 from cluster_sim.specs.chip import ExpertCurve, LatentCurve, PrefillCurve

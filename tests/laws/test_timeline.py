@@ -18,7 +18,7 @@ from cluster_sim.output import timeline as module
 from cluster_sim.output import timeline_requests
 from cluster_sim.output.timeline import Timeline, choose_windows, timeline
 from cluster_sim.output.timeline_steps import inside
-from cluster_sim.perf.families import Family
+from cluster_sim.perf.family import Family
 from cluster_sim.prepare import make_service
 from cluster_sim.result import Result
 from cluster_sim.serving.records import Status

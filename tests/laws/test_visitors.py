@@ -18,7 +18,7 @@ from cluster_sim.kernels.layout import Layout
 from cluster_sim.kernels.stream import hbm_bytes_per_s
 from cluster_sim.machine.build import build_machine
 from cluster_sim.machine.host import replicas_in
-from cluster_sim.perf.families import Batch, Family
+from cluster_sim.perf.family import Batch, Family
 from cluster_sim.perf.replica_phases import ReplicaPhases, Resources, replica_phases
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.prepare import make_service

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster_sim.kernels.layout import Layout, recipe
+from cluster_sim.machine.host import domain_devices
 from cluster_sim.perf.step_price import StepPrice, compile_step_price
 from cluster_sim.specs.find import names
 from cluster_sim.specs.inputs import TopologyInput
@@ -52,7 +53,8 @@ def steps(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
 def price_of(machine: TopologyInput, model: Model, tp: int) -> StepPrice:
     dtype = next(d for d in ("fp8", "int8", "bf16") if d in machine.chip.peak)
     dtypes = recipe(machine.chip, model, dtype, dtype)
-    return compile_step_price(machine, model, CHAT.software, Layout(tp), dtypes)
+    inside = max(n for n in (1, 2, 4, 8) if n <= min(tp, domain_devices(machine)))
+    return compile_step_price(machine, model, CHAT.software, Layout(inside), dtypes)
 
 
 def seconds(price: StepPrice, step: tuple[int, int, int, int, int]) -> float:

@@ -18,11 +18,11 @@ import numpy as np
 
 from cluster_sim.collectives.activity import Call, loads, own_loads
 from cluster_sim.collectives.network import Axis
+from cluster_sim.kernels.stream import hbm_bytes_per_s
 from cluster_sim.machine.classes import Floats, Ints, Machine
 from cluster_sim.machine.routes import link_load
 from cluster_sim.machine.scale_up import Switched
 from cluster_sim.perf.replica_phases import Resources
-from cluster_sim.perf.train_layer import Case
 from cluster_sim.perf.train_stage import Called
 from cluster_sim.training.priced import Priced
 from cluster_sim.training.ranks import Columns, Ranks
@@ -86,7 +86,8 @@ class Whole:
     def resources(self) -> Resources:
         """The numbers and names of all."""
         case = self.priced.job.case
-        return Resources(machine=case.network.machine, hbm_bytes_per_s=hbm_bytes_per_s(case))
+        rate = hbm_bytes_per_s(case.kernels.machine)
+        return Resources(machine=case.network.machine, hbm_bytes_per_s=rate)
 
     @cached_property
     def capacity(self) -> Floats:
@@ -157,7 +158,8 @@ class Own:
     def capacity(self) -> Floats:
         """What each resource carries per second, stage by stage."""
         case = self.priced.job.case
-        one = [*self._machine.link_bandwidth[self._links], 1.0, hbm_bytes_per_s(case)]
+        rate = hbm_bytes_per_s(case.kernels.machine)
+        one = [*self._machine.link_bandwidth[self._links], 1.0, rate]
         return np.tile(one, case.plan.pp)
 
     def load(self, use: Use) -> Load:
@@ -196,11 +198,6 @@ class Own:
             found = own_loads(group, Call(operation=operation), algorithm, domain)
             known[key] = np.array([found.get(link, 0.0) for link in self._links.tolist()])
         return known[key]  # type: ignore[return-value]
-
-
-def hbm_bytes_per_s(case: Case) -> float:
-    """What the memory of a device delivers."""
-    return case.kernels.chip.device_bandwidth
 
 
 def ground_of(priced: Priced, axes: Iterable[Axis]) -> Ground:

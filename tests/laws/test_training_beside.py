@@ -11,6 +11,7 @@ from training_jobs import bare, job, pod, priced
 from cluster_sim.collectives.shape import bus_factor
 from cluster_sim.engine.cluster import Cluster, Process
 from cluster_sim.errors import ClusterSimError
+from cluster_sim.kernels.stream import hbm_bytes_per_s
 from cluster_sim.simulation import simulate
 from cluster_sim.specs.load import load_topology, load_workload
 from cluster_sim.train import train
@@ -112,7 +113,7 @@ def test_half_the_memory_of_a_chip_delays_its_replica_by_the_fluid_rule() -> Non
     case = one.job.case
     alone = whole(one)
     update = next(r for r in alone.records if r.kind == "optimizer")
-    rate = case.kernels.stream_bytes_per_s / case.kernels.chip.device_bandwidth
+    rate = case.kernels.stream_bytes_per_s / hbm_bytes_per_s(case.kernels.machine)
     taken_s = 0.3 * (update.end_s - update.start_s)
 
     def user(cluster: Cluster) -> Steps:

@@ -41,6 +41,8 @@ INSIDE = {
 }
 IN_PROCESS = {"idle": "0 s", "loaded_steps": 0}  # what clients wait for without an API server
 OLD_STEPS = "first_token_steps"  # the former version's name: of an idle engine as well
+# What priced the algorithms that profiles named: TensorRT-LLM's kernels and NCCL.
+OLD_SUMS = {"one_shot": "trtllm_custom", "ring": "nccl", "in_switch": "nccl"}
 # The frameworks' own names of draft_tokens, where they count the same.
 DRAFT_FLAGS = {"trtllm": ("num_nextn_predict_layers",), "sglang": ("speculative_num_steps",)}
 
@@ -142,6 +144,19 @@ def rename_old_overhead(data: dict[str, Any], shown: str) -> None:
         memory["overhead"] = {"context": memory["overhead"]}
     if memory.pop("activations", None) is not None:
         warn(f"{shown}: memory.activations: is old and has no effect; write overhead.forward")
+
+
+def rename_old_sums(data: dict[str, Any], shown: str) -> None:
+    """Let a profile of the former version name algorithms of all-reduces instead of libraries."""
+    named = data.get("all_reduce")
+    if not isinstance(named, list) or not OLD_SUMS.keys() & {str(name) for name in named}:
+        return
+    new = list(dict.fromkeys(OLD_SUMS.get(str(name), name) for name in named))
+    warn(
+        f"{shown}: all_reduce: algorithms are old and go with the next version; write the "
+        f"libraries that the engine has: all_reduce: [{', '.join(map(str, new))}]"
+    )
+    data["all_reduce"] = new
 
 
 def _warn_of_old_steps(where: str, name: str, idle: str) -> None:

@@ -20,7 +20,12 @@ from cluster_sim.specs.effects import (
     refuse_idle_keys,
     refuse_idle_money,
 )
-from cluster_sim.specs.engine_settings import apply_engine, rename_old_overhead, rename_old_steps
+from cluster_sim.specs.engine_settings import (
+    apply_engine,
+    rename_old_overhead,
+    rename_old_steps,
+    rename_old_sums,
+)
 from cluster_sim.specs.engines import engine_for, exists, refuse
 from cluster_sim.specs.find import FileRecord, Files, beside, find, read_data
 from cluster_sim.specs.inline import with_chip_facts
@@ -279,6 +284,7 @@ def read(family: str, name: str) -> tuple[FileRecord, dict[str, Any], Lines]:
     if family == "software":
         rename_old_steps(data, record.path)
         rename_old_overhead(data, record.path)
+        rename_old_sums(data, record.path)
     base = data.pop("extends", None)
     if base is None:
         return record, data, lines

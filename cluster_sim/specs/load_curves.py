@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster_sim.errors import SpecError, UnknownNameError
+from cluster_sim.errors import SpecError, UnknownNameError, warn
 from cluster_sim.specs.build import Lines, Source, build
 from cluster_sim.specs.chip import Chip, Fits
 from cluster_sim.specs.find import FOLDERS, FileRecord
@@ -59,7 +59,7 @@ def _with_relatives(
             "'borrows: h100_sxm'"
         ) from None
     source = Source(record.path, lines)
-    data = {"chip": chip.name, **data}
+    data = _without_sums({"chip": chip.name, **data}, record.path)
     data = data if alone else in_engine(data)
     if not data.get("borrows"):
         return _likened(data, {}, "other", source), chip, (record,), source
@@ -77,6 +77,17 @@ def _with_relatives(
     distance = chip.distance(relative)
     data = _likened(data, lent, distance, source)
     return borrowed(data, lent, relative.name, distance), watts_of, (record, *more, found), source
+
+
+def _without_sums(data: dict[str, Any], shown: str) -> dict[str, Any]:
+    """A file of the former version without its curves of collectives."""
+    old = [key for key in ("all_reduce", "all_to_all") if key in data]
+    if old:
+        warn(
+            f"{shown}: {' and '.join(old)}: old and without effect; constants of collectives stand "
+            f"in {FOLDERS['collectives']}/{data['chip']}.yaml"
+        )
+    return {key: value for key, value in data.items() if key not in old}
 
 
 def _parsed(record: FileRecord) -> tuple[FileRecord, dict[str, Any], Lines]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from cluster_sim.cli import cli
-from cluster_sim.errors import SpecError
+from cluster_sim.errors import OldFormWarning, SpecError
 from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.perf.families import operator_families
 from cluster_sim.perf.residuals import step_residuals, whole_residuals
 from cluster_sim.simulation import simulate
 from cluster_sim.specs.chip import Chip
 from cluster_sim.specs.engines import DEFAULTS, engine_for, engines_on
-from cluster_sim.specs.find import names
+from cluster_sim.specs.find import find, names
 from cluster_sim.specs.inputs import WorkloadInput
 from cluster_sim.specs.load import load_spec, load_topology, load_workload
 from cluster_sim.specs.software import Software
@@ -128,3 +130,28 @@ def test_the_option_names_what_exists(runner: CliRunner) -> None:
     done = runner.invoke(cli, [*arguments, "--software", "vllm", "--rate", "1", "--quiet"])
     assert done.exit_code == 0, done.output
     assert "vllm-0.19" in done.output
+
+
+def test_algorithms_of_sums_are_libraries_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = find("software", "trtllm-1.0").text
+    old = "all_reduce: [one_shot, ring, in_switch]\n"
+    (tmp_path / "mine.yaml").write_text(re.sub(r"all_reduce: \[.*\n", old, text))
+    with pytest.warns(OldFormWarning, match=r"all_reduce: \[trtllm_custom, nccl\]"):
+        software = load_spec("software", "mine.yaml", Software)[1]
+    assert software.all_reduce == ("trtllm_custom", "nccl")
+
+
+def test_curves_of_collectives_beside_kernels_are_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "topologies" / "chips" / "fits"
+    folder.mkdir(parents=True)
+    text = find("fits", "h200_sxm").text
+    (folder / "h200_sxm.yaml").write_text(text + "all_reduce: {ring: {latency: 9 us}}\n")
+    with pytest.warns(OldFormWarning, match=r"all_reduce: old and without effect"):
+        machine = load_topology("h200_nvl8")
+    assert not hasattr(machine.fits, "all_reduce")

@@ -30,7 +30,7 @@ from cluster_sim.specs.engines import engine_for, exists, refuse
 from cluster_sim.specs.find import FileRecord, Files, beside, find, read_data
 from cluster_sim.specs.inline import with_chip_facts
 from cluster_sim.specs.inputs import TopologyInput, WorkloadInput
-from cluster_sim.specs.load_curves import load_fits
+from cluster_sim.specs.load_curves import base_of, load_fits
 from cluster_sim.specs.load_model import load_model
 from cluster_sim.specs.pod import merge, with_chips, with_host
 from cluster_sim.specs.software import Software
@@ -90,7 +90,8 @@ def load_topology(
     tdp_w = _watts(file_tdp)
     fits, fits_records = load_fits(chip, tdp_w=tdp_w)
     drawn = () if graph is None or graph is record else (graph,)
-    collectives, collectives_records = find_collective_fits(chip.name, fits.borrows)
+    lender = fits.borrows or base_of(chip.name)
+    collectives, collectives_records = find_collective_fits(chip.name, lender)
     return TopologyInput(
         topology=topology,
         chip=chip,

@@ -1,4 +1,6 @@
-"""The fitted curves of a chip, with what it borrows from relatives."""
+"""The fitted curves of a chip, with what it borrows from relatives; a chip without a file of curves
+borrows from the one whose file its own extends.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from typing import Any
 from cluster_sim.errors import SpecError, UnknownNameError, warn
 from cluster_sim.specs.build import Lines, Source, build
 from cluster_sim.specs.chip import Chip, Fits
-from cluster_sim.specs.find import FOLDERS, FileRecord
+from cluster_sim.specs.find import FOLDERS, FileRecord, names
 from cluster_sim.specs.fits import MOST_RELATIVES, borrowed, in_engine, likened, with_watts
 
 
@@ -34,13 +36,24 @@ def load_fits(
 
 def load_own_fits(name: str) -> Fits:
     """The curves of a file by path, or of a chip by name, what it borrows included: of the chip
-    that the file names, else of the one that the file is named after.
+    that the file is named after, else of the one that it names.
     """
     from cluster_sim.specs.load import load_spec, read
 
     record, data, _ = read("fits", name)
-    chip = load_spec("chip", str(data.get("chip") or record.name), Chip)[1]
+    named = record.name if record.name in names("chip") else data.get("chip")
+    chip = load_spec("chip", str(named or record.name), Chip)[1]
     return load_fits(chip, record)[0]
+
+
+def base_of(chip: str) -> str:
+    """The chip whose file that of another one extends; empty where it stands alone."""
+    from cluster_sim.specs.load import read
+
+    try:
+        return next((base.name for base in read("chip", chip)[0].more), "")
+    except UnknownNameError:
+        return ""  # its file was given by path
 
 
 def _with_relatives(
@@ -54,10 +67,13 @@ def _with_relatives(
     try:
         record, data, lines = _parsed(own) if own else read("fits", chip.name)
     except UnknownNameError:
-        raise SpecError(
-            f"{chip.name}: no curves; write {FOLDERS['fits']}/{chip.name}.yaml, for example with "
-            "'borrows: h100_sxm'"
-        ) from None
+        base = base_of(chip.name)
+        if not base:
+            raise SpecError(
+                f"{chip.name}: no curves; write {FOLDERS['fits']}/{chip.name}.yaml, for example "
+                "with 'borrows: h100_sxm'"
+            ) from None
+        record, data, lines = read("chip", chip.name)[0], {"borrows": base}, {}
     source = Source(record.path, lines)
     data = _without_sums({"chip": chip.name, **data}, record.path)
     data = data if alone else in_engine(data)

@@ -16,8 +16,10 @@ TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language: str) -> list[str]:
+    """All blocks but those of the README's recipes, whose files stand beside them."""
     pattern = re.compile(rf"```{language}\n(.*?)```", re.DOTALL)
-    return [block for path in TEXTS for block in pattern.findall(path.read_text())]
+    texts = [re.sub(r"\n## Add your own\n.*?\n## ", "", p.read_text(), flags=re.S) for p in TEXTS]
+    return [block for text in texts for block in pattern.findall(text)]
 
 
 def commands() -> list[str]:

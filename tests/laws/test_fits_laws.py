@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from cluster_sim.errors import SpecError
 from cluster_sim.specs.chip import PEAK_OF, Chip, Fits
@@ -148,9 +150,15 @@ def test_a_chip_without_curves_says_how_to_get_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, "a", "chip: a\nborrows: b\n")
-    write(tmp_path, "b", "")
-    (tmp_path / "topologies" / "chips" / "fits" / "b.yaml").unlink()
+    write(tmp_path, "b", "borrows: h100_sxm\n")
+    chips = tmp_path / "topologies" / "chips"
+    (chips / "fits" / "b.yaml").rename(chips / "b.curves")
     monkeypatch.chdir(tmp_path)
+    lent = fits_of("b")[1]  # those of the chip that its file extends, as if it borrowed them
+    (chips / "b.curves").rename(chips / "fits" / "b.yaml")
+    assert lent == fits_of("b")[1]
+    (chips / "fits" / "b.yaml").unlink()
+    shutil.copy(ROOT / "topologies" / "chips" / "h100_sxm.yaml", chips / "b.yaml")
     with pytest.raises(SpecError, match=r"b: no curves; write topologies/chips/fits/b\.yaml"):
         fits_of("a")
 

@@ -40,13 +40,14 @@ def shape_of(
     scale_up, fabric = described.scale_up, described.fabric
     dies = chip.devices_per_chip
     domain, per_host = described.domain * dies, (described.chips_per_host or described.chips) * dies
-    inside = np.unique(ranks // domain, return_counts=True)[1]
+    homes, inside = np.unique(ranks // domain, return_counts=True)
+    fullest = ranks[ranks // domain == homes[inside.argmax()]]
     packages = np.unique(ranks // dies, return_counts=True)[1] if dies > 1 else np.ones(1)
     return Shape(
         ranks=len(ranks),
         domains=len(inside),
         hosts=len(np.unique(ranks // per_host)),
-        link_bytes_per_s=group_bandwidth(topology, int(inside.max())),
+        link_bytes_per_s=group_bandwidth(topology, len(fullest), len(np.unique(fullest // dies))),
         nic_bytes_per_s=rank_nic_bandwidth(described, chip),
         in_switch=scale_up.in_switch_reduction,
         in_network=sharp,
@@ -57,6 +58,12 @@ def shape_of(
         ranks_per_package=int(packages.max()),
         way_s=way_s(machine, ranks) if machine is not None and len(inside) > 1 else None,
     )
+
+
+def side_by_side(topology: TopologyInput, ranks: int, *, apart: bool = False) -> Shape:
+    """The first so many devices of a domain; ``apart``: one of each chip."""
+    stride = topology.chip.devices_per_chip if apart else 1
+    return shape_of(topology, np.arange(ranks, dtype=np.int64) * stride)
 
 
 def way_s(machine: Machine, ranks: Ints) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from cluster_sim.collectives.custom import custom_all_reduce, kernels_of
 from cluster_sim.collectives.experts import Routing, exchange
 from cluster_sim.collectives.hccl import hccl
@@ -85,8 +83,3 @@ def known_name(what: str, name: str, known: tuple[str, ...]) -> str:
     near = nearest(plain, known)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     raise SpecError(f"no {what} named '{name}'{hint or '.'} There are {', '.join(known)}")
-
-
-def algorithm_bandwidth(message: FloatArray, seconds: FloatArray) -> FloatArray:
-    """Bytes/s as nccl-tests prints algbw: size over time."""
-    return np.divide(message, seconds, out=np.zeros_like(message), where=seconds > 0)

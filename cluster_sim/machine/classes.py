@@ -169,10 +169,6 @@ class Machine:
         """A link class by name; StopIteration if there is none."""
         return next(link for link in self.links if link.name == name)
 
-    def domain_of(self, device: int) -> int:
-        """Number of the scale-up domain of a device."""
-        return device // self.devices_per_domain
-
     @property
     def hosts(self) -> int:
         """Hosts, the last one maybe not full."""

@@ -13,24 +13,20 @@ def scale_up_bandwidth(topology: Topology) -> float:
     return topology.scale_up.bandwidth(topology.domain)
 
 
-def group_bandwidth(machine: TopologyInput, ranks: int) -> float:
+def group_bandwidth(machine: TopologyInput, ranks: int, on_chips: int | None = None) -> float:
     """Bytes/s that each of a group of devices can send to the others of it, per direction.
 
     Model: behind switches and in a PCIe host a device has all its links whatever the group; in a
     mesh only those to the chips of the group. Devices of a package share its links; a group inside
-    one package has the link between its devices. Groups fill packages one after another. Limits: in
-    groups of several packages the link inside a package is not used beside the others.
+    one package has the link between its devices. Groups fill packages one after another, unless it
+    is said ``on_chips`` how many they stand. Limits: in groups of several packages the link inside
+    a package is not used beside the others.
     """
     links, devices = machine.topology.scale_up, machine.chip.devices_per_chip
-    if 1 < ranks <= devices and links.package_bandwidth is not None:
+    chips = -(-ranks // devices) if on_chips is None else on_chips
+    if ranks > 1 and chips == 1 and links.package_bandwidth is not None:
         return links.package_bandwidth
-    chips = max(2, -(-ranks // devices))
-    return links.bandwidth(chips) / devices
-
-
-def peer_bandwidth(machine: TopologyInput) -> float:
-    """Bytes/s from a device of one chip to a device of another, per direction."""
-    return machine.topology.scale_up.bandwidth(2) / machine.chip.devices_per_chip
+    return links.bandwidth(max(2, chips)) / devices
 
 
 def domain_devices(machine: TopologyInput) -> int:

@@ -16,12 +16,16 @@ from cluster_sim.collectives.in_step import (
     expert_exchange,
     handoff,
 )
+from cluster_sim.collectives.ranks import side_by_side
 from cluster_sim.kernels.gemm import WEIGHT_ONLY
+from cluster_sim.kernels.layout import Layout
 from cluster_sim.kernels.model_ops import ACTIVATION_BYTES
 from cluster_sim.kernels.state_space import summed_elements
 from cluster_sim.perf.family import Family, FamilyCase, FloatArray
 from cluster_sim.specs.chip import BYTES_PER_ELEMENT, weakest
 from cluster_sim.specs.inputs import TopologyInput
+from cluster_sim.specs.model import Moe
+from cluster_sim.specs.software import Software
 
 EACH, KNOTS_A_FOLD = 64, 30  # knots of tables: below each number, then so many an e-fold
 
@@ -43,10 +47,10 @@ def all_reduce_family(case: FamilyCase) -> Family:
     kinds = [(sums, model.hidden)]
     if model.state_space is not None and (inside := summed_elements(model.state_space)):
         kinds.append((model.state_space.layers, inside))
+    shape, at = side_by_side(case.machine, layout.tp), knots(len(case.tokens))
     for count, elements in kinds:
-        at = knots(len(case.tokens))
         message = at * (elements * ACTIVATION_BYTES)
-        alone = all_reduce(case.machine, case.software.all_reduce, case.group(layout.tp), message)
+        alone = all_reduce(case.machine, case.software.all_reduce, shape, message)
         seconds = launched_s(case.machine, alone) * in_situ.all_reduce_factor
         tokens += count * (np.interp(case.tokens, at, seconds) + in_situ.all_reduce_skew)
         sent += count * np.interp(case.tokens, at, alone.sent)
@@ -68,8 +72,8 @@ def knots(count: int) -> FloatArray:
 
 
 def launched_s(machine: TopologyInput, alone: InStep) -> FloatArray:
-    """Seconds of a collective by message, the shortest first, with the launch of its kernel
-    overlapped as the chip overlaps those of others.
+    """Seconds of a sum by message, the shortest first, with the launch of its kernel overlapped as
+    the chip overlaps those of others: on sums and kernels that share was fitted.
     """
     inside = machine.fits.in_engine
     overlap = inside.launch_overlap if inside is not None else None
@@ -84,27 +88,38 @@ def exchange_family(case: FamilyCase, counts: FloatArray) -> Family:
     Model: the devices of a group share its tokens, and each sends its part to the devices that hold
     a slice of a chosen expert; with experts on every device of a stage (ep 1) to all others.
     """
-    model, layout = case.model, case.layout
+    model = case.model
     assert model.moe is not None
-    ranks = layout.stage_devices
     shares = case.shares("experts", model.moe.layers)
     width = sum(layers * _sent_bytes(dtype) for dtype, layers in shares) / model.moe.layers
-    own = np.ceil(counts / ranks).astype(np.int64)  # tokens of a device
+    own = np.ceil(counts / case.layout.stage_devices).astype(np.int64)  # tokens of a device
     at = knots(int(own[-1]) + 1)
     copy = at * model.expert_input
     copies = (copy * width, copy * ACTIVATION_BYTES)
-    if layout.ep == 1:
-        alone = everywhere(case.machine, case.group(ranks), copies)
-    else:
-        slices = layout.expert_slices
-        routing = Routing(top_k=model.moe.top_k * slices, experts=model.moe.experts * slices)
-        libraries = case.software.experts
-        alone = expert_exchange(case.machine, libraries, case.group(ranks), copies, routing)
-    shared = model.moe.layers * np.interp(own, at, launched_s(case.machine, alone))
+    alone = exchanged(case.machine, model.moe, case.software, case.layout, copies)
+    shared = model.moe.layers * np.interp(own, at, alone.seconds)
     shared[0] = 0.0
     sent = model.moe.layers * np.interp(own, at, alone.sent)
     use = Family("expert_exchange", "", shared_s=sent)
     return Family("expert_exchange", alone.word, shared_s=shared, use=use)
+
+
+def exchanged(
+    machine: TopologyInput,
+    moe: Moe,
+    software: Software,
+    layout: Layout,
+    copies: tuple[FloatArray, FloatArray],
+) -> InStep:
+    """Exchange of tokens around the experts of a layer; ``copies`` are bytes of one copy of all
+    tokens of a device, there and back.
+    """
+    shape = side_by_side(machine, layout.stage_devices)
+    if layout.ep == 1:
+        return everywhere(machine, shape, copies)
+    slices = layout.expert_slices
+    routing = Routing(top_k=moe.top_k * slices, experts=moe.experts * slices)
+    return expert_exchange(machine, software.experts, shape, copies, routing)
 
 
 def _sent_bytes(dtype: str) -> float:
@@ -116,7 +131,7 @@ def handoff_family(case: FamilyCase) -> Family:
     """Activations from stage to stage and the sampled tokens back to the first: pp hand-offs."""
     at = knots(len(case.tokens))
     width = case.model.hidden * ACTIVATION_BYTES / case.layout.tp
-    alone = handoff(case.machine, case.group(2, apart=True), at * width)
+    alone = handoff(case.machine, side_by_side(case.machine, 2, apart=True), at * width)
     message = case.tokens * width
     tokens = case.layout.pp * np.interp(case.tokens, at, alone.seconds)
     tokens[0] = 0.0

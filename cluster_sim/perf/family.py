@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.collectives.ranks import shape_of
-from cluster_sim.collectives.shape import Shape
 from cluster_sim.kernels.layout import Layout, Recipe
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
@@ -120,11 +118,6 @@ class FamilyCase:
     def sequences(self) -> FloatArray:
         """Sequences of a batch, from none to the most."""
         return np.arange(self.software.max_num_seqs + 1, dtype=float)
-
-    def group(self, ranks: int, *, apart: bool = False) -> Shape:
-        """Ranks side by side; ``apart``: on a chip each."""
-        stride = self.machine.chip.devices_per_chip if apart else 1
-        return shape_of(self.machine, np.arange(ranks, dtype=np.int64) * stride)
 
     def shares(self, part: str, layers: int) -> tuple[tuple[str, float], ...]:
         """The dtypes of a part, each with its number of layers."""

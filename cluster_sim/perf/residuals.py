@@ -12,15 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
-
-from cluster_sim.collectives.experts import Routing
-from cluster_sim.collectives.in_step import USUAL_BYTES, InStep, all_reduce, expert_exchange
-from cluster_sim.collectives.ranks import shape_of
-from cluster_sim.collectives.shape import Shape
+from cluster_sim.collectives.in_step import USUAL_BYTES, InStep, all_reduce, handoff
+from cluster_sim.collectives.ranks import side_by_side
 from cluster_sim.kernels.attention import untimed
 from cluster_sim.kernels.curves import from_others, gemm_curve, kind_curves
 from cluster_sim.kernels.layout import Layout, Recipe
+from cluster_sim.perf.communication import exchanged
 from cluster_sim.specs.chip import Distance, FitError, Provenance, Taken, weakest
 from cluster_sim.specs.inputs import TopologyInput
 from cluster_sim.specs.model import Model
@@ -89,7 +86,7 @@ LOADS = 0.13  # of experts: even loads change steps by 5 to 13 % on measured clo
 # (89 and 71 % without; TensorRT-LLM's own 79 %): assumed, between what either would ask for.
 OTHER_SOFTWARE = 0.1
 FOREIGN = 0.3  # what all curves of another vendor's chip may be off by together: assumed
-UNFITTED = 0.4  # hand-offs, swap, linear attention: assumed
+UNFITTED = 0.4  # swap, linear attention: assumed
 POWER: dict[Provenance, float] = {"measured": 0.1, "datasheet": 0.2}  # watts: assumed
 POWER_ELSEWHERE = 0.25  # transferred or assumed watts: assumed
 # What families leave out of the step time: sigma with which the bands of TPOT covered 80 % of the
@@ -164,9 +161,7 @@ def step_residuals(
         "linear_attention": (_residual("linear attention", UNFITTED, "assumed", "no timings"),),
         "state_space": (_residual("recurrent states", UNFITTED, "assumed", "no timings"),),
         "all_reduce": _all_reduce(machine, software, layout),
-        "handoff": (
-            _residual("stage hand-offs", UNFITTED, "assumed", "latency and rate of a copy"),
-        ),
+        "handoff": _handoff(machine, layout),
         "host": (host,),
         "swap": (
             _residual(f"host link of {profile}", UNFITTED, "datasheet", software.memory.source),
@@ -193,10 +188,8 @@ def _of_experts(
     parts = (*_of_weakest("moe", curves, chip), loads)
     found["expert_math"] = found["expert_weights"] = parts
     if layout.attn_dp > 1 and model.moe is not None:
+        alone = exchanged(machine, model.moe, software, layout, (USUAL_BYTES, USUAL_BYTES))
         ranks = layout.stage_devices
-        routing = Routing(top_k=model.moe.top_k, experts=model.moe.experts)
-        group, usual = _group(machine, ranks), (USUAL_BYTES, USUAL_BYTES)
-        alone = expert_exchange(machine, software.experts, group, usual, routing)
         found["expert_exchange"] = _of_collective(machine, "all_to_all", alone, ranks)
     return found
 
@@ -299,7 +292,7 @@ def collective_sigma(provenance: str, far: float, section: str = "all_reduce") -
 def _all_reduce(machine: TopologyInput, software: Software, layout: Layout) -> tuple[Residual, ...]:
     if layout.tp == 1:
         return ()
-    alone = all_reduce(machine, software.all_reduce, _group(machine, layout.tp), USUAL_BYTES)
+    alone = all_reduce(machine, software.all_reduce, side_by_side(machine, layout.tp), USUAL_BYTES)
     engine = f"all-reduce in {software.name}"
     return (
         *_of_collective(machine, "all_reduce", alone, layout.tp),
@@ -307,8 +300,11 @@ def _all_reduce(machine: TopologyInput, software: Software, layout: Layout) -> t
     )
 
 
-def _group(machine: TopologyInput, ranks: int) -> Shape:
-    return shape_of(machine, np.arange(ranks, dtype=np.int64))
+def _handoff(machine: TopologyInput, layout: Layout) -> tuple[Residual, ...]:
+    if layout.pp == 1:
+        return ()
+    alone = handoff(machine, side_by_side(machine, 2, apart=True), USUAL_BYTES)
+    return _of_collective(machine, "all_reduce", alone, 2)
 
 
 def _of_collective(

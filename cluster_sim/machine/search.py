@@ -24,7 +24,11 @@ def add_ways(
         distance = distances(machine, goal)
         if distance[here] < 0:
             names = machine.node_names
-            raise SpecError(f"{machine.name}: no way from '{names[here]}' to '{names[goal]}'")
+            cut = "; cables that are gone (faults) cut it off, leave some bandwidth or the host out"
+            raise SpecError(
+                f"{machine.name}: no way from '{names[here]}' to '{names[goal]}'"
+                f"{cut if machine.down else ''}"
+            )
         ids = (start[row : row + 1], stop[row : row + 1], key[row : row + 1])
         _walk(machine, flow[row : row + 1], here, distance, ids, rules, way)
 

@@ -151,3 +151,9 @@ def test_a_slow_cable_slows_the_step() -> None:
 def test_cables_that_are_not_there(key: str, text: str) -> None:
     with pytest.raises(SpecError, match=text.replace("(", r"\(")):
         build_machine(pod(64, f"topology.faults.{key}"))
+
+
+def test_a_host_that_is_cut_off_is_told_with_its_cause() -> None:
+    given = bare(job("llama3_70b_train", global_batch=64, layers=4, plan__tp=8))
+    with pytest.raises(SpecError, match=r"no way from .*; cables that are gone \(faults\) cut it"):
+        step_s(pod(64, f"topology.faults.{CABLE}=0 GB/s"), given)
